@@ -1,0 +1,165 @@
+"""Time and memory of the losses, beside lightly's and beside the matrix products they need.
+
+    python benchmarks/losses.py                      the table, single-threaded, about 10 minutes
+    python benchmarks/losses.py --dims 256 8192 --views 2 8
+
+One row is one loss at one V x D; every measurement is a process of its own. "ms" is the forward
+and backward pass, "MB" the most memory the process held during them above what it held before.
+"lightly" gives lightly's time and memory as multiples of these; it has two views only. "products"
+gives the time as a multiple of that of the matrix products of the cheaper form alone, into
+memory that is already there.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+LOSSES = ("bt", "bt-mean", "vicreg", "spectral")
+
+
+def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
+    """Best time in ms of a step, after one to warm up, and its peak memory in MB."""
+    before = peak_memory(reset=True)
+    times = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 100):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return {"ms": 1e3 * min(times[1:]), "MB": peak_memory() - before}
+
+
+def peak_memory(reset: bool = False) -> float:
+    """The process's maximum of resident memory, MB; reset sets it to what is held now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measure_cell(what: str, views: int, images: int, dim: int, seconds: float) -> dict:
+    """Measure "bt", ..., "lightly bt", ... or "products bt", ... in this process."""
+    kind, _, name = what.rpartition(" ")
+    z = torch.randn(views, images, dim, generator=torch.Generator().manual_seed(0))
+    if kind == "products":
+        return measure(bare_products(name, z), seconds)
+
+    z.requires_grad_()
+    if kind == "lightly":
+        from lightly.loss import BarlowTwinsLoss, VICRegLoss
+
+        two_views = {"bt": BarlowTwinsLoss, "vicreg": VICRegLoss}[name]()
+
+        def loss(z: torch.Tensor) -> torch.Tensor:
+            return two_views(z[0], z[1])
+    else:
+        from effssl.losses import create_loss
+
+        multiview = "mean" if name == "bt-mean" else "pairs"
+        loss = create_loss(name.removesuffix("-mean"), dim=dim, multiview=multiview)
+
+    def step() -> None:
+        z.grad = None
+        loss(z).backward()
+
+    return measure(step, seconds)
+
+
+def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
+    """The matrix products of the cheaper form, forward and backward."""
+    from effssl.losses.gram import gram_is_cheaper
+
+    across = name == "bt"
+    if name == "bt-mean":
+        z = z[:1]
+    elif name == "spectral":
+        z = z.flatten(0, 1)[None]
+    views, images, dim = z.shape
+    out = torch.empty_like(z)
+    if gram_is_cheaper(views=views, counts=[images], dim=dim, across=across):
+        grams = torch.empty(views, images, images)
+
+        def step() -> None:
+            torch.bmm(z, z.mT, out=grams)
+            torch.bmm(grams, z, out=out)
+    else:
+        pairs = [(a, b) for a in range(views) for b in range(a)] if across else None
+        matrix = torch.empty(dim, dim)
+
+        def step() -> None:
+            for a, b in pairs or [(v, v) for v in range(views)]:
+                torch.mm(z[a].T, z[b], out=matrix)
+                torch.mm(z[b], matrix, out=out[b])
+                if across:
+                    torch.mm(z[a], matrix, out=out[a])
+
+    return step
+
+
+def run_cell(what: str, views: int, dim: int, args: argparse.Namespace) -> dict:
+    cell = [what, str(views), str(args.images), str(dim), str(args.seconds)]
+    command = [sys.executable, __file__, "--threads", str(args.threads), "--cell", *cell]
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if finished.returncode:
+        raise RuntimeError(f"{what} V {views} D {dim} failed: {finished.stderr}")
+    return json.loads(finished.stdout)
+
+
+def print_table(args: argparse.Namespace) -> None:
+    lightly = importlib.util.find_spec("lightly") is not None
+    print(
+        f"N {args.images}, float32, CPU, {args.threads} thread(s), torch {torch.__version__}; "
+        f"forward + backward; one step to warm up, then the best of {args.seconds:g} s or 2 steps"
+    )
+    if not lightly:
+        print("lightly is not installed, its columns are left out: pip install lightly==1.6.0")
+    header = f"{'loss':9}{'V':>3}{'D':>6}{'ms':>10}{'MB':>8}"
+    print(f"{header}{'lightly ms':>12}{'MB':>8}{'time x':>8}{'MB x':>8}{'products x':>12}")
+    for name in args.losses:
+        for dim in args.dims:
+            for views in args.views:
+                own = run_cell(name, views, dim, args)
+                row = f"{name:9}{views:3}{dim:6}{own['ms']:10.1f}{own['MB']:8.0f}"
+                if lightly and views == 2 and name in ("bt", "vicreg"):
+                    peer = run_cell(f"lightly {name}", views, dim, args)
+                    row += f"{peer['ms']:12.1f}{peer['MB']:8.0f}"
+                    row += f"{peer['ms'] / own['ms']:8.2f}{peer['MB'] / own['MB']:8.1f}"
+                else:
+                    row += f"{'-':>12}{'-':>8}{'-':>8}{'-':>8}"
+                products = run_cell(f"products {name}", views, dim, args)
+                print(f"{row}{own['ms'] / products['ms']:12.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
+    parser.add_argument("--views", nargs="+", type=int, default=[2, 4, 8], metavar="V")
+    parser.add_argument("--dims", nargs="+", type=int, default=[256, 1024, 8192], metavar="D")
+    parser.add_argument("--images", type=int, default=512, help="N (default: 512)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="time for one measurement (default: 3)"
+    )
+    parser.add_argument("--cell", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.cell:
+        what, views, images, dim, seconds = args.cell
+        print(json.dumps(measure_cell(what, int(views), int(images), int(dim), float(seconds))))
+    else:
+        print_table(args)
+
+
+if __name__ == "__main__":
+    main()

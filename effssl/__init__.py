@@ -1,0 +1,58 @@
+"""Self-supervised vision pretraining with small projectors and many views.
+
+The public names load on first use: importing this package imports neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from effssl import backbones as backbones
+    from effssl import data as data
+    from effssl import evaluation as evaluation
+    from effssl import losses as losses
+    from effssl import views as views
+    from effssl.evaluation.features import extract_features as extract_features
+    from effssl.evaluation.transform import create_transform as create_transform
+    from effssl.hub.folder import from_pretrained as from_pretrained
+    from effssl.hub.folder import save_pretrained as save_pretrained
+    from effssl.losses import create_loss as create_loss
+    from effssl.model import SSLModel as SSLModel
+    from effssl.model import create_model as create_model
+    from effssl.model import list_models as list_models
+    from effssl.training.config import PretrainConfig as PretrainConfig
+    from effssl.training.loop import pretrain as pretrain
+    from effssl.views.multi_view import MultiView as MultiView
+
+__version__ = "0.1.0"
+
+_MODULES = ("backbones", "data", "evaluation", "losses", "views")
+_NAMES = {
+    "MultiView": "effssl.views.multi_view",
+    "PretrainConfig": "effssl.training.config",
+    "SSLModel": "effssl.model",
+    "create_loss": "effssl.losses",
+    "create_model": "effssl.model",
+    "create_transform": "effssl.evaluation.transform",
+    "extract_features": "effssl.evaluation.features",
+    "from_pretrained": "effssl.hub.folder",
+    "list_models": "effssl.model",
+    "pretrain": "effssl.training.loop",
+    "save_pretrained": "effssl.hub.folder",
+}
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"effssl.{name}")
+    if name in _NAMES:
+        value = globals()[name] = getattr(importlib.import_module(_NAMES[name]), name)
+        return value
+    raise AttributeError(f"module 'effssl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

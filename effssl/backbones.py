@@ -1,0 +1,63 @@
+"""ResNets for small images: a 3x3 stride-1 stem and no max-pool, so 32 px end as a 4x4 map.
+
+This is the stem of the CIFAR experiments of SimCLR (https://arxiv.org/abs/2002.05709, appendix
+B.9) and of https://arxiv.org/abs/2312.10725. Importing this module registers the backbones with
+timm, where they are created by name like any other; a process that loads their weights with timm
+or transformers alone must import it first.
+"""
+
+from __future__ import annotations
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+_CFG = {
+    "num_classes": 1000,
+    "input_size": (3, 32, 32),
+    "pool_size": (4, 4),
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
+
+default_cfgs = generate_default_cfgs(
+    {f"resnet{depth}_cifar.untrained": dict(_CFG) for depth in (18, 34, 50)}
+)
+
+
+class SmallImageResNet(ResNet):
+    """timm's ResNet with a 3x3 stride-1 stem and no max-pool; takes the same arguments."""
+
+    def __init__(self, *args, in_chans: int = 3, **kwargs) -> None:
+        super().__init__(*args, in_chans=in_chans, **kwargs)
+        self.conv1 = nn.Conv2d(in_chans, 64, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        for level, info in enumerate(self.feature_info):
+            info["reduction"] = 2 ** max(level - 1, 0)  # stem, then the four stages: 1, 1, 2, 4, 8
+
+
+def _create(variant: str, pretrained: bool, **kwargs) -> SmallImageResNet:
+    return build_model_with_cfg(SmallImageResNet, variant, pretrained, **kwargs)
+
+
+@register_model
+def resnet18_cifar(pretrained: bool = False, **kwargs) -> SmallImageResNet:
+    """ResNet-18 for small images; 512 features."""
+    return _create("resnet18_cifar", pretrained, block=BasicBlock, layers=(2, 2, 2, 2), **kwargs)
+
+
+@register_model
+def resnet34_cifar(pretrained: bool = False, **kwargs) -> SmallImageResNet:
+    """ResNet-34 for small images; 512 features."""
+    return _create("resnet34_cifar", pretrained, block=BasicBlock, layers=(3, 4, 6, 3), **kwargs)
+
+
+@register_model
+def resnet50_cifar(pretrained: bool = False, **kwargs) -> SmallImageResNet:
+    """ResNet-50 for small images; 2048 features."""
+    return _create("resnet50_cifar", pretrained, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)

@@ -1,0 +1,126 @@
+"""Pretrain an image backbone without labels, and measure its features."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from effssl.training.config import PretrainConfig
+
+
+def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
+    """Pretrain a backbone on images without labels.
+
+    Without --dataset it trains on 10,000 images that come with the package. For several processes
+    give the same flags to examples/pretrain.py under accelerate launch or torchrun.
+    """
+    from effssl.training.loop import pretrain
+
+    folder = pretrain(config)
+    if _is_main_process():
+        print(f"model folder: {folder}\nevaluate it:  effssl evaluate {folder}")
+
+
+def evaluate(
+    folder: Annotated[Path, tyro.conf.Positional],
+    dataset: str | None = None,
+    protocol: tuple[Literal["knn", "linear"], ...] = ("knn", "linear"),
+    train_split: str = "train",
+    test_split: str = "test",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    cpu: bool = False,
+) -> None:
+    """Measure frozen features beside raw pixels and random weights, by the same protocols.
+
+    Args:
+        folder: Model folder, or the run folder that holds it.
+        dataset: Labelled images, as for pretrain; what the model was trained on if None.
+        protocol: knn, linear, or both.
+        train_split: Split that is voted with and fitted to.
+        test_split: Split that accuracy is measured on.
+        image_column: Column with the images; found by its type if None.
+        label_column: Column with integer classes; found by type and name if None.
+        seed: Of the random weights and of the held-out part of train.
+        workers: Processes that decode images.
+        cpu: Compute on the CPU even where there is a GPU.
+    """
+    import torch
+
+    from effssl.data import SAMPLE, load_source
+    from effssl.evaluation.evaluate import PROTOCOLS, evaluate
+    from effssl.hub.folder import from_pretrained, read_training
+
+    if (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    model = from_pretrained(folder)
+    dataset = dataset or read_training(folder).get("config", {}).get("dataset", SAMPLE)
+    shape = model.backbone.pretrained_cfg["input_size"]
+    train, test = (
+        load_source(
+            dataset, split, in_chans=shape[0], image_column=image_column, label_column=label_column
+        )
+        for split in (train_split, test_split)
+    )
+    if torch.cuda.is_available() and not cpu:
+        model.to("cuda")
+    table = evaluate(
+        model, train, test, protocols=protocol, seed=seed, workers=workers, progress=True
+    )
+    print(f"\ntop-1 in percent on the {len(test.dataset):,} images of {dataset}, {test_split}")
+    print(f"{'':24}" + "".join(f"{name:>10}" for name in protocol))
+    for name, row in table.items():
+        print(f"{name:24}" + "".join(f"{row[p]:10.2f}" for p in protocol))
+    for name in protocol:
+        print(PROTOCOLS[name])
+    print(
+        f"\nimport effssl\n"
+        f'model = effssl.from_pretrained("{folder}")\n'
+        f"transform = effssl.create_transform(model)\n"
+        f"features = model(transform(image)[None])  # (1, {model.num_features})"
+    )
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command with its log on stderr; bad input becomes one line there and exit code 2."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("effssl").setLevel(logging.INFO if _is_main_process() else logging.ERROR)
+    try:
+        command()
+    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        if _is_main_process():
+            print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("effssl: interrupted; the same command with --resume goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the ``effssl`` command."""
+    commands = {"pretrain": pretrain, "evaluate": evaluate}
+    run(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            commands,
+            prog="effssl",
+            description=__doc__,
+            args=args,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Barlow Twins for two or more views of each image.
+
+Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
+https://arxiv.org/abs/2103.03230; for more views Agrawal et al., "Harnessing small projectors and
+multiple views for efficient vision pretraining", NeurIPS 2024, https://arxiv.org/abs/2312.10725.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from effssl.losses.diagonals import other_diagonals
+from effssl.losses.gram import products
+from effssl.losses.projections import check_projections, check_weights
+from effssl.losses.standardize import standardize
+from effssl.losses.weights import barlow_twins_lambd
+
+
+def barlow_twins(
+    z: Tensor,
+    *,
+    lambd: float | None = None,
+    multiview: Literal["pairs", "mean"] = "pairs",
+    return_parts: bool = False,
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    """Pull the cross-correlation of the views of a batch toward the identity.
+
+    With Z_v the projections of view v, each dimension standardized over the N images by the
+    population standard deviation (eps 1e-5 added to the variance, as in batch normalization), and
+    C_ab = Z_a^T Z_b / N, the loss is
+
+        sum_i (1 - C_ii)^2 + lambd * sum_{i != j} C_ij^2
+
+    "pairs": its mean over the C_ab of the V (V - 1) / 2 pairs a < b. V = 2 is Eq. 1 of Zbontar et
+    al. and equals their code.
+
+    "mean": with m the mean of the Z_v and C_v the mean of the C_vb over b != v,
+
+        mean_v sum_i (1 - (C_v)_ii)^2 + lambd * sum_{i != j} ((m^T m / N)_ij)^2
+
+    one D x D product for any V. It departs from Agrawal et al.'s code in the first term, which
+    compares a view with the mean of the other views; against m, which holds the view itself, it
+    would be ((V - 1) / V)^2 of this, and lambd would mean another thing for each V. Also, each
+    view is standardized by itself, not all views jointly.
+
+    Args:
+        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
+            own images and all get the loss over the N >= 2 images of all.
+        lambd: Weight of the redundancy term, >= 0; by default from D, see ``weights.py``.
+        multiview: "pairs" or "mean".
+        return_parts: Also return the detached terms divided by D, "invariance" and "redundancy":
+            loss = D * (invariance + lambd * redundancy).
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64), or the loss and its parts.
+
+    Raises:
+        TypeError: If z is not a floating-point tensor.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, lambd is negative, or multiview
+            is unknown.
+    """
+    if multiview not in ("pairs", "mean"):
+        raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
+    z, counts = check_projections(z)
+    with torch.autocast(z.device.type, enabled=False):
+        views, _, dim = z.shape
+        lambd = barlow_twins_lambd(dim) if lambd is None else lambd
+        check_weights(lambd=lambd)
+        z = standardize(z, images=sum(counts))  # so that C_ab = Z_a^T Z_b
+        if multiview == "pairs":
+            diagonals, squares = products(z, counts, across=True)
+            invariance = (1 - diagonals).square().sum() / len(diagonals)
+            redundancy = (squares - diagonals.square().sum()) / len(diagonals)
+        else:
+            to_others = other_diagonals(z) / (views - 1)  # (V, D)
+            invariance = (1 - to_others).square().sum() / views
+            diagonals, squares = products(z.mean(0, keepdim=True), counts, across=False)
+            redundancy = squares - diagonals.square().sum()
+        loss = invariance + lambd * redundancy
+    if not return_parts:
+        return loss
+    return loss, {"invariance": invariance.detach() / dim, "redundancy": redundancy.detach() / dim}

@@ -1,0 +1,67 @@
+"""The loss that Barlow Twins, VICReg and their kin have in common, in its plainest form.
+
+Agrawal et al., "Harnessing small projectors and multiple views for efficient vision pretraining",
+NeurIPS 2024, https://arxiv.org/abs/2312.10725.
+"""
+
+import torch
+from torch import Tensor
+
+from effssl.distributed import sum_
+from effssl.losses.gram import products
+from effssl.losses.projections import check_projections, check_weights
+from effssl.losses.spread import view_spread
+
+
+def spectral(
+    z: Tensor, *, beta: float = 1.0, return_parts: bool = False
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    """Stay close to the mean over views, and be orthonormal over the data.
+
+    With zc the projections centred over all V N rows, m_n the mean of zc over the views of image n
+    and S = sum zc zc^T / (V N), shape (D, D):
+
+        sum_{v, n} ||zc_vn - m_n||^2 / (N (V - 1)) + beta * ||S - I||_F^2
+
+    With T_M the operator that averages a function over the augmentations of an image, the first
+    term is an unbiased estimate of <f, (1 - T_M) f>, and centring drops the constant
+    eigenfunction. The minimiser spans the top eigenfunctions of T_M, and S then has eigenvalues
+
+        max(0, 1 - (1 - lambda_i) / (2 beta))    for the eigenvalues lambda_i of T_M
+
+    so eigenfunction i is used only if beta > (1 - lambda_i) / 2: a larger beta uses more
+    dimensions. That threshold does not depend on D, nor does the default. beta = 1/2 is the
+    spectral contrastive loss up to a constant. The loss does not change under rotations of D.
+
+    Args:
+        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
+            own images and all get the loss over the N >= 2 images of all.
+        beta: Weight of the orthogonality term, >= 0.
+        return_parts: Also return the detached terms divided by D, "invariance" and
+            "orthogonality": loss = D * (invariance + beta * orthogonality).
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64), or the loss and its parts.
+
+    Raises:
+        TypeError: If z is not a floating-point tensor.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or beta is negative.
+    """
+    z, counts = check_projections(z)
+    with torch.autocast(z.device.type, enabled=False):
+        check_weights(beta=beta)
+        views, _, dim = z.shape
+        images = sum(counts)
+        invariance = view_spread(z) / (images * (views - 1))
+        # The products of centred rows do not change, to first order, with the mean: no gradient.
+        z = z - sum_(z.detach().sum((0, 1))) / (views * images)
+        z = z.flatten(0, 1)[None]  # (1, V*N, D)
+        counts = [views * count for count in counts]
+        diagonals, squares = products(z, counts, across=False)
+        trace = diagonals.sum() / (views * images)
+        orthogonality = squares / (views * images) ** 2 - 2 * trace + dim
+        loss = invariance + beta * orthogonality
+    if not return_parts:
+        return loss
+    parts = {"invariance": invariance, "orthogonality": orthogonality}
+    return loss, {name: part.detach() / dim for name, part in parts.items()}

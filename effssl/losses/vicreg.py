@@ -1,0 +1,73 @@
+"""VICReg for two or more views of each image.
+
+Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning", ICLR 2022, https://arxiv.org/abs/2105.04906.
+"""
+
+import torch
+from torch import Tensor
+
+from effssl.distributed import sum_
+from effssl.losses.gram import products
+from effssl.losses.projections import check_projections, check_weights
+from effssl.losses.spread import view_spread
+from effssl.losses.weights import vicreg_weight
+
+
+def vicreg(
+    z: Tensor,
+    *,
+    invariance: float | None = None,
+    variance: float | None = None,
+    covariance: float = 1.0,
+    return_parts: bool = False,
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    """Keep views alike, dimensions of unit variance or more, and dimensions uncorrelated.
+
+    The mean over the V (V - 1) / 2 pairs of views of the two-view loss, which needs no pairs. With
+    z_v the projections of view v, m their mean over views, and cov_v the covariance of view v over
+    the N images (divided by N - 1):
+
+        invariance * 2 / (V - 1) * sum_v mse(z_v, m)
+        + variance * mean_v mean_i max(0, 1 - sqrt((cov_v)_ii + 1e-4))
+        + covariance * 2 * mean_v sum_{i != j} ((cov_v)_ij)^2 / D
+
+    V = 2 is Eq. 6 of Bardes et al. and equals their code, which halves the sum of the two variance
+    terms and adds the two covariance terms.
+
+    Args:
+        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
+            own images and all get the loss over the N >= 2 images of all.
+        invariance: Weight, >= 0; by default from D, see ``weights.py``.
+        variance: Weight, >= 0; by default from D, see ``weights.py``.
+        covariance: Weight, >= 0.
+        return_parts: Also return the detached terms without weights, "invariance", "variance" and
+            "covariance", each a mean over dimensions.
+
+    Returns:
+        The loss, a scalar in float32 (float64 for float64), or the loss and its parts.
+
+    Raises:
+        TypeError: If z is not a floating-point tensor.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or a weight is negative.
+    """
+    z, counts = check_projections(z)
+    with torch.autocast(z.device.type, enabled=False):
+        views, _, dim = z.shape
+        images = sum(counts)
+        invariance = vicreg_weight(dim) if invariance is None else invariance
+        variance = vicreg_weight(dim) if variance is None else variance
+        check_weights(invariance=invariance, variance=variance, covariance=covariance)
+        spread = view_spread(z) * 2 / ((views - 1) * images * dim)
+        # The products of centred views do not change, to first order, with the mean: no gradient.
+        z = z - sum_(z.detach().sum(1, keepdim=True)) / images
+        diagonals, squares = products(z, counts, across=False)
+        variances = diagonals / (images - 1)  # (V, D)
+        hinge = (1 - (variances + 1e-4).sqrt()).relu().mean()
+        off_diagonal = squares / (images - 1) ** 2 - variances.square().sum()
+        redundancy = off_diagonal * 2 / (views * dim)
+        loss = invariance * spread + variance * hinge + covariance * redundancy
+    if not return_parts:
+        return loss
+    parts = {"invariance": spread, "variance": hinge, "covariance": redundancy}
+    return loss, {name: part.detach() for name, part in parts.items()}

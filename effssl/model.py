@@ -1,0 +1,169 @@
+"""A timm backbone with a projector, and the record of what input it takes."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import effssl.backbones  # noqa: F401  registers the small-image ResNets
+
+
+class SSLModel(nn.Module):
+    """A backbone that gives features and a projector that gives what the loss sees.
+
+    Attributes:
+        backbone: A timm model without classifier. Its ``pretrained_cfg`` says what input it takes.
+        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D.
+        backbone_args: The arguments, beside its name, that make ``timm.create_model`` build it.
+    """
+
+    def __init__(self, backbone: nn.Module, projector_dim: int, backbone_args: dict) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.backbone_args = backbone_args
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.head_hidden_size, projector_dim, bias=False),
+            nn.BatchNorm1d(projector_dim),
+            nn.ReLU(inplace=True),
+            # The authors' last layer has a bias. Under a loss that centres its input it gets no
+            # gradient but rounding noise, on which AdamW walks; so it is left out.
+            nn.Linear(projector_dim, projector_dim, bias=False),
+        )
+
+    @property
+    def num_features(self) -> int:
+        """Width F of the features."""
+        return self.projector[0].in_features
+
+    @property
+    def projector_dim(self) -> int:
+        """Width D of the projections."""
+        return self.projector[-1].out_features
+
+    def set_input(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Record the input that the backbone is trained on; transforms and saved folders follow it.
+
+        Args:
+            size: Side of the square image in pixels.
+            mean: Per channel, of pixels scaled to [0, 1].
+            std: Per channel, likewise.
+        """
+        self.backbone.pretrained_cfg.update(
+            input_size=(len(mean), size, size), mean=tuple(mean), std=tuple(std)
+        )
+
+    def forward(self, x: Tensor, project: bool = False) -> Tensor:
+        """Features (N, F) of images (N, C, H, W), or their projections (N, D)."""
+        features = self.backbone(x)
+        return self.projector(features) if project else features
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the backbones that `create_model` takes, such as ``list_models("resnet*")``."""
+    return timm.list_models(pattern)
+
+
+def create_model(
+    backbone: str,
+    *,
+    projector_dim: int = 256,
+    in_chans: int = 3,
+    img_size: int | None = None,
+    patch_size: int | None = None,
+    pretrained: bool = False,
+) -> SSLModel:
+    """Build a timm backbone with a projector.
+
+    Args:
+        backbone: timm's name, such as ``resnet50``, or ``resnet18_cifar`` and its like.
+        projector_dim: Width D of the projector's hidden layer and output.
+        in_chans: Channels of the images.
+        img_size: Side of the images in pixels; the backbone's own if None. Backbones with a fixed
+            input size (ViT, Swin) are built for it.
+        patch_size: Patch of ViT-like backbones and of ConvNeXt's stem in pixels; its own if None.
+        pretrained: Start from timm's default weights of the backbone, or those of the tag in its
+            name (``resnet50.a1_in1k``); needs a network or timm's cache.
+
+    Raises:
+        ValueError: If the backbone is unknown, has no patch size to set, has no pretrained
+            weights, or cannot take such images.
+    """
+    architecture = backbone.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ValueError(
+            f"unknown backbone {backbone!r}; {hint}effssl.list_models('resnet*') lists names"
+        )
+    for name, value in {"projector_dim": projector_dim, "in_chans": in_chans}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+
+    backbone_args: dict = {"in_chans": in_chans}
+    default = timm.get_pretrained_cfg(backbone)
+    if img_size is not None and default is not None and default.fixed_input_size:
+        backbone_args["img_size"] = img_size
+    if patch_size is not None:
+        backbone_args["patch_size"] = patch_size
+    net = build_backbone(backbone, backbone_args, pretrained=pretrained)
+    cfg = dict(net.pretrained_cfg)
+    if not pretrained:
+        cfg = _untrained_cfg(cfg)
+    cfg["num_classes"] = 0
+    net.pretrained_cfg = net.default_cfg = cfg
+    model = SSLModel(net, projector_dim, backbone_args)
+    mean, std = cfg["mean"], cfg["std"]
+    if len(mean) != in_chans:
+        mean, std = ((sum(s) / len(s),) * in_chans for s in (mean, std))
+    model.set_input(img_size or cfg["input_size"][-1], mean, std)
+    return model
+
+
+def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) -> nn.Module:
+    """``timm.create_model`` without classifier, its failures as one-line ValueErrors."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **backbone_args)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"timm cannot build backbone {name!r} with {backbone_args}: {error}"
+        ) from error
+
+
+def check_input(model: SSLModel) -> None:
+    """Try the backbone on two images of the size recorded for it.
+
+    Raises:
+        ValueError: If it cannot take them.
+    """
+    shape = model.backbone.pretrained_cfg["input_size"]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(2, *shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"backbone {model.backbone.pretrained_cfg['architecture']!r} cannot take images of "
+            f"{shape[-1]} px: {reason}; give another img_size"
+        ) from error
+    finally:
+        model.train(training)
+
+
+def _untrained_cfg(cfg: dict) -> dict:
+    """What timm knows of a backbone's structure, without the origin of weights it does not have."""
+    kept = (
+        *("architecture", "fixed_input_size", "input_size", "pool_size"),
+        *("first_conv", "classifier"),
+    )
+    return {k: cfg[k] for k in kept if k in cfg} | {
+        "custom_load": False,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    }

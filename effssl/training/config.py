@@ -1,0 +1,129 @@
+"""What a pretraining run is: one frozen dataclass whose fields are the command-line flags.
+
+This module imports no torch, so that ``effssl --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal, get_args, get_type_hints
+
+Loss = Literal["bt", "vicreg", "spectral"]
+MultiViewForm = Literal["pairs", "mean"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Preset = Literal["cifar", "imagenet", "grey"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Pretrain a backbone on images without labels.
+
+    Each field is a flag of ``effssl pretrain`` and of ``examples/pretrain.py``.
+
+    Raises:
+        ValueError: If a value is outside of what its field allows.
+    """
+
+    backbone: str = "resnet18"
+    """Any backbone of timm by name, or resnet18_cifar, resnet34_cifar, resnet50_cifar."""
+    pretrained: bool = False
+    """Start from timm's weights of the backbone instead of random ones."""
+    in_chans: int = 3
+    """Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); files are converted."""
+    img_size: int = 224
+    """Side of a view in pixels."""
+    patch_size: int | None = None
+    """Patch of ViT, Swin and ConvNeXt backbones in pixels; the backbone's own if None."""
+    projector_dim: int = 256
+    """Width D of the projector; the loss's orthogonality weight follows from it."""
+    loss: Loss = "bt"
+    """bt (Barlow Twins), vicreg or spectral."""
+    multiview: MultiViewForm = "pairs"
+    """Of bt with more than two views: every pair, or each view against the mean of the others."""
+
+    dataset: str = "fashion-mnist-sample"
+    """The sample in the package, a folder of images, of parquet or of save_to_disk, or a Hub id."""
+    split: str = "train"
+    """Split of the data set to train on."""
+    image_column: str | None = None
+    """Column with the images; found by its type if None."""
+    workers: int = 0
+    """Processes that decode images for each training process; 0, best for tiny images: itself."""
+
+    views: int = 4
+    """Views per image, V >= 2; a step costs V forward and backward passes."""
+    preset: Preset = "imagenet"
+    """What views look like: cifar, imagenet, or grey (no colour, larger crops)."""
+
+    batch_size: int = 256
+    """Images per step, summed over all processes."""
+    epochs: int = 100
+    """Passes over the images."""
+    max_steps: int | None = None
+    """Stop after so many steps, if that is before the epochs end; the schedule ends there too."""
+    optimizer: str = "adamw"
+    """Any optimizer of timm by name: adamw, lars, lamb, sgd, ..."""
+    lr: float = 1e-3
+    """Learning rate after warm-up, used as it is: it is not scaled by the batch size."""
+    weight_decay: float = 0.05
+    """Weight decay; biases and norms have none."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up, at most a tenth of the run; cosine decay to zero follows."""
+
+    precision: Precision = "auto"
+    """Of the backbone; auto is bf16 where the hardware has it, else fp32. Losses are in fp32."""
+    seed: int = 0
+    """Seed of the initial weights, the order of images and the views."""
+    cpu: bool = False
+    """Train on the CPU even where there is an accelerator."""
+    output: str | None = None
+    """Run folder; runs/{backbone}-{loss}-p{projector_dim}-aug{views} if None."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run folder; starts if there is none."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the run folder."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    tracker: Tracker | None = None
+    """Also log to tensorboard, trackio or wandb; pip install 'effssl[trackers]'."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            choices, value = get_args(hint), getattr(self, name)
+            if choices and all(isinstance(choice, str) for choice in choices):
+                self._require(value in choices, name, f"one of {', '.join(choices)}")
+        trackers = get_args(Tracker)
+        self._require(
+            self.tracker in (None, *trackers), "tracker", f"one of {', '.join(trackers)}, or None"
+        )
+        for name in ("in_chans", "img_size", "projector_dim", "batch_size", "epochs", "log_every"):
+            self._require(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("patch_size", "max_steps"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "1 or more")
+        for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
+            self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
+        self._require(0 < self.lr < math.inf, "lr", "above 0")
+        self._require(
+            self.views >= 2, "views", "2 or more: the loss compares views of the same image"
+        )
+        self._require(self.batch_size >= 2, "batch_size", "2 or more: the loss is a statistic")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other: go on, or start anew")
+
+    def _require(self, allowed: bool, name: str, what: str) -> None:
+        if not allowed:
+            raise ValueError(f"{name} must be {what}; got {getattr(self, name)!r}")
+
+    @property
+    def name(self) -> str:
+        """Name of the model that the run makes, such as ``resnet50-bt-p256-aug4``."""
+        return f"{self.backbone}-{self.loss}-p{self.projector_dim}-aug{self.views}"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run writes."""
+        return Path("runs") / self.name if self.output is None else Path(self.output)

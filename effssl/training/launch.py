@@ -1,0 +1,76 @@
+"""The Accelerator of a run: as many processes as were launched, in the precision asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+
+import torch
+from accelerate import Accelerator
+
+from effssl.training.config import PretrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def create_accelerator(config: PretrainConfig) -> Accelerator:
+    """Start Accelerate and check that it did what was asked for.
+
+    Raises:
+        ValueError: If a launcher setting contradicts the configuration, or fewer processes run
+            than were launched.
+    """
+    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+    cpu = config.cpu or not has_accelerator
+    precision = _precision(config, cpu)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    # accelerate launch exports "no" when it was told nothing, so "no" contradicts nothing
+    if launched not in ("no", precision):
+        raise ValueError(
+            f"the launcher asks for mixed precision {launched!r}, the configuration for "
+            f"{config.precision!r}: give --precision {launched}, or launch without it"
+        )
+    if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
+        raise ValueError(
+            f"tracker {config.tracker!r} is not installed: pip install 'effssl[trackers]'"
+        )
+    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "several processes were asked for but one was started: accelerate launch --cpu does "
+            "not start more; use torchrun --standalone --nproc_per_node N ... --cpu"
+        )
+    # the launcher's mixed precision would otherwise fill in for our "no"
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=config.tracker,
+        project_dir=config.run_folder,
+    )
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise ValueError(
+            f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
+            "on a CPU give --cpu to each"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
+        if torch.get_num_threads() < cores:
+            logger.warning(
+                "using %d of %d CPU cores, as OMP_NUM_THREADS says; accelerate launch sets it to 1 "
+                "unless it is given --num_cpu_threads_per_process %d",
+                *(torch.get_num_threads(), cores, cores),
+            )
+    return accelerator
+
+
+def _precision(config: PretrainConfig, cpu: bool) -> str:
+    """Accelerate's name of the precision."""
+    if config.precision != "auto":
+        return "no" if config.precision == "fp32" else config.precision
+    if cpu:
+        # emulated bf16 is ten times slower than fp32; AMX is what makes it faster
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bf16" if capabilities.get("amx_bf16") else "no"
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "no"

@@ -1,0 +1,125 @@
+"""Random resized crop and flip as one antialiased resampling: a matrix for each axis and image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred crop that fits
+
+
+def draw_crops(
+    shape: tuple[int, ...],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator | None,
+) -> dict[str, Tensor]:
+    """Draw what defines random crops, whatever the sizes of the images they will be taken from.
+
+    Args:
+        shape: Leading shape of the draws, such as (V, N).
+        scale: Bounds of the crop's share of the image area.
+        ratio: Bounds of the crop's width / height.
+        generator: CPU generator.
+
+    Returns:
+        ``area`` and ``ratio``, (*shape, 10): candidates in the order in which they are tried;
+        ``position``, (*shape, 2): where the crop lies in the free height and width, in [0, 1).
+    """
+    uniform = torch.rand(*shape, 2 * CROP_ATTEMPTS + 2, generator=generator)
+    area, log_ratio, position = uniform.split([CROP_ATTEMPTS, CROP_ATTEMPTS, 2], dim=-1)
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    return {
+        "area": scale[0] + (scale[1] - scale[0]) * area,
+        "ratio": torch.exp(low + (high - low) * log_ratio),
+        "position": position,
+    }
+
+
+def crop_boxes(
+    draws: dict[str, Tensor], sizes: Tensor, ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Turn draws into pixel boxes by the rule of torchvision's ``RandomResizedCrop``.
+
+    Args:
+        draws: What `draw_crops` returned, with leading shape (N,).
+        sizes: Height and width of each image in pixels, (N, 2).
+        ratio: Bounds of width / height; the fallback crop is clamped to them.
+
+    Returns:
+        Top, left, height and width of each box in whole pixels, (N,) each.
+    """
+    image_h, image_w = sizes.unbind(-1)
+    target = draws["area"] * (image_h * image_w).unsqueeze(-1)
+    widths = torch.round(torch.sqrt(target * draws["ratio"])).long()
+    heights = torch.round(torch.sqrt(target / draws["ratio"])).long()
+    fits = (
+        (widths > 0)
+        & (widths <= image_w.unsqueeze(-1))
+        & (heights > 0)
+        & (heights <= image_h.unsqueeze(-1))
+    )
+    first = fits.int().argmax(-1, keepdim=True)
+    width, height = widths.gather(-1, first)[..., 0], heights.gather(-1, first)[..., 0]
+
+    image_ratio = image_w / image_h
+    fallback_w = torch.where(image_ratio > ratio[1], torch.round(image_h * ratio[1]), image_w)
+    fallback_h = torch.where(image_ratio < ratio[0], torch.round(image_w / ratio[0]), image_h)
+    found = fits.any(-1)
+    width = torch.where(found, width, fallback_w.long())
+    height = torch.where(found, height, fallback_h.long())
+    free = torch.stack([image_h - height, image_w - width], dim=-1)
+    centred = free.div(2).round().long()
+    drawn = (draws["position"] * (free + 1)).long()
+    top, left = torch.where(found.unsqueeze(-1), drawn, centred).unbind(-1)
+    return top, left, height, width
+
+
+def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
+    """Antialiased linear resampling of ``source[start : start + length]`` to ``target`` samples.
+
+    The weights are those of Pillow's bilinear filter and of
+    ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``: a triangle as wide as
+    the scale, cut at the edges of the crop and normalised.
+
+    Args:
+        start: First source sample of each crop, (N,).
+        length: Number of source samples of each crop, (N,).
+        source: Samples along this axis.
+        target: Samples wanted.
+
+    Returns:
+        Weights, (N, target, source), each row summing to 1.
+    """
+    start, length = start.float()[:, None, None], length.float()[:, None, None]
+    scale = length / target
+    centre = scale * (torch.arange(target, device=start.device)[:, None] + 0.5)
+    sample = torch.arange(source, device=start.device) + 0.5 - start  # (N, 1, source)
+    weights = (1 - (sample - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((sample > 0) & (sample < length))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def resized_crop(
+    images: Tensor, boxes: tuple[Tensor, Tensor, Tensor, Tensor], flip: Tensor, size: int
+) -> Tensor:
+    """Crop each image to its box, resize to size x size with antialiasing, flip where asked.
+
+    Args:
+        images: Float images, (N, C, H, W).
+        boxes: Top, left, height, width, (N,) each.
+        flip: Whether to mirror each image left to right, (N,) bool.
+        size: Side of the result in pixels.
+
+    Returns:
+        (N, C, size, size).
+    """
+    top, left, height, width = boxes
+    rows = resampling_matrix(top, height, images.shape[-2], size)  # (N, S, H)
+    columns = resampling_matrix(left, width, images.shape[-1], size)  # (N, S, W)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    # one (C * H, W) x (W, S) product an image, then one (S, H) x (H, S) product a channel
+    narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)
+    return rows.unsqueeze(1) @ narrowed.unflatten(1, images.shape[1:3])

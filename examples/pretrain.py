@@ -1,0 +1,25 @@
+"""Pretrain a backbone on one process or many; the flags are those of ``effssl pretrain``.
+
+    accelerate launch examples/pretrain.py --dataset my/images --backbone resnet50
+    accelerate launch --multi_gpu --num_processes 8 examples/pretrain.py --dataset my/images
+    torchrun --standalone --nproc_per_node 2 examples/pretrain.py --cpu --batch-size 64
+
+On a CPU, accelerate launch gives a process one thread unless it is told otherwise
+(``--num_cpu_threads_per_process 2``), and starts one process whatever ``--num_processes`` says:
+use torchrun for more.
+"""
+
+import tyro
+
+import effssl
+from effssl.cli import run
+
+
+def main() -> None:
+    flags = (tyro.conf.FlagCreatePairsOff,)
+    config = tyro.cli(effssl.PretrainConfig, description=__doc__, config=flags)
+    effssl.pretrain(config)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,32 @@
+import os
+
+# before anything imports them: no test may look for a network
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    """Accelerate keeps one state a process; each test is a run of its own."""
+    yield
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """24 RGB images of mixed sizes in two classes, as class subfolders."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        height, width = 20 + i % 5, 30 - i % 7
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        target = folder / ("cat" if i % 2 else "dog") / f"{i:02}.png"
+        target.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    return folder

@@ -1,0 +1,113 @@
+"""Every loss on real processes against one process that holds the whole batch.
+
+    torchrun --standalone --nproc_per_node 4 tests/losses/processes.py FOLDER
+
+The shards are uneven and differ in mean and scale. The first 2, then 3, then 4 processes form a
+group, and each writes what it found to FOLDER/{processes}_{rank}.json.
+"""
+
+import json
+import os
+import sys
+import warnings
+from itertools import product
+from pathlib import Path
+
+import references
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from effssl.distributed import all_reduce_sum
+from effssl.losses import barlow_twins, gram, spectral, vicreg
+
+WEIGHTS = (25.0, 15.0, 2.0)
+LOSSES = {
+    "barlow_twins pairs": (
+        lambda z: barlow_twins(z, lambd=0.03),
+        lambda z: references.barlow_twins_pairs(z, 0.03),
+    ),
+    "barlow_twins mean": (
+        lambda z: barlow_twins(z, lambd=0.03, multiview="mean"),
+        lambda z: references.barlow_twins_mean(z, 0.03),
+    ),
+    "vicreg": (
+        lambda z: vicreg(z, invariance=WEIGHTS[0], variance=WEIGHTS[1], covariance=WEIGHTS[2]),
+        lambda z: references.vicreg_pairs(z, WEIGHTS),
+    ),
+    "spectral": (
+        lambda z: spectral(z, beta=0.7),
+        lambda z: references.spectral(z, 0.7),
+    ),
+}
+SPLITS = {
+    2: [[5, 11], [15, 1], [8, 8]],
+    3: [[3, 9, 4], [8, 1, 7], [16, 0, 1]],
+    4: [[2, 6, 1, 7], [4, 4, 4, 4], [9, 3, 1, 1]],
+}
+
+
+def shifted_and_scaled(inputs: torch.Tensor, counts: list[int]) -> list[torch.Tensor]:
+    """The batch (V, N, I) cut into shards, each with its own mean and scale."""
+    shards = inputs.split(counts, dim=1)
+    return [shard * (1 + 0.8 * i) + 0.6 * i for i, shard in enumerate(shards)]
+
+
+def gradients(network: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+def compare(name: str, views: int, dim: int, counts: list[int]) -> dict[str, float]:
+    loss, reference = LOSSES[name]
+    inputs = references.views_of_images(views, sum(counts), 10, seed=dim)
+    shards = shifted_and_scaled(inputs, counts)
+    torch.manual_seed(dim)
+    network = nn.Sequential(nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, dim)).double()
+
+    expected = reference(network(torch.cat(shards, dim=1)))
+    expected.backward()
+    expected_gradient = gradients(network)
+    network.zero_grad()
+
+    parallel = DistributedDataParallel(network)
+    value = loss(parallel(shards[dist.get_rank()]))
+    value.backward()
+    gradient = gradients(network)
+    return {
+        "value": references.relative_difference(value.detach(), expected.detach()),
+        "gradient": references.relative_difference(gradient, expected_gradient),
+        "cosine": torch.cosine_similarity(gradient, expected_gradient, dim=0).item(),
+    }
+
+
+def run(store: str, rank: int, processes: int) -> dict:
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
+    x = torch.full((2,), rank + 1.0, requires_grad=True)
+    total = all_reduce_sum(x)
+    (total * torch.tensor([1.0, rank])).sum().backward()
+    sums = {"forward": total.tolist(), "backward": x.grad.tolist()}
+
+    results = []
+    batches = zip((2, 3, 4), SPLITS[processes], strict=True)
+    forms = ((6, False), (40, True))  # narrow: direct, wide: Gram
+    for name, (views, counts), (dim, form) in product(LOSSES, batches, forms):
+        gram.gram_is_cheaper = lambda form=form, **shape: form
+        case = {"loss": name, "views": views, "dim": dim, "counts": counts, "gram": form}
+        results.append(case | compare(name, views, dim, counts))
+    dist.destroy_process_group()
+    return {"sums": sums, "results": results}
+
+
+def main() -> None:
+    """Run with each number of processes in turn; those that a number leaves out wait."""
+    warnings.simplefilter("error")
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    for processes in SPLITS:
+        if rank < processes:
+            found = run(f"file://{folder}/store{processes}", rank, processes)
+            (folder / f"{processes}_{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

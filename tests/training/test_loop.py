@@ -1,0 +1,259 @@
+"""pretrain: any backbone, the same weights after an interruption, one process or two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import effssl
+from effssl import PretrainConfig
+from effssl.training import loop
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "pretrain.py"
+TINY = {
+    "backbone": "test_resnet",
+    "in_chans": 1,
+    "img_size": 32,
+    "preset": "grey",
+    "projector_dim": 16,
+    "views": 2,
+    "batch_size": 8,
+    "split": "train[:40]",
+    "precision": "fp32",
+    "cpu": True,
+}
+
+
+def tiny(tmp_path, **changes):
+    return PretrainConfig(**(TINY | {"output": str(tmp_path / "run"), "epochs": 2} | changes))
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+BACKBONES = {
+    "resnet18": {},
+    "resnet50": {},
+    "resnet18_cifar": {},
+    "convnext_atto": {"patch_size": 2},
+    "vit_tiny_patch16_224": {"patch_size": 4},
+    "mobilenetv3_small_050": {},
+    "efficientnet_b0": {},
+    "swin_tiny_patch4_window7_224": {"patch_size": 4},
+    "regnety_002": {},
+}
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_two_steps_of_any_backbone_give_a_model_that_loads(tmp_path, backbone, in_chans):
+    config = tiny(
+        tmp_path,
+        backbone=backbone,
+        in_chans=in_chans,
+        preset="cifar" if in_chans == 3 else "grey",
+        epochs=1,
+        max_steps=2,
+        log_every=1,
+        **BACKBONES[backbone],
+    )
+    folder = effssl.pretrain(config)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+    model = effssl.from_pretrained(folder)
+    features = model(torch.rand(2, in_chans, 32, 32))
+    assert features.shape == (2, model.num_features) and features.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ["bt", "vicreg", "spectral"])
+def test_every_loss_goes_down(tmp_path, loss):
+    effssl.pretrain(tiny(tmp_path, loss=loss, epochs=8, lr=5e-3, log_every=1))
+    lines = metrics(tmp_path / "run")
+    assert len(lines) == 40 and {"epoch", "lr", "views_per_s"} <= set(lines[0])
+    first, last = (sum(line["loss"] for line in part) for part in (lines[:5], lines[-5:]))
+    assert last < 0.95 * first
+
+
+def test_learning_rate_warms_up_and_ends_near_zero(tmp_path):
+    effssl.pretrain(tiny(tmp_path, epochs=4, log_every=1))
+    rates = [line["lr"] for line in metrics(tmp_path / "run")]
+    assert rates[0] == pytest.approx(1e-3 / 3) and max(rates) == pytest.approx(1e-3)
+    assert rates[-1] < 0.02 * 1e-3
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", ["first epoch", "middle of the second epoch", "the first step"])
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch, after):
+    config = {"epochs": 3, "log_every": 1}
+    whole = effssl.pretrain(tiny(tmp_path / "whole", **config))
+
+    stop = {"first epoch": 5, "middle of the second epoch": 7, "the first step": 1}[after]
+    step = loop.Monitor.step
+
+    def killing_step(self, number, *rest):
+        step(self, number, *rest)
+        if number == stop and after != "first epoch":
+            raise Killed
+
+    save = loop._save
+
+    def killing_save(accelerator, config, model, optimizer, number):
+        save(accelerator, config, model, optimizer, number)
+        if number == stop:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Monitor, "step", killing_step)
+        patch.setattr(loop, "_save", killing_save)
+        with pytest.raises(Killed):
+            effssl.pretrain(tiny(tmp_path / "parts", **config))
+    again = effssl.pretrain(tiny(tmp_path / "parts", resume=True, **config))
+
+    for name in ("model.safetensors", "projector.safetensors"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes()
+    a, b = (metrics(tmp_path / run / "run") for run in ("whole", "parts"))
+    assert [(line["step"], line["loss"]) for line in a] == [
+        (line["step"], line["loss"]) for line in b
+    ]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    folder = effssl.pretrain(tiny(tmp_path))
+    before = (folder / "model.safetensors").read_bytes(), metrics(tmp_path / "run")
+    assert effssl.pretrain(tiny(tmp_path, resume=True)) == folder
+    assert ((folder / "model.safetensors").read_bytes(), metrics(tmp_path / "run")) == before
+
+
+def test_an_existing_run_is_not_touched_without_being_told(tmp_path):
+    effssl.pretrain(tiny(tmp_path, max_steps=1))
+    before = metrics(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="give --resume to go on, --overwrite to delete"):
+        effssl.pretrain(tiny(tmp_path, max_steps=1))
+    with pytest.raises(ValueError, match="another configuration: projector_dim was 16, is 32"):
+        effssl.pretrain(tiny(tmp_path, max_steps=1, projector_dim=32, resume=True))
+    assert metrics(tmp_path / "run") == before
+    effssl.pretrain(tiny(tmp_path, max_steps=1, projector_dim=32, overwrite=True))
+    assert metrics(tmp_path / "run") != before
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(FileExistsError, match="is not a run folder"):
+            effssl.pretrain(tiny(tmp_path, **flags))
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"backbone": "resnet81"}, ValueError, "unknown backbone 'resnet81'; did you mean"),
+        ({"backbone": "convnext_atto", "img_size": 8}, ValueError, "cannot take images of 8 px"),
+        ({"optimizer": "adamx"}, ValueError, "unknown optimizer 'adamx'; did you mean"),
+        ({"dataset": "./nowhere"}, FileNotFoundError, "no data set at './nowhere'"),
+        ({"image_column": "picture"}, ValueError, "image_column 'picture' is not among"),
+        ({"batch_size": 41}, ValueError, "batch_size 41 is more than the 40 images"),
+        ({"split": "validation"}, ValueError, "validation"),
+        ({"in_chans": 2}, ValueError, "in_chans=2"),
+    ],
+)
+def test_bad_input_is_found_before_anything_is_written(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        effssl.pretrain(tiny(tmp_path, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step \d+ \(invariance"):
+        effssl.pretrain(tiny(tmp_path, optimizer="sgd", lr=1e30, epochs=8))
+
+
+def test_mixed_sizes_and_bf16_and_workers_train(tmp_path, image_folder):
+    config = tiny(
+        tmp_path,
+        dataset=str(image_folder),
+        split="train",
+        in_chans=3,
+        precision="bf16",
+        workers=1,
+        epochs=1,
+        log_every=1,
+    )
+    effssl.pretrain(config)
+    assert len(metrics(tmp_path / "run")) == 3
+
+
+def test_the_tracker_gets_the_metrics(tmp_path):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    effssl.pretrain(tiny(tmp_path, tracker="tensorboard", log_every=1))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "effssl"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == list(range(1, 11))
+
+
+def launch(tmp_path, *flags, launcher, environment=None):
+    command = [*launcher, str(EXAMPLE), "--output", str(tmp_path / "run"), "--max-steps", "3"]
+    for name, value in TINY.items():
+        command += ["--cpu"] if name == "cpu" else [f"--{name.replace('_', '-')}", str(value)]
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    return subprocess.run(
+        [*command, *flags],
+        env=inherited | {"OMP_NUM_THREADS": "1"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def torchrun(processes):
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        f"--nproc_per_node={processes}",
+    ]
+
+
+def test_two_processes_make_one_run_and_one_set_of_files(tmp_path):
+    result = launch(tmp_path, "--log-every", "1", launcher=torchrun(2))
+    assert result.returncode == 0, result.stderr
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3]
+    assert result.stderr.count("step 3 of 3") == 1
+    assert json.loads((tmp_path / "run" / "model" / "training.json").read_text())["processes"] == 2
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "model",
+    ]
+    again = launch(tmp_path, launcher=torchrun(2))
+    assert again.returncode != 0 and again.stderr.count("effssl: error:") == 1
+
+
+@pytest.mark.parametrize(
+    "flags, environment, message",
+    [
+        ([], {"MASTER_PORT": "29500"}, "accelerate launch --cpu does not start more"),
+        ([], {"ACCELERATE_MIXED_PRECISION": "bf16"}, "launcher asks for mixed precision 'bf16'"),
+    ],
+)
+def test_a_launch_that_is_not_what_was_asked_for_is_an_error(tmp_path, flags, environment, message):
+    result = launch(tmp_path, *flags, launcher=[sys.executable], environment=environment)
+    assert result.returncode == 2 and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_launch_runs_and_names_the_threads_it_took_away(tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    result = launch(tmp_path, launcher=[*launcher, "--num_cpu_threads_per_process", "1"])
+    assert result.returncode == 0, result.stderr
+    if len(os.sched_getaffinity(0)) > 1:
+        assert "using 1 of" in result.stderr

@@ -1,0 +1,40 @@
+"""Colour operations: torchvision's, with a factor for each image."""
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from effssl.views import color
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_operation_equals_torchvision(name):
+    torch.manual_seed(0)
+    images = torch.rand(64, 3, 12, 10)
+    images[0] = 0.5  # grey: no hue to turn
+    images[1, :, 0, 0] = torch.tensor([0.7, 0.7, 0.1])  # a tie for the brightest channel
+    factor = torch.rand(64) - 0.5 if name == "hue" else 2 * torch.rand(64)
+    expected = [
+        getattr(F, f"adjust_{name}")(image, f.item())
+        for image, f in zip(images, factor, strict=True)
+    ]
+    result = getattr(color, f"adjust_{name}")(images, factor)
+    torch.testing.assert_close(result, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_operation_on_one_channel_equals_torchvision(name):
+    images, factor = torch.rand(8, 1, 12, 10), 2 * torch.rand(8)
+    expected = [
+        getattr(F, f"adjust_{name}")(image, f.item())
+        for image, f in zip(images, factor, strict=True)
+    ]
+    result = getattr(color, f"adjust_{name}")(images, factor)
+    torch.testing.assert_close(result, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_grey_out_replaces_the_chosen_images_alone():
+    images = torch.rand(2, 3, 4, 4)
+    result = color.grey_out(images, torch.tensor([True, False]))
+    torch.testing.assert_close(result[0], F.rgb_to_grayscale(images[0], 3), atol=1e-5, rtol=0)
+    assert torch.equal(result[1], images[1])

@@ -1,0 +1,67 @@
+"""Crops: the boxes and the pixels of torchvision."""
+
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from effssl.views.geometry import crop_boxes, draw_crops, resized_crop
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+def test_resized_crop_equals_torchvision_with_antialiasing():
+    torch.manual_seed(0)
+    for channels, height, width, size in [(3, 40, 50, 32), (1, 28, 28, 32), (4, 37, 90, 16)]:
+        images = torch.rand(32, channels, height, width)
+        draws = draw_crops((32,), SCALE, RATIO, None)
+        boxes = crop_boxes(draws, torch.tensor([[height, width]]).expand(32, 2), RATIO)
+        flip = torch.rand(32) < 0.5
+        expected = []
+        for i in range(32):
+            top, left, h, w = (int(side[i]) for side in boxes)
+            crop = F.resized_crop(images[i], top, left, h, w, [size, size], antialias=True)
+            expected.append(crop.flip(-1) if flip[i] else crop)
+        torch.testing.assert_close(
+            resized_crop(images, boxes, flip, size), torch.stack(expected), atol=2e-6, rtol=0
+        )
+
+
+def test_crop_boxes_lie_inside_images_of_any_size():
+    torch.manual_seed(0)
+    sizes = torch.randint(1, 60, (2000, 2))
+    top, left, height, width = crop_boxes(draw_crops((2000,), SCALE, RATIO, None), sizes, RATIO)
+    assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
+    assert (top + height <= sizes[:, 0]).all() and (left + width <= sizes[:, 1]).all()
+
+
+def test_an_image_too_narrow_for_any_crop_gives_the_largest_centred_one():
+    draws = draw_crops((1,), (1.0, 1.0), RATIO, None)
+    boxes = crop_boxes(draws, torch.tensor([[10, 100]]), RATIO)
+    assert [int(side) for side in boxes] == [0, 44, 10, 13]  # 13 = round(10 * 4 / 3)
+
+
+def test_crop_boxes_are_distributed_as_torchvision_draws_them():
+    torch.manual_seed(0)
+    n, size = 4000, 64
+    sizes = torch.tensor([[size, size]]).expand(n, 2)
+    _, left, height, width = crop_boxes(draw_crops((n,), SCALE, RATIO, None), sizes, RATIO)
+    reference = v2.RandomResizedCrop(32, scale=SCALE, ratio=RATIO)
+    drawn = [reference.make_params([torch.zeros(3, size, size)]) for _ in range(n)]
+    ours = {"area": height * width / size**2, "ratio": width / height, "left": left}
+    theirs = {
+        "area": torch.tensor([d["height"] * d["width"] for d in drawn]) / size**2,
+        "ratio": torch.tensor([d["width"] / d["height"] for d in drawn]),
+        "left": torch.tensor([d["left"] for d in drawn]),
+    }
+    for name in ours:
+        grid = torch.linspace(0.05, 0.95, 19)
+        ks = _distance(ours[name].double(), theirs[name].double(), grid.double())
+        # the Kolmogorov-Smirnov bound of two samples of 4,000 at p = 0.001 is 0.044
+        assert ks < 0.044, (name, ks)
+
+
+def _distance(a, b, grid):
+    points = torch.quantile(torch.cat([a, b]), grid)
+    cdf_a = (a[:, None] <= points).double().mean(0)
+    cdf_b = (b[:, None] <= points).double().mean(0)
+    return (cdf_a - cdf_b).abs().max().item()
