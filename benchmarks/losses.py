@@ -1,6 +1,6 @@
 """Time and memory of the losses, beside lightly's and beside the matrix products they need.
 
-    python benchmarks/losses.py                      the table, single-threaded, about 10 minutes
+    python benchmarks/losses.py                      the table, on one core 10 to 15 minutes
     python benchmarks/losses.py --dims 256 8192 --views 2 8
 
 One row is one loss at one V x D; every measurement is a process of its own. "ms" is the forward

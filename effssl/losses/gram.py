@@ -5,9 +5,9 @@ For views Z_a of shape (N, D) with Gram matrices G_a = Z_a Z_a^T, shape (N, N),
     ||Z_a^T Z_b||_F^2 = <G_a, G_b>
     sum_{a < b} ||Z_a^T Z_b||_F^2 = (||sum_a G_a||_F^2 - sum_a ||G_a||_F^2) / 2
 
-so V views take V Gram products in place of V (V - 1) / 2 products of size D x D, and for N < D no
-D x D matrix is made. With several processes each computes the rows of its own images. The diagonals
-of the products are sums over rows.
+so V views take V Gram products in place of V (V - 1) / 2 products of size D x D, and where the
+Gram form is taken no D x D matrix is made. With several processes each computes the rows of its
+own images. The diagonals of the products are sums over rows.
 """
 
 from itertools import combinations
@@ -90,14 +90,14 @@ class _DirectForm(torch.autograd.Function):
         z, matrices = ctx.saved_tensors
         matrices = matrices * (2 * grad_squares)
         matrices.diagonal(dim1=1, dim2=2).add_(grad_diagonals)
-        result = torch.zeros_like(z)
+        result = torch.empty_like(z)
         with torch.autocast(z.device.type, enabled=False):
             for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
                 if a == b:
                     torch.mm(z[a], matrix, out=result[a]).mul_(2)
-                else:
-                    result[a].addmm_(z[b], matrix.T)
-                    result[b].addmm_(z[a], matrix)
+                else:  # beta is 0 where a view is met for the first time
+                    result[a].addmm_(z[b], matrix.T, beta=int((a, b) > (0, 1)))
+                    result[b].addmm_(z[a], matrix, beta=int(a > 0))
         return result, None, None
 
 

@@ -22,13 +22,10 @@ class _Standardize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         out, scale = ctx.saved_tensors
-        slope = sum(
-            (g * x).sum(1, keepdim=True)
-            for g, x in zip(row_blocks(grad), row_blocks(out), strict=True)
-        )
-        slope = sum_(slope)
         result = torch.empty_like(out)
-        for r, g, x in zip(row_blocks(result), row_blocks(grad), row_blocks(out), strict=True):
+        blocks = list(zip(row_blocks(result), row_blocks(grad), row_blocks(out), strict=True))
+        slope = sum_(sum(torch.mul(g, x, out=r).sum(1, keepdim=True) for r, g, x in blocks))
+        for r, g, x in blocks:
             torch.addcmul(g, x, slope, value=-1, out=r).mul_(scale)
         return result, None, None
 

@@ -62,7 +62,7 @@ PRESETS = {
     # crop, flip and colour of the Barlow Twins recipe (arXiv:2103.03230, appendix A)
     "imagenet": ViewOptions(saturation=0.2, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     # objects that fill the image, without colour
-    "grey": ViewOptions(scale=(0.2, 1.0), saturation=0.0, hue=0.0, grey=0.0),
+    "grey": ViewOptions(scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0),
 }
 
 
@@ -74,7 +74,7 @@ class MultiView:
     view has parameters of its own. Saturation, hue and greyscale apply to 3-channel images only.
 
     Args:
-        options: Name of a preset (``cifar``, `imagenet`, ``grey``) or a `ViewOptions`.
+        options: Name of a preset (``cifar``, ``imagenet``, ``grey``) or a `ViewOptions`.
         views: Views per image, V.
         size: Side of a view in pixels, S.
 

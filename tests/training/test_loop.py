@@ -190,6 +190,16 @@ def test_mixed_sizes_and_bf16_and_workers_train(tmp_path, image_folder):
     assert len(metrics(tmp_path / "run")) == 3
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_on_the_gpu_resumes_and_loads(tmp_path, precision):
+    config = {"cpu": False, "precision": precision, "log_every": 1}
+    folder = effssl.pretrain(tiny(tmp_path, **config))
+    assert len(metrics(tmp_path / "run")) == 10
+    effssl.pretrain(tiny(tmp_path, resume=True, **config))
+    assert effssl.from_pretrained(folder)(torch.rand(2, 1, 32, 32)).isfinite().all()
+
+
 def test_the_tracker_gets_the_metrics(tmp_path):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"

@@ -79,3 +79,11 @@ def test_bad_arguments_say_what_is_allowed():
         MultiView("cifra", views=2, size=8)
     with pytest.raises(ValueError, match="views and size must be 1 or more, got 0 and 8"):
         MultiView("cifar", views=0, size=8)
+
+
+@pytest.mark.gpu
+def test_views_on_the_gpu_are_those_of_the_cpu():
+    multi_view, pixels = MultiView("cifar", views=2, size=16), images()
+    draws = multi_view.draw(6, torch.Generator().manual_seed(0))
+    on_gpu = multi_view.apply(pixels.cuda(), draws).cpu()
+    torch.testing.assert_close(on_gpu, multi_view.apply(pixels, draws), atol=1e-3, rtol=0)

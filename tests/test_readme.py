@@ -1,0 +1,89 @@
+"""The README: its table is that of results.csv, its flags exist, its snippets run."""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from PIL import Image
+
+import effssl
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_comes_from_the_results():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import main_job
+    finally:
+        sys.path.pop(0)
+    with open(main_job.RESULTS, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18 and main_job.markdown_table(rows) in README
+    config = tyro.cli(effssl.PretrainConfig, args=main_job.readme_flags())
+    steps = config.epochs * (10_000 // config.batch_size)
+    for row in rows:
+        assert row["model"] == config.name
+        assert int(row["views"]) == steps * config.batch_size * config.views
+
+
+def test_every_flag_in_the_readme_is_a_field():
+    fields = set(effssl.PretrainConfig.__dataclass_fields__)
+    table = README.split("| flag | meaning |")[1].split("\n\n")[0]
+    flags = re.findall(r"`--([a-z-]+)`", table)
+    assert len(flags) >= 8 and {flag.replace("-", "_") for flag in flags} <= fields
+
+
+def snippets():
+    return [code for code in re.findall(r"```python\n(.*?)```", README, re.S)]
+
+
+def test_the_first_snippet_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = effssl.create_model(
+        "convnext_zepto_rms", patch_size=4, img_size=32, in_chans=1, projector_dim=128
+    )
+    effssl.save_pretrained(model, "runs/first/model")
+    code = snippets()[0]
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in code
+    with torch.no_grad():
+        fine = effssl.from_pretrained("runs/first/model", num_classes=10)
+        assert fine(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_the_second_snippet_runs_on_a_small_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(8):
+        (tmp_path / "path/to/images").mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((40, 40), 60 + i).convert("RGB").save(f"path/to/images/{i}.png")
+    code = snippets()[1]
+    assert code.count("resnet50") == 1
+    code = code.replace("resnet50", "test_resnet").replace(
+        'output="runs/mine"',
+        'output="runs/mine", backbone="test_resnet", batch_size=4, max_steps=1, cpu=True',
+    )
+    images = torch.randint(0, 256, (4, 3, 60, 50), dtype=torch.uint8)
+    names = {"images": images}
+    exec(code, names)
+    assert names["features"].shape == (8, 96)
+    assert names["model"].projector[0].weight.grad.abs().sum() > 0
+
+
+def test_the_examples_are_short_and_say_how_to_run_them():
+    examples = sorted((ROOT / "examples").glob("*.py"))
+    assert len(examples) >= 2
+    for example in examples:
+        text = example.read_text()
+        assert f"examples/{example.name}" in text.split('"""')[1], example
+    assert len((ROOT / "examples" / "pretrain.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "train.parquet", "test.parquet"])
+def test_the_sample_and_its_licence_are_in_the_package(name):
+    assert (Path(effssl.__file__).parent / "data" / "sample" / name).stat().st_size > 500
