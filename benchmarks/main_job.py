@@ -1,6 +1,6 @@
 """The README's table: its first command, for several seeds, evaluated and collected.
 
-    python benchmarks/main_job.py                # about 25 minutes on two cores
+    python benchmarks/main_job.py                # about 20 minutes on two cores
 
 Runs the ``effssl pretrain`` line of README.md once for each seed, evaluates every model, writes
 model_cards/results.csv and prints the table. Nothing is chosen by the test images: the flags were
@@ -25,8 +25,10 @@ from effssl.evaluation import evaluate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "model_cards" / "results.csv"
-COLUMNS = "model,encoder,protocol,top1,seed,images,views,minutes,device,torch,timm,effssl".split(
-    ","
+COLUMNS = (
+    "model,flags,encoder,protocol,top1,seed,images,views,minutes,device,torch,timm,effssl".split(
+        ","
+    )
 )
 
 
@@ -36,11 +38,11 @@ def readme_flags() -> list[str]:
     return shlex.split(command)
 
 
-def measure(seed: int) -> list[dict]:
+def measure(flags: list[str], seed: int) -> list[dict]:
     """Pretrain with one seed and evaluate; a row an encoder and protocol."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*readme_flags(), "--seed", str(seed), "--output", f"{folder}/run"]
-        config = tyro.cli(effssl.PretrainConfig, args=flags)
+        extra = ["--seed", str(seed), "--output", f"{folder}/run"]
+        config = tyro.cli(effssl.PretrainConfig, args=[*flags, *extra])
         started = time.perf_counter()
         model = effssl.from_pretrained(effssl.pretrain(config))
         minutes = (time.perf_counter() - started) / 60
@@ -50,6 +52,7 @@ def measure(seed: int) -> list[dict]:
     steps = config.epochs * (len(train.dataset) // config.batch_size)
     run = {
         "model": config.name,
+        "flags": shlex.join(flags),
         "seed": seed,
         "images": steps * config.batch_size,
         "views": steps * config.batch_size * config.views,
@@ -89,7 +92,12 @@ def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     Args:
         seeds: Two or more.
     """
-    rows = [row for seed in seeds for row in measure(seed)]
+    flags, rows = readme_flags(), []
+    for seed in seeds:
+        rows += measure(flags, seed)
+        print(
+            f"seed {seed}:", *(f"{r['encoder']}, {r['protocol']} {r['top1']};" for r in rows[-6:])
+        )
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

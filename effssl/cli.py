@@ -62,7 +62,10 @@ def evaluate(
     if (folder / "model" / "config.json").is_file():
         folder = folder / "model"
     model = from_pretrained(folder)
-    dataset = dataset or read_training(folder).get("config", {}).get("dataset", SAMPLE)
+    if dataset is None:
+        trained = read_training(folder).get("config", {})
+        dataset = trained.get("dataset", SAMPLE)
+        image_column = image_column or trained.get("image_column")
     shape = model.backbone.pretrained_cfg["input_size"]
     train, test = (
         load_source(
@@ -95,12 +98,13 @@ def run(command: Callable[[], object]) -> None:
     logging.getLogger("effssl").setLevel(logging.INFO if _is_main_process() else logging.ERROR)
     try:
         command()
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
-        if _is_main_process():
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: data may differ there
             print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("effssl: interrupted; the same command with --resume goes on", file=sys.stderr)
+        if _is_main_process():
+            print("effssl: interrupted; a run goes on with --resume", file=sys.stderr)
         sys.exit(130)
 
 

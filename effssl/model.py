@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 import effssl.backbones  # noqa: F401  registers the small-image ResNets
 
+BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
+"""The arguments with which a backbone may be built; a model folder records them."""
+
 
 class SSLModel(nn.Module):
     """A backbone that gives features and a projector that gives what the loss sees.
@@ -54,6 +57,11 @@ class SSLModel(nn.Module):
         self.backbone.pretrained_cfg.update(
             input_size=(len(mean), size, size), mean=tuple(mean), std=tuple(std)
         )
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that timm's optimizers leave undecayed, such as position embeddings."""
+        names = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in names}
 
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
         """Features (N, F) of images (N, C, H, W), or their projections (N, D)."""
@@ -102,6 +110,11 @@ def create_model(
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
 
+    if "." in backbone and backbone.partition(".")[2] not in _tags(architecture):
+        raise ValueError(
+            f"{architecture!r} has no weights {backbone!r}; timm has "
+            f"{', '.join(_tags(architecture)) or 'none'}"
+        )
     backbone_args: dict = {"in_chans": in_chans}
     default = timm.get_pretrained_cfg(backbone)
     if img_size is not None and default is not None and default.fixed_input_size:
@@ -144,13 +157,18 @@ def check_input(model: SSLModel) -> None:
         with torch.inference_mode():
             model.eval()(torch.zeros(2, *shape))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {model.backbone.pretrained_cfg['architecture']!r} cannot take images of "
             f"{shape[-1]} px: {reason}; give another img_size"
         ) from error
     finally:
         model.train(training)
+
+
+def _tags(architecture: str) -> list[str]:
+    """The tags of timm's weights of an architecture."""
+    return [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
 
 
 def _untrained_cfg(cfg: dict) -> dict:

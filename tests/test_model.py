@@ -63,6 +63,7 @@ def test_list_models_has_timms_and_the_small_image_resnets():
     "arguments, message",
     [
         ({"backbone": "resnet81"}, "unknown backbone 'resnet81'; did you mean .*resnet18"),
+        ({"backbone": "resnet18.typo"}, "'resnet18' has no weights 'resnet18.typo'; .*a1_in1k"),
         ({"backbone": "resnet18", "patch_size": 4}, "cannot build backbone 'resnet18'.*patch_size"),
         ({"backbone": "resnet18", "projector_dim": 0}, "projector_dim must be 1 or more, got 0"),
         ({"backbone": "resnet18_cifar", "pretrained": True}, "No pretrained weights exist"),

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def test_the_table_comes_from_the_results():
     config = tyro.cli(effssl.PretrainConfig, args=main_job.readme_flags())
     steps = config.epochs * (10_000 // config.batch_size)
     for row in rows:
+        assert row["flags"] == shlex.join(main_job.readme_flags())
         assert row["model"] == config.name
         assert int(row["views"]) == steps * config.batch_size * config.views
 
@@ -45,13 +47,11 @@ def snippets():
 
 def test_the_first_snippet_prints_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model = effssl.create_model(
-        "convnext_zepto_rms", patch_size=4, img_size=32, in_chans=1, projector_dim=128
-    )
+    model = effssl.create_model("convnext_zepto_rms", patch_size=4, img_size=32, in_chans=1)
     effssl.save_pretrained(model, "runs/first/model")
     code = snippets()[0]
     exec(code, {})
-    assert capsys.readouterr().out.strip() in code
+    assert capsys.readouterr().out.strip() == "torch.Size([1, 256])" and "[1, 256]" in code
     with torch.no_grad():
         fine = effssl.from_pretrained("runs/first/model", num_classes=10)
         assert fine(torch.rand(2, 1, 32, 32)).shape == (2, 10)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SAMPLE = "fashion-mnist-sample"
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -35,14 +35,21 @@ class Source:
         """The class of every image, in order.
 
         Raises:
-            ValueError: If there is no label column.
+            ValueError: If there is no label column, or it holds anything but classes from 0.
         """
         if self.label_column is None:
             raise ValueError(
                 f"the data set has no label column among {self.dataset.column_names}: "
                 "name one with label_column"
             )
-        return self.dataset[self.label_column][:]
+        labels = self.dataset[self.label_column][:]
+        wrong = [label for label in labels if not isinstance(label, int) or label < 0]
+        if wrong:
+            raise ValueError(
+                f"label column {self.label_column!r} holds {wrong[0]!r}; classes are whole numbers "
+                "from 0"
+            )
+        return labels
 
 
 def pil_mode(in_chans: int) -> str:
@@ -71,7 +78,8 @@ def load_source(
     Args:
         dataset: ``fashion-mnist-sample`` (10,000 training and 2,000 test images that come with the
             package), a folder of images (class subfolders become labels), a parquet file or
-            folder, a folder written by ``Dataset.save_to_disk``, or a Hub id such as ``cifar10``.
+            folder, a folder written by ``Dataset.save_to_disk``, or a Hub id such as
+            ``uoft-cs/cifar10``.
         split: ``train``, ``test`` or any split expression of ``datasets``, such as ``train[:10%]``.
         in_chans: Images are converted to 1 (grey), 3 (RGB) or 4 (RGBA) channels.
         image_column: Column with the images; found by its type if None.
@@ -132,9 +140,13 @@ def _read(dataset: str, split: str) -> Dataset:
     if path.is_file():
         raise ValueError("a file must be .parquet; images go in a folder")
     if path.is_dir():
-        return load_dataset(str(path), split=split)
+        # absolute, or a folder called "parquet" would be taken for the reader of that name
+        return load_dataset(str(path.resolve()), split=split)
     if not _HUB_ID.fullmatch(dataset):
-        raise FileNotFoundError(f"no data set at {dataset!r}: there is no such file or folder")
+        raise FileNotFoundError(
+            f"no data set at {dataset!r}: there is no such file or folder, and a Hub id is "
+            "owner/name"
+        )
     return load_dataset(dataset, split=split)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from effssl.seeding import seeded_generator
 
-L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
+L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)

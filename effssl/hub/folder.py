@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from pathlib import Path
 
 import safetensors
@@ -21,7 +20,7 @@ import timm
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from effssl.model import SSLModel, build_backbone, check_input
+from effssl.model import BACKBONE_ARGS, SSLModel, build_backbone
 
 FORMAT_VERSION = 1
 
@@ -40,21 +39,27 @@ def save_pretrained(
         FileExistsError: If the folder exists and is not a model folder.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
-        raise FileExistsError(f"{folder} exists and is not a model folder: choose another")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
-        _write_weights(model.backbone, partial / "model.safetensors")
-        _write_weights(model.projector, partial / "projector.safetensors")
-        _write_json(_config(model), partial / "config.json")
-        if training is not None:
-            _write_json(training, partial / "training.json")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        try:
+            _read_config(folder)
+        except (ValueError, FileNotFoundError) as error:
+            raise FileExistsError(
+                f"{folder} exists and is not a model folder: choose another"
+            ) from error
+    partial = folder.with_name(f".{folder.name}.partial")
+    earlier = folder.with_name(f".{folder.name}.earlier")
+    for leftover in (partial, earlier):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_weights(model.backbone, partial / "model.safetensors")
+    _write_weights(model.projector, partial / "projector.safetensors")
+    _write_json(_config(model), partial / "config.json")
+    if training is not None:
+        _write_json(training, partial / "training.json")
+    if folder.exists():
+        folder.rename(earlier)
+    partial.rename(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def from_pretrained(
@@ -87,7 +92,6 @@ def from_pretrained(
     model = SSLModel(backbone, config["effssl"]["projector_dim"], dict(config["model_args"]))
     _load_weights(model.backbone, folder / "model.safetensors")
     _load_weights(model.projector, folder / "projector.safetensors")
-    check_input(model)
     if num_classes is None:
         return model.eval().requires_grad_(False)
     backbone.reset_classifier(num_classes)
@@ -97,7 +101,12 @@ def from_pretrained(
 def read_training(folder: str | os.PathLike) -> dict:
     """What training.json of a model folder says; empty if there is none."""
     path = Path(folder) / "training.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -142,6 +151,17 @@ def _read_config(folder: Path) -> dict:
     for key, kind in kinds.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{path}: {key!r} must be a {kind.__name__}, is {config.get(key)!r}")
+    # the folder may come from anybody: timm would open files for some other arguments
+    foreign = {
+        name: value
+        for name, value in config["model_args"].items()
+        if name not in BACKBONE_ARGS or type(value) is not int
+    }
+    if foreign:
+        raise ValueError(
+            f"{path}: model_args may hold whole numbers for {', '.join(BACKBONE_ARGS)}, not "
+            f"{foreign}"
+        )
     dim = config["effssl"].get("projector_dim")
     if not isinstance(dim, int) or not 1 <= dim <= 65536:
         raise ValueError(f"{path}: projector_dim must be 1 to 65536, is {dim!r}")

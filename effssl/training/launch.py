@@ -40,28 +40,31 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             "several processes were asked for but one was started: accelerate launch --cpu does "
             "not start more; use torchrun --standalone --nproc_per_node N ... --cpu"
         )
-    # the launcher's mixed precision would otherwise fill in for our "no"
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         log_with=config.tracker,
         project_dir=config.run_folder,
     )
+    if accelerator.device.type == "cpu" and not cpu:
+        raise ValueError(
+            "this Python process has trained on the CPU before and Accelerate keeps to it: start "
+            "another to use the accelerator"
+        )
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
         raise ValueError(
             f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
-            "on a CPU give --cpu to each"
+            "launch with torchrun, or with accelerate launch on as many accelerators"
         )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if accelerator.num_processes == 1 and accelerator.device.type == "cpu":
-        if torch.get_num_threads() < cores:
-            logger.warning(
-                "using %d of %d CPU cores, as OMP_NUM_THREADS says; accelerate launch sets it to 1 "
-                "unless it is given --num_cpu_threads_per_process %d",
-                *(torch.get_num_threads(), cores, cores),
-            )
+    threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else cores
+    if asked == 1 and accelerator.device.type == "cpu" and threads < cores:
+        logger.warning(
+            "using %d of %d CPU cores, as OMP_NUM_THREADS says; accelerate launch sets it to 1 "
+            "unless it is given --num_cpu_threads_per_process %d",
+            *(threads, cores, cores),
+        )
     return accelerator
 
 

@@ -79,11 +79,13 @@ def pretrain(config: PretrainConfig) -> Path:
     step = 0
     if state is not None:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    if state is not None and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        _save_model(accelerator, config, model, step)  # the stop may have come just before it
     model.train()
     with Monitor(accelerator, config, step, total_steps, len(batches)) as monitor:
         while step < total_steps:
@@ -107,19 +109,27 @@ def pretrain(config: PretrainConfig) -> Path:
                 monitor.step(step, loss, parts, optimizer.param_groups[0]["lr"])
                 if step == total_steps:
                     break
-            if accelerator.is_main_process:
-                _save(accelerator, config, model, optimizer, step)
+            _save_checkpoint(accelerator, config, model, optimizer, step)
+            _save_model(accelerator, config, model, step)
             accelerator.wait_for_everyone()
     return config.run_folder / "model"
 
 
-def _save(accelerator: Accelerator, config: PretrainConfig, model, optimizer, step: int) -> None:
-    """The checkpoint first, so that the model folder is never ahead of what can be resumed."""
-    ssl_model = accelerator.unwrap_model(model)
+def _save_checkpoint(
+    accelerator: Accelerator, config: PretrainConfig, model, optimizer, step: int
+) -> None:
+    if not accelerator.is_main_process:
+        return
+    ssl_model = accelerator.unwrap_model(model, keep_torch_compile=False)
     state = {"model": ssl_model.state_dict(), "optimizer": optimizer.state_dict()}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler.state_dict()
     save_checkpoint(config.run_folder, step, state)
+
+
+def _save_model(accelerator: Accelerator, config: PretrainConfig, model, step: int) -> None:
+    if not accelerator.is_main_process:
+        return
     training = {
         "config": dataclasses.asdict(config),
         "step": step,
@@ -127,15 +137,22 @@ def _save(accelerator: Accelerator, config: PretrainConfig, model, optimizer, st
         "precision": accelerator.mixed_precision,
         "versions": versions(),
     }
+    ssl_model = accelerator.unwrap_model(model, keep_torch_compile=False)
     save_pretrained(ssl_model, config.run_folder / "model", training=training)
 
 
 def _check_run_folder(config: PretrainConfig) -> None:
     folder = config.run_folder
-    saved = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output {folder} is a file: choose a folder")
     if not folder.exists() or not any(folder.iterdir()):
         return
-    if not saved.is_file():
+    now = dataclasses.asdict(config)
+    try:
+        before = json.loads((folder / "config.json").read_text())
+    except (FileNotFoundError, ValueError):
+        before = None
+    if not isinstance(before, dict) or not {"backbone", "projector_dim", "views"} <= before.keys():
         raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
     if config.overwrite:
         return
@@ -144,7 +161,6 @@ def _check_run_folder(config: PretrainConfig) -> None:
             f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
             "--output"
         )
-    before, now = json.loads(saved.read_text()), dataclasses.asdict(config)
     changed = [k for k in now if k not in _RUN_FIELDS and before.get(k) != now[k]]
     if changed:
         was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)

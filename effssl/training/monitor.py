@@ -55,13 +55,16 @@ class Monitor:
         )
 
     def step(self, step: int, loss, parts: dict, lr: float) -> None:
-        """Note a finished step; every ``log_every``-th is checked, written and shown.
+        """Note a finished step; every ``log_every``-th and an epoch's last is checked and written.
+
+        The step before a checkpoint is thus always checked.
 
         Raises:
             FloatingPointError: If the loss of such a step is not finite.
         """
         self.bar.update()
-        if step % self.config.log_every and step != self.total_steps:
+        epoch_ends = step % self.epoch_steps == 0 or step == self.total_steps
+        if step % self.config.log_every and not epoch_ends:
             return
         parts = {name: float(part) for name, part in parts.items()}
         loss = float(loss.detach())
@@ -81,7 +84,7 @@ class Monitor:
         self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
         self.accelerator.log(metrics, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")
-        if self.bar.disable and (step % self.epoch_steps == 0 or step == self.total_steps):
+        if self.bar.disable and epoch_ends:
             minutes = (now - self.started) / 60
             left = minutes * (self.total_steps - step) / (step - self.start_step)
             logger.info(

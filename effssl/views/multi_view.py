@@ -177,5 +177,7 @@ class MultiView:
             return self.apply(images, self.draw(len(images), generator))
         from torchvision.transforms.functional import pil_to_tensor
 
+        if images.mode not in ("L", "RGB", "RGBA"):
+            images = images.convert("RGB")
         pixels = pil_to_tensor(images).unsqueeze(0)
         return self.apply(pixels, self.draw(1, generator)).squeeze(1)

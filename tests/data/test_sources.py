@@ -1,5 +1,7 @@
 """load_source: every kind of source, its columns, its errors."""
 
+import tempfile
+
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
@@ -74,12 +76,22 @@ def test_columns_are_found_by_type_or_named():
         _with(two, image_column="left", label_column="age")
 
 
-def _with(dataset, **columns):
-    import tempfile
+def test_a_folder_named_like_a_reader_of_datasets_is_that_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parquet").mkdir()
+    rows().to_parquet(tmp_path / "parquet" / "train.parquet")
+    assert len(load_source("parquet").dataset) == 6
+    with pytest.raises(FileNotFoundError, match="a Hub id is owner/name"):
+        load_source("imagefolder")
 
+
+def _with(dataset, read_labels=False, **columns):
     with tempfile.TemporaryDirectory() as folder:
         dataset.save_to_disk(f"{folder}/data")
-        return load_source(f"{folder}/data", **columns)
+        source = load_source(f"{folder}/data", **columns)
+        if read_labels:
+            source.labels()
+        return source
 
 
 def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
@@ -97,6 +109,10 @@ def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
     rows().remove_columns("label").save_to_disk(tmp_path / "unlabelled")
     with pytest.raises(ValueError, match="no label column among"):
         load_source(str(tmp_path / "unlabelled")).labels()
+    for labels in (["cat", "dog"], [0, -1], [0, None]):
+        data = rows(2).remove_columns("label").add_column("label", labels)
+        with pytest.raises(ValueError, match="'label' holds .*; classes are whole numbers from 0"):
+            _with(data, label_column="label", read_labels=True)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "no such thing"])

@@ -102,6 +102,10 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path, saved):
     with pytest.raises(FileExistsError, match="is not a model folder"):
         effssl.save_pretrained(saved[1], tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"backbone": "resnet18", "views": 4}')
+    with pytest.raises(FileExistsError, match="is not a model folder"):
+        effssl.save_pretrained(saved[1], tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "projector.safetensors"])
@@ -144,7 +148,9 @@ def test_tensors_that_lack_are_too_many_or_of_another_shape_are_named(folder):
         (lambda c: c["effssl"].update(projector_dim=9), "does not fit the model of config.json"),
         (lambda c: c.update(architecture="resnet81"), "unknown architecture 'resnet81'"),
         (lambda c: c.update(architecture=["resnet18"]), "'architecture' must be a str"),
-        (lambda c: c.update(model_args={"depth": 3}), "cannot build backbone.*depth"),
+        (lambda c: c.update(model_args={"patch_size": 3}), "cannot build backbone.*patch_size"),
+        (lambda c: c.update(model_args={"checkpoint_path": "x.pth"}), "not {'checkpoint_path'"),
+        (lambda c: c.update(model_args={"in_chans": "3"}), "not {'in_chans': '3'}"),
     ],
 )
 def test_a_foreign_or_contradictory_config_is_named(folder, change, message):

@@ -12,6 +12,7 @@ import torch
 import effssl
 from effssl import PretrainConfig
 from effssl.training import loop
+from effssl.training.optim import create_optimizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pretrain.py"
 TINY = {
@@ -89,35 +90,46 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", ["first epoch", "middle of the second epoch", "the first step"])
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch, after):
+def kill(monkeypatch, name, at_step, *, before=False):
+    """Make loop.name raise in place of a kill, after or before it did its work at a step."""
+    owner, attribute = (loop.Monitor, "step") if name == "Monitor.step" else (loop, name)
+    original = getattr(owner, attribute)
+
+    def killed(*arguments):
+        step = arguments[1] if owner is loop.Monitor else arguments[-1]
+        if before and step == at_step:
+            raise Killed
+        original(*arguments)
+        if step == at_step:
+            raise Killed
+
+    monkeypatch.setattr(owner, attribute, killed)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        {"name": "Monitor.step", "at_step": 1},
+        {"name": "_save_checkpoint", "at_step": 5, "before": True},
+        {"name": "_save_checkpoint", "at_step": 5},
+        {"name": "_save_model", "at_step": 5},
+        {"name": "Monitor.step", "at_step": 7},
+        {"name": "_save_checkpoint", "at_step": 15},
+    ],
+    ids=lambda moment: " ".join(str(value) for value in moment.values()),
+)
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch, moment):
     config = {"epochs": 3, "log_every": 1}
     whole = effssl.pretrain(tiny(tmp_path / "whole", **config))
-
-    stop = {"first epoch": 5, "middle of the second epoch": 7, "the first step": 1}[after]
-    step = loop.Monitor.step
-
-    def killing_step(self, number, *rest):
-        step(self, number, *rest)
-        if number == stop and after != "first epoch":
-            raise Killed
-
-    save = loop._save
-
-    def killing_save(accelerator, config, model, optimizer, number):
-        save(accelerator, config, model, optimizer, number)
-        if number == stop:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Monitor, "step", killing_step)
-        patch.setattr(loop, "_save", killing_save)
+        kill(patch, **moment)
         with pytest.raises(Killed):
             effssl.pretrain(tiny(tmp_path / "parts", **config))
     again = effssl.pretrain(tiny(tmp_path / "parts", resume=True, **config))
 
     for name in ("model.safetensors", "projector.safetensors"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
+    assert json.loads((again / "training.json").read_text())["step"] == 15
     a, b = (metrics(tmp_path / run / "run") for run in ("whole", "parts"))
     assert [(line["step"], line["loss"]) for line in a] == [
         (line["step"], line["loss"]) for line in b
@@ -145,10 +157,13 @@ def test_an_existing_run_is_not_touched_without_being_told(tmp_path):
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("years of work")
-    for flags in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(FileExistsError, match="is not a run folder"):
-            effssl.pretrain(tiny(tmp_path, **flags))
+    for name, content in [("thesis.tex", "years of work"), ("config.json", '{"model": "gpt2"}')]:
+        (tmp_path / "run" / name).write_text(content)
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(FileExistsError, match="is not a run folder"):
+                effssl.pretrain(tiny(tmp_path, **flags))
+    with pytest.raises(FileExistsError, match="is a file"):
+        effssl.pretrain(tiny(tmp_path, output=str(tmp_path / "run" / "thesis.tex")))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +190,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path):
         effssl.pretrain(tiny(tmp_path, optimizer="sgd", lr=1e30, epochs=8))
 
 
+def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(tmp_path):
+    config = tiny(tmp_path, optimizer="sgd", lr=1e30, epochs=8, log_every=1000)
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step (5|10)"):
+        effssl.pretrain(config)
+
+
+def test_without_a_terminal_the_log_has_a_line_for_every_epoch(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="effssl"):
+        effssl.pretrain(tiny(tmp_path, log_every=3))
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in lines] == ["step 5 of 10", "step 10 of 10"]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [3, 5, 6, 9, 10]
+
+
+def test_position_embeddings_norms_and_biases_are_not_decayed():
+    config = PretrainConfig(backbone="vit_tiny_patch16_224", weight_decay=0.1)
+    model = effssl.create_model(config.backbone, img_size=32, patch_size=8)
+    groups = create_optimizer(model, config).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert "backbone.blocks.0.attn.qkv.weight" in names and "projector.0.weight" in names
+    assert not names & {"backbone.pos_embed", "backbone.cls_token", "projector.1.weight"}
+    assert not any(name.endswith("bias") for name in names)
+
+
 def test_mixed_sizes_and_bf16_and_workers_train(tmp_path, image_folder):
     config = tiny(
         tmp_path,
@@ -192,11 +232,14 @@ def test_mixed_sizes_and_bf16_and_workers_train(tmp_path, image_folder):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_run_on_the_gpu_resumes_and_loads(tmp_path, precision):
+def test_a_run_on_the_gpu_resumes_and_loads(tmp_path, monkeypatch, precision):
     config = {"cpu": False, "precision": precision, "log_every": 1}
-    folder = effssl.pretrain(tiny(tmp_path, **config))
-    assert len(metrics(tmp_path / "run")) == 10
-    effssl.pretrain(tiny(tmp_path, resume=True, **config))
+    with monkeypatch.context() as patch:
+        kill(patch, "Monitor.step", 7)
+        with pytest.raises(Killed):
+            effssl.pretrain(tiny(tmp_path, **config))
+    folder = effssl.pretrain(tiny(tmp_path, resume=True, **config))
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 11))
     assert effssl.from_pretrained(folder)(torch.rand(2, 1, 32, 32)).isfinite().all()
 
 
