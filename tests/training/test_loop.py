@@ -200,7 +200,10 @@ def test_without_a_terminal_the_log_has_a_line_for_every_epoch(tmp_path, caplog)
     with caplog.at_level("INFO", logger="effssl"):
         effssl.pretrain(tiny(tmp_path, log_every=3))
     lines = [record.getMessage() for record in caplog.records]
-    assert [line.split(":")[0] for line in lines] == ["step 5 of 10", "step 10 of 10"]
+    assert [line.split(":")[0] for line in lines if "loss" in line] == [
+        "step 5 of 10",
+        "step 10 of 10",
+    ]
     assert [line["step"] for line in metrics(tmp_path / "run")] == [3, 5, 6, 9, 10]
 
 
