@@ -26,7 +26,7 @@ from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
 
-# a run resumed with other values of these makes the same weights
+# these may change between a stop and the resume
 _RUN_FIELDS = {"output", "resume", "overwrite", "cpu", "workers", "log_every", "tracker"}
 
 
