@@ -59,7 +59,7 @@ class ViewOptions:
 PRESETS = {
     # the views of arXiv:2312.10725 for CIFAR: no blur, no solarize
     "cifar": ViewOptions(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
-    # crop, flip and colour of the Barlow Twins recipe (arXiv:2103.03230, appendix A)
+    # the Barlow Twins recipe (arXiv:2103.03230, appendix A) without its blur and solarization
     "imagenet": ViewOptions(saturation=0.2, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     # objects that fill the image, without colour
     "grey": ViewOptions(scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0),
