@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from effssl.training.config import PretrainConfig
+from effssl.training.config import Preset, PretrainConfig
 
 
 def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
@@ -92,6 +92,54 @@ def evaluate(
     )
 
 
+def views(
+    dataset: str = "fashion-mnist-sample",
+    preset: Preset = "imagenet",
+    out: Path = Path("views.png"),
+    views: int = 4,
+    img_size: int = 224,
+    in_chans: int = 3,
+    images: int = 8,
+    split: str = "train",
+    image_column: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw a few images and their views, to see what a preset does to them before training.
+
+    Args:
+        dataset: What to draw from, as for pretrain.
+        preset: What views look like, as for pretrain.
+        out: Picture to write; its name's ending says the format.
+        views: Views per image.
+        img_size: Side of a view in pixels.
+        in_chans: Channels of the images.
+        images: Images to draw, spread evenly over the data set.
+        split: Split of the data set.
+        image_column: Column with the images; found by its type if None.
+        seed: Of the views.
+    """
+    import torch
+
+    from effssl.data import decode_image, load_source
+    from effssl.seeding import seeded_generator
+    from effssl.training.batches import kept_side
+    from effssl.views import MultiView
+    from effssl.views.picture import draw_views
+
+    multi_view = MultiView(preset, views=views, size=img_size)
+    if images < 1:
+        raise ValueError(f"images must be 1 or more; got {images}")
+    source = load_source(dataset, split, in_chans=in_chans, image_column=image_column)
+    rows = range(0, source.num_images, max(1, source.num_images // images))[:images]
+    values = source.dataset[list(rows)][source.image_column]
+    decoded = [
+        torch.from_numpy(decode_image(value, in_chans, kept_side(img_size))) for value in values
+    ]
+    picture = draw_views(decoded, multi_view, seeded_generator(seed, "views"))
+    picture.save(out)
+    print(f"{len(decoded)} images with {views} views each: {out}")
+
+
 def run(command: Callable[[], object]) -> None:
     """Run a command with its log on stderr; bad input becomes one line there and exit code 2."""
     logging.basicConfig(format="%(message)s")
@@ -114,7 +162,7 @@ def _is_main_process() -> bool:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``effssl`` command."""
-    commands = {"pretrain": pretrain, "evaluate": evaluate}
+    commands = {"pretrain": pretrain, "evaluate": evaluate, "views": views}
     run(
         lambda: tyro.extras.subcommand_cli_from_dict(
             commands,

@@ -71,3 +71,11 @@ def gather_rows(z: Tensor, longest: int) -> Tensor:
         padded = torch.nn.functional.pad(view, (0, 0, 0, longest - rows))
         dist.all_gather(list(out.split(longest)), padded.contiguous())
     return gathered
+
+
+def gather_objects(value: object) -> list:
+    """The value of every process, in the order of ranks."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values

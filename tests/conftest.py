@@ -1,12 +1,19 @@
 import os
+import shutil
+import tempfile
 
 # before anything imports them: no test may look for a network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="effssl-tests-")
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

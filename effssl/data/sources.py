@@ -1,20 +1,25 @@
-"""Any image source as a ``datasets.Dataset`` with its image and label columns found."""
+"""Any image source, as rows of undecoded images, with its image and label columns found."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from tarfile import TarError
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+import numpy as np
 
-SAMPLE = "fashion-mnist-sample"
-_SAMPLE_FOLDER = Path(__file__).parent / "sample"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label")
-_PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+from effssl.data.decode import BrokenImage, WrongChannels, decode_image
+from effssl.data.decode import pil_mode as pil_mode
+from effssl.data.readers import SAMPLE as SAMPLE
+from effssl.data.readers import read
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features, IterableDataset
+
+_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "cls")
 
 
 @dataclass(frozen=True)
@@ -22,21 +27,36 @@ class Source:
     """An image data set and what its columns mean.
 
     Attributes:
-        dataset: The rows; ``dataset[i][image_column]`` is a PIL image in the mode asked for.
-        image_column: Name of the column with the images.
+        dataset: The rows; ``decode_image(dataset[i][image_column], in_chans)`` gives pixels. A
+            ``datasets.Dataset``, or an ``IterableDataset`` when streaming.
+        image_column: Name of the column with the images, which are not decoded.
         label_column: Name of the column with integer class labels, or None.
+        in_chans: Channels that images are to be decoded to.
+        num_images: Number of rows; None for a stream whose length is not known.
     """
 
-    dataset: Dataset
+    dataset: Dataset | IterableDataset
     image_column: str
     label_column: str | None
+    in_chans: int
+    num_images: int | None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether rows can only be read in order."""
+        from datasets import IterableDataset
+
+        return isinstance(self.dataset, IterableDataset)
 
     def labels(self) -> list[int]:
         """The class of every image, in order.
 
         Raises:
-            ValueError: If there is no label column, or it holds anything but classes from 0.
+            ValueError: If there is no label column, it holds anything but classes from 0, or the
+                source is a stream.
         """
+        if self.streaming:
+            raise ValueError("labels need a map-style source; load it without streaming")
         if self.label_column is None:
             raise ValueError(
                 f"the data set has no label column among {self.dataset.column_names}: "
@@ -52,19 +72,6 @@ class Source:
         return labels
 
 
-def pil_mode(in_chans: int) -> str:
-    """Pillow's mode of images with so many channels.
-
-    Raises:
-        ValueError: If Pillow has none.
-    """
-    if in_chans not in _PIL_MODES:
-        raise ValueError(
-            f"in_chans={in_chans}: image files are read as 1 (grey), 3 (RGB) or 4 (RGBA) channels"
-        )
-    return _PIL_MODES[in_chans]
-
-
 def load_source(
     dataset: str = SAMPLE,
     split: str = "train",
@@ -72,42 +79,72 @@ def load_source(
     in_chans: int = 3,
     image_column: str | None = None,
     label_column: str | None = None,
+    streaming: bool = False,
 ) -> Source:
-    """Open a data set of images.
+    """Open a data set of images, without decoding any but the first.
 
     Args:
-        dataset: ``fashion-mnist-sample`` (10,000 training and 2,000 test images that come with the
-            package), a folder of images (class subfolders become labels), a parquet file or
-            folder, a folder written by ``Dataset.save_to_disk``, or a Hub id such as
-            ``uoft-cs/cifar10``.
+        dataset: One of
+
+            - ``fashion-mnist-sample``: 10,000 training and 2,000 test images that come with the
+              package;
+            - a folder of images, whose class subfolders become labels;
+            - a folder of .npy files, one image each, of any number of channels; class subfolders
+              become labels and split subfolders such as train and test become splits;
+            - a .parquet file, a .tar file in webdataset format, or a folder of either;
+            - a folder written by ``save_to_disk``;
+            - a pattern of images, .npy, .parquet or .tar files, such as ``shards/*.parquet`` or
+              ``photos/**/*.jpg``, all of them in the split train;
+            - a Hub id such as ``uoft-cs/cifar10``.
         split: ``train``, ``test`` or any split expression of ``datasets``, such as ``train[:10%]``.
-        in_chans: Images are converted to 1 (grey), 3 (RGB) or 4 (RGBA) channels.
-        image_column: Column with the images; found by its type if None.
+        in_chans: Channels to decode to: 1 (grey), 3 (RGB) or 4 (RGBA) for image files, and for
+            arrays the number that they have.
+        image_column: Column with the images; found by its type if None. Named, it may also hold
+            bytes, ``{"bytes": ..., "path": ...}``, or nested lists.
         label_column: Column with integer labels; found by type, then by name, if None.
+        streaming: Read in order as the rows are asked for, without preparing or downloading the
+            whole; ``split`` must then be a whole one.
 
     Raises:
         FileNotFoundError: If nothing is found under the name.
-        ValueError: If the split or a column does not exist, or there are no images.
+        ValueError: If the split or a column does not exist, there are no images, they cannot be
+            read as ``in_chans`` channels, or a stream is to be sliced.
     """
-    from datasets import Image
-
-    mode = pil_mode(in_chans)
-    rows = _open(dataset, split)
-    if len(rows) == 0:
+    with _named_errors(dataset, split):
+        rows, count = read(dataset, split, streaming)
+    if count == 0:
         raise ValueError(f"data set {dataset!r}, split {split!r}, is empty")
-    image_column = _image_column(rows, image_column)
-    label_column = _label_column(rows, label_column)
-    keep = [image_column] + ([label_column] if label_column else [])
-    rows = rows.select_columns(keep).cast_column(image_column, Image(mode=mode))
-    return Source(rows, image_column, label_column)
+    if rows.features is None:  # of a stream whose reader does not know them
+        rows = rows._resolve_features()
+    image_column = _image_column(rows.features, image_column)
+    label_column = _label_column(rows.features, label_column)
+    rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
+    rows = _undecoded(rows, image_column, streaming)
+    with _named_errors(dataset, split):
+        first = list(rows.take(1))
+    if not first:
+        raise ValueError(f"data set {dataset!r}, split {split!r}, is empty")
+    try:
+        decode_image(first[0][image_column], in_chans)
+    except WrongChannels as error:
+        raise ValueError(f"data set {dataset!r}: {error}") from error
+    except BrokenImage:
+        pass  # one of many: whoever reads them all decides how many may be broken
+    return Source(rows, image_column, label_column, in_chans, count)
 
 
-def _open(dataset: str, split: str) -> Dataset:
+@contextmanager
+def _named_errors(dataset: str, split: str) -> Iterator[None]:
+    """Errors of ``datasets`` as ours, in one line that names the data set."""
     from datasets.data_files import EmptyDatasetError
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    from datasets.exceptions import (
+        DataFilesNotFoundError,
+        DatasetGenerationError,
+        DatasetNotFoundError,
+    )
 
     try:
-        return _read(dataset, split)
+        yield
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"no data set {dataset!r}: no such file or folder here, and the Hub says: {error}"
@@ -118,61 +155,88 @@ def _open(dataset: str, split: str) -> Dataset:
         ) from error
     except (DataFilesNotFoundError, EmptyDatasetError) as error:
         raise FileNotFoundError(f"no images or parquet files in {dataset!r}: {error}") from error
-    except ValueError as error:
+    except (ValueError, TarError) as error:
         raise ValueError(f"data set {dataset!r}, split {split!r}: {error}") from error
+    except DatasetGenerationError as error:  # says nothing itself
+        raise ValueError(
+            f"data set {dataset!r}, split {split!r}: {error.__cause__ or error}"
+        ) from error
     except IndexError as error:  # what datasets makes of a save_to_disk folder without rows
         raise ValueError(f"data set {dataset!r}, split {split!r}, is empty") from error
 
 
-def _read(dataset: str, split: str) -> Dataset:
-    from datasets import load_dataset, load_from_disk
+def _undecoded(rows, column: str, streaming: bool):
+    """Rows whose images are files that are not decoded, or arrays of the type they were stored in.
 
-    path = _SAMPLE_FOLDER if dataset == SAMPLE else Path(dataset).expanduser()
-    if (path / "dataset_dict.json").is_file():
-        splits = load_from_disk(path)
-        if split not in splits:
-            raise ValueError(f"there is no such split; there are {list(splits)}")
-        return splits[split]
-    if (path / "state.json").is_file():
-        return load_from_disk(path)
-    if path.suffix == ".parquet" and path.is_file():
-        return load_dataset("parquet", data_files={"train": str(path)}, split=split)
-    if path.is_file():
-        raise ValueError("a file must be .parquet; images go in a folder")
-    if path.is_dir():
-        # absolute, or a folder called "parquet" would be taken for the reader of that name
-        return load_dataset(str(path.resolve()), split=split)
-    if not _HUB_ID.fullmatch(dataset):
-        raise FileNotFoundError(
-            f"no data set at {dataset!r}: there is no such file or folder, and a Hub id is "
-            "owner/name"
-        )
-    return load_dataset(dataset, split=split)
-
-
-def _image_column(rows: Dataset, name: str | None) -> str:
+    ``datasets`` would make lists of arrays, in which uint16 cannot be told from other numbers.
+    """
     from datasets import Image
 
-    images = [column for column, kind in rows.features.items() if isinstance(kind, Image)]
+    dtype = _dtype(rows.features[column])
+    if dtype is None:
+        return rows.cast_column(column, Image(decode=False))
+    if streaming:  # streams have no formats with a dtype
+        return rows.map(partial(_as_array, column=column, dtype=dtype), features=rows.features)
+    return rows.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
+
+
+def _as_array(row: dict, column: str, dtype: str) -> dict:
+    # an array that is none, of unequal rows or none at all, is a broken image, and not an error
+    try:
+        return {column: np.asarray(row[column], dtype)}
+    except (TypeError, ValueError):
+        return {column: None}
+
+
+def _dtype(kind: object) -> str | None:
+    """Type of the numbers of an array column, None of any other."""
+    from datasets import Array2D, Array3D, LargeList, List, Value
+
+    if isinstance(kind, Array2D | Array3D):
+        return kind.dtype
+    depth = 0
+    while isinstance(kind, List | LargeList):
+        kind, depth = kind.feature, depth + 1
+    return kind.dtype if depth in (2, 3) and isinstance(kind, Value) else None
+
+
+def _image_column(features: Features, name: str | None) -> str:
+    """The column that is named, or the only one of the likeliest kind that there is."""
+    from datasets import Array2D, Array3D, Image, Value
+
+    files, arrays, bytes_, lists = [], [], [], []
+    for column, kind in features.items():
+        if isinstance(kind, Image):
+            files.append(column)
+        elif isinstance(kind, Array2D | Array3D):
+            arrays.append(column)
+        elif kind in (Value("binary"), Value("large_binary")) or (
+            isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
+        ):
+            bytes_.append(column)
+        elif _dtype(kind):
+            lists.append(column)
     if name is not None:
+        images = files + arrays + bytes_ + lists
         if name not in images:
             raise ValueError(f"image_column {name!r} is not among the image columns {images}")
         return name
+    images = files or arrays or bytes_
     if len(images) != 1:
         raise ValueError(
-            f"the data set has {len(images)} image columns {images} among {rows.column_names}: "
+            f"the data set has {len(images)} image columns {images} among {list(features)}: "
             "name the one to use with image_column"
         )
     return images[0]
 
 
-def _label_column(rows: Dataset, name: str | None) -> str | None:
+def _label_column(features: Features, name: str | None) -> str | None:
     from datasets import ClassLabel
 
     if name is not None:
-        if name not in rows.column_names:
-            raise ValueError(f"label_column {name!r} is not among the columns {rows.column_names}")
+        if name not in features:
+            raise ValueError(f"label_column {name!r} is not among the columns {list(features)}")
         return name
-    classes = [column for column, kind in rows.features.items() if isinstance(kind, ClassLabel)]
-    named = [column for column in _LABEL_NAMES if column in rows.column_names]
+    classes = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+    named = [column for column in _LABEL_NAMES if column in features]
     return next(iter(classes if len(classes) == 1 else named), None)

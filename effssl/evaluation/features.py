@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from effssl.data.decode import BrokenImage, image_name, open_image
 from effssl.data.sources import Source
 from effssl.evaluation.transform import create_transform
 
@@ -20,9 +21,22 @@ class _TransformedImages(Dataset):
     def __len__(self) -> int:
         return len(self.source.dataset)
 
-    def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        images = self.source.dataset[indices][self.source.image_column]
-        return [self.transform(image) for image in images]
+    def __getitems__(self, indices: list[int]) -> list[Tensor | BrokenImage]:
+        values = self.source.dataset[indices][self.source.image_column]
+        return [self._read(row, value) for row, value in zip(indices, values, strict=True)]
+
+    def _read(self, row: int, value: object) -> Tensor | BrokenImage:
+        try:
+            image = open_image(value, self.source.in_chans)
+        except BrokenImage as error:
+            return BrokenImage(f"{image_name(value, row)}: {error}; features need every image")
+        return self.transform(image)
+
+
+def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:
+    # handed on, since an error raised in a worker comes with its traceback as the message
+    broken = [image for image in images if isinstance(image, BrokenImage)]
+    return broken[0] if broken else torch.stack(images)
 
 
 def extract_features(
@@ -39,24 +53,37 @@ def extract_features(
     Args:
         model: An `SSLModel`, a timm backbone, or any module from images to vectors. Its weights,
             buffers and mode stay as they are.
-        source: Images, from `load_source`.
-        transform: From a PIL image to (C, S, S); `create_transform` of the model if None.
+        source: Map-style images, from `load_source`.
+        transform: From a PIL image, or uint8 pixels (C, H, W) where the source holds arrays, to
+            (C, S, S); `create_transform` of the model if None.
         batch_size: Images a forward pass.
         workers: Processes that decode and transform.
         progress: Show a progress bar.
 
     Returns:
         Float features on the CPU, (N, F).
+
+    Raises:
+        ValueError: If an image is broken, since every one must have its features, or the source is
+            a stream.
     """
+    if source.streaming:
+        raise ValueError("features need a map-style source; load it without streaming")
     images = _TransformedImages(source, transform or create_transform(model))
-    loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=torch.stack)
+    loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=_stack)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             bar = tqdm(loader, desc="features", unit="batch", disable=None if progress else True)
-            features = torch.cat([model(batch.to(device)).float().cpu() for batch in bar])
+            features = []
+            for batch in bar:
+                if isinstance(batch, BrokenImage):
+                    raise batch
+                features.append(model(batch.to(device)).float().cpu())
     finally:
         model.train(training)
-    return features.clone()  # an inference tensor could not take part in a probe's autograd
+    return torch.cat(
+        features
+    ).clone()  # an inference tensor could not take part in a probe's autograd

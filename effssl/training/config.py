@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_type_hints
 Loss = Literal["bt", "vicreg", "spectral"]
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Preset = Literal["cifar", "imagenet", "grey"]
+Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -32,7 +32,7 @@ class PretrainConfig:
     pretrained: bool = False
     """Start from timm's weights of the backbone instead of random ones."""
     in_chans: int = 3
-    """Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); files are converted."""
+    """Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA) of files, any number of arrays."""
     img_size: int = 224
     """Side of a view in pixels."""
     patch_size: int | None = None
@@ -45,18 +45,22 @@ class PretrainConfig:
     """Of bt with more than two views: every pair, or each view against the mean of the others."""
 
     dataset: str = "fashion-mnist-sample"
-    """The sample in the package, a folder of images, of parquet or of save_to_disk, or a Hub id."""
+    """The sample in the package; a folder or glob of images, parquet, .tar or .npy; or a Hub id."""
     split: str = "train"
     """Split of the data set to train on."""
     image_column: str | None = None
     """Column with the images; found by its type if None."""
-    workers: int = 0
-    """Processes that decode images for each training process; 0, best for tiny images: itself."""
+    streaming: bool = False
+    """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
+    workers: int | None = None
+    """Decoding processes of each training process (threads if streaming); as its cores if None."""
+    cache_gb: float = 10.0
+    """Decode once, to a file under HF_HOME, if the decoded images take no more; 0: every epoch."""
 
     views: int = 4
     """Views per image, V >= 2; a step costs V forward and backward passes."""
     preset: Preset = "imagenet"
-    """What views look like: cifar, imagenet, or grey (no colour, larger crops)."""
+    """What views look like: grey for 1 channel and larger crops, multispectral for any channels."""
 
     batch_size: int = 256
     """Images per step, summed over all processes."""
@@ -104,8 +108,9 @@ class PretrainConfig:
         for name in ("patch_size", "max_steps"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "1 or more")
-        for name in ("weight_decay", "warmup_epochs", "workers", "seed"):
+        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed"):
             self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
+        self._require(self.workers is None or self.workers >= 0, "workers", "0 or more")
         self._require(0 < self.lr < math.inf, "lr", "above 0")
         self._require(
             self.views >= 2, "views", "2 or more: the loss compares views of the same image"

@@ -9,6 +9,7 @@ import os
 import torch
 from accelerate import Accelerator
 
+from effssl.data.loader import available_cores
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
             "launch with torchrun, or with accelerate launch on as many accelerators"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else cores
     if asked == 1 and accelerator.device.type == "cpu" and threads < cores:
         logger.warning(

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from effssl.data.loader import EpochBatches, image_loader
+from effssl.data.broken import BrokenImages
 from effssl.data.sources import load_source
 from effssl.hub.folder import save_pretrained, versions
 from effssl.losses import create_loss
 from effssl.model import check_input, create_model
 from effssl.seeding import derived_seed, seeded_generator
+from effssl.training.batches import create_batches, create_loader
 from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
 from effssl.training.launch import create_accelerator
@@ -27,7 +28,9 @@ from effssl.views import MultiView
 logger = logging.getLogger(__name__)
 
 # these may change between a stop and the resume
-_RUN_FIELDS = {"output", "resume", "overwrite", "cpu", "workers", "log_every", "tracker"}
+_RUN_FIELDS = {
+    *("output", "resume", "overwrite", "cpu", "workers", "cache_gb", "log_every", "tracker"),
+}
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -47,15 +50,18 @@ def pretrain(config: PretrainConfig) -> Path:
         FloatingPointError: If the loss becomes infinite or not a number.
     """
     accelerator = create_accelerator(config)
-    rank, world_size = accelerator.process_index, accelerator.num_processes
+    rank = accelerator.process_index
 
     # everything that can be wrong is found before anything is written
     _check_run_folder(config)
     source = load_source(
-        config.dataset, config.split, in_chans=config.in_chans, image_column=config.image_column
+        config.dataset,
+        config.split,
+        in_chans=config.in_chans,
+        image_column=config.image_column,
+        streaming=config.streaming,
     )
-    batches = EpochBatches(len(source.dataset), config.batch_size, config.seed, rank, world_size)
-    loader = image_loader(source, batches, config.workers)
+    batches = create_batches(config, source, rank, accelerator.num_processes)
     multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
     loss_fn = create_loss(config.loss, dim=config.projector_dim, multiview=config.multiview)
     torch.manual_seed(derived_seed(config.seed, "weights"))
@@ -74,6 +80,8 @@ def pretrain(config: PretrainConfig) -> Path:
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
     schedule = create_schedule(optimizer, config, total_steps, len(batches))
+    broken = BrokenImages(batches.images)
+    loader = create_loader(config, source, batches, accelerator.device)
 
     state = _open_run_folder(accelerator, config)
     step = 0
@@ -87,19 +95,23 @@ def pretrain(config: PretrainConfig) -> Path:
             accelerator.scaler.load_state_dict(state["scaler"])
         _save_model(accelerator, config, model, step)  # the stop may have come just before it
     model.train()
-    with Monitor(accelerator, config, step, total_steps, len(batches)) as monitor:
+    with Monitor(accelerator, config, broken, step, total_steps, len(batches)) as monitor:
         while step < total_steps:
             batches.epoch, batches.first = divmod(step, len(batches))
-            for images, sizes in loader:
+            for batch in loader:
                 torch.manual_seed(derived_seed(config.seed, "dropout", step, rank))
                 draws = multi_view.draw(
-                    config.batch_size, seeded_generator(config.seed, "views", step)
+                    config.batch_size,
+                    seeded_generator(config.seed, "views", step),
+                    channels=config.in_chans,
                 )
-                draws = {name: values[:, batches.local] for name, values in draws.items()}
-                images = images.to(accelerator.device, non_blocking=True)
-                views = multi_view.apply(images, draws, sizes)  # (V, n, C, S, S)
+                draws = {k: values[:, batches.local][:, batch.rows] for k, values in draws.items()}
+                images = batch.images.to(accelerator.device, non_blocking=True)
+                views = multi_view.apply(images, draws, batch.sizes)  # (V, n, C, S, S)
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 z = model(flat, project=True).unflatten(0, views.shape[:2])  # (V, n, D)
+                z = z[:, : batch.count]
+                broken.add(batch.broken)
                 loss, parts = loss_fn(z, return_parts=True)
                 schedule.step_update(step)
                 optimizer.zero_grad()

@@ -12,6 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from effssl.data.broken import BrokenImages
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Monitor:
     Args:
         accelerator: Says which process this is and holds the tracker.
         config: Configuration of the run.
+        broken: Images that could not be read.
         start_step: Steps done before, when resuming; later lines of metrics.jsonl are cut off.
         total_steps: Steps of the whole run.
         epoch_steps: Steps of an epoch.
@@ -32,11 +34,12 @@ class Monitor:
         self,
         accelerator: Accelerator,
         config: PretrainConfig,
+        broken: BrokenImages,
         start_step: int,
         total_steps: int,
         epoch_steps: int,
     ) -> None:
-        self.accelerator, self.config = accelerator, config
+        self.accelerator, self.config, self.broken = accelerator, config, broken
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
         self.started = self.window_start = time.perf_counter()
         self.start_step = self.window_step = start_step
@@ -61,11 +64,13 @@ class Monitor:
 
         Raises:
             FloatingPointError: If the loss of such a step is not finite.
+            ValueError: If more than 1 % of the images are broken.
         """
         self.bar.update()
         epoch_ends = step % self.epoch_steps == 0 or step == self.total_steps
         if step % self.config.log_every and not epoch_ends:
             return
+        self.broken.share()
         parts = {name: float(part) for name, part in parts.items()}
         loss = float(loss.detach())
         if not math.isfinite(loss):
@@ -81,6 +86,7 @@ class Monitor:
             return
         epoch = step / self.epoch_steps
         metrics = {"loss": loss, **parts, "lr": lr, "views_per_s": round(views_per_s, 1)}
+        metrics["broken"] = len(self.broken)
         self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
         self.accelerator.log(metrics, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")

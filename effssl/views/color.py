@@ -1,6 +1,7 @@
 """Colour operations with a factor for each image, as in ``torchvision.transforms.v2.functional``.
 
-All take and return float images in [0, 1], (N, C, H, W); factors have the shape (N,).
+All change float images in [0, 1], (N, C, H, W), in place and return them; factors and choices have
+the shape (N,). Working in place keeps a chunk of images in the processor's cache.
 """
 
 from __future__ import annotations
@@ -8,53 +9,71 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision rounds it
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other, images, factor[:, None, None, None]).clamp_(0, 1)
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
 
 
 def to_grey(images: Tensor) -> Tensor:
     """Luma (ITU-R 601-2) of RGB images, (N, 1, H, W); the mean of other numbers of channels."""
     if images.shape[1] == 3:
-        weights = images.new_tensor([0.2989, 0.587, 0.114])
-        return torch.einsum("nchw,c->nhw", images, weights).unsqueeze(1)
+        red, green, blue = images.split(1, dim=1)
+        return torch.mul(red, LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     return images.mean(1, keepdim=True)
 
 
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness_(images: Tensor, factor: Tensor) -> Tensor:
     """Scale by the factor; 1 keeps the image."""
-    return (images * factor[:, None, None, None]).clamp_(0, 1)
+    return images.mul_(_over_pixels(factor)).clamp_(0, 1)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast_(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean grey level of the image; 1 keeps it."""
-    return _blend(images, to_grey(images).mean((1, 2, 3), keepdim=True), factor)
+    factor = _over_pixels(factor)
+    mean = to_grey(images.mean((2, 3), keepdim=True))
+    return images.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
     """Blend RGB images with their grey version; 1 keeps them."""
-    return _blend(images, to_grey(images), factor)
+    return images.lerp_(to_grey(images), 1 - _over_pixels(factor)).clamp_(0, 1)
 
 
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
+def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of RGB images by a share of the colour circle in [-0.5, 0.5]; 0 keeps them."""
-    value, brightest = images.max(1)
-    chroma = value - images.min(1).values
-    red, green, blue = images.unbind(1)
-    spread = torch.where(chroma > 0, chroma, 1)
-    sector = torch.where(
-        brightest == 0,
-        (green - blue) / spread,
-        torch.where(brightest == 1, 2 + (blue - red) / spread, 4 + (red - green) / spread),
-    )
-    sector = sector + 6 * shift[:, None, None]
-    # HSV to RGB: channel n is v - c * max(0, min(k, 4 - k, 1)) with k = (n + 6 h) mod 6
-    offsets = images.new_tensor([5.0, 3.0, 1.0])[:, None, None]
-    k = (offsets + sector.unsqueeze(1)) % 6
-    ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
-    return (value.unsqueeze(1) - chroma.unsqueeze(1) * ramp).clamp_(0, 1)
+    red, green, blue = images.split(1, dim=1)
+    brightest = torch.maximum(red, green).maximum(blue)
+    darkest = torch.minimum(red, green).minimum(blue)
+    chroma = brightest - darkest
+    spread = chroma.clamp(min=1e-20)  # where the pixel is grey both shares below are 0
+    # The hue in sextants, 0 at red, by its distance from red: d up to 1, where red is brightest;
+    # 1 + q up to 2, where red is in the middle and d = 1; 3 - d beyond, where red is darkest and
+    # q = 1. One formula has all three, and comparisons are slow: d + 3 q - 2 d q.
+    d = (green - blue).div_(spread)
+    q = (brightest - red).div_(spread)
+    distance = d.abs()
+    distance.addcmul_(distance, q, value=-2).add_(q, alpha=3)
+    hue = distance.copysign_(d).add_(6 * _over_pixels(shift))
+    hue.sub_(torch.div(hue, 6).round_(), alpha=6)  # back to [-3, 3]
+    # a channel is brightest within 1 of its own hue (0, 2, -2), darkest beyond 2, and linear in
+    # between: ||hue - own| - 3| - 1, cut to [0, 1]
+    own = torch.tensor([0.0, 2.0, -2.0], device=images.device).view(3, 1, 1)
+    torch.sub(hue, own, out=images)
+    images.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
+    return torch.addcmul(darkest, images, chroma, out=images)
 
 
-def grey_out(images: Tensor, chosen: Tensor) -> Tensor:
+def grey_out_(images: Tensor, chosen: Tensor) -> Tensor:
     """Replace the chosen RGB images, (N,) bool, by their grey version."""
-    return torch.where(chosen[:, None, None, None], to_grey(images), images)
+    return images.lerp_(to_grey(images), _over_pixels(chosen.to(images.dtype)))
+
+
+def solarize_(images: Tensor, chosen: Tensor) -> Tensor:
+    """Invert the bright half of the pixel values of the chosen images, (N,) bool.
+
+    On whole pixel values k / 255 this is inversion from the threshold 128 / 255 on.
+    """
+    inverted = _over_pixels(2 - chosen.to(images.dtype)) - images  # at least 1 if not chosen
+    return torch.minimum(images, inverted, out=images)

@@ -1,80 +1,34 @@
-"""V random views of every image of a batch, made in one batched pass on the images' device."""
+"""V random views of every image of a batch, made in batched passes on the images' device."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import math
 
 import torch
 from torch import Tensor
 
 from effssl.views import color
+from effssl.views.blur import gaussian_blur
 from effssl.views.geometry import crop_boxes, draw_crops, resized_crop
+from effssl.views.options import PRESETS, ViewOptions
 
-
-@dataclasses.dataclass(frozen=True)
-class ViewOptions:
-    """What a view may look like. Factors are drawn uniformly from [1 - x, 1 + x].
-
-    Attributes:
-        scale: Bounds of the crop's share of the image area.
-        ratio: Bounds of the crop's width / height.
-        flip: Probability of a left-right flip.
-        jitter: Probability that brightness, contrast, saturation and hue are changed.
-        brightness: Half-width of the brightness factor.
-        contrast: Half-width of the contrast factor.
-        saturation: Half-width of the saturation factor; RGB only.
-        hue: Largest turn of the hue as a share of the circle, at most 0.5; RGB only.
-        grey: Probability that the view loses its colour; RGB only.
-        mean: Subtracted after scaling pixels to [0, 1]; one value a channel, or one for all.
-        std: Divided by afterwards; as mean.
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grey: float = 0.2
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
-
-    def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and std of normalisation for images of so many channels.
-
-        RGB values are averaged for another number of channels, as timm does.
-        """
-
-        def fit(values: tuple[float, ...]) -> tuple[float, ...]:
-            if len(values) == channels:
-                return values
-            return (round(sum(values) / len(values), 4),) * channels
-
-        return fit(self.mean), fit(self.std)
-
-
-PRESETS = {
-    # the views of arXiv:2312.10725 for CIFAR: no blur, no solarize
-    "cifar": ViewOptions(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
-    # the Barlow Twins recipe (arXiv:2103.03230, appendix A) without its blur and solarization
-    "imagenet": ViewOptions(saturation=0.2, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    # objects that fill the image, without colour
-    "grey": ViewOptions(scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0),
-}
+# Values of the views made at once on the CPU, found by timing: enough to hide the cost of some 100
+# calls a chunk, few enough to stay in the last cache. A GPU and a compiled graph take all at once.
+CPU_CHUNK = 460_000
 
 
 class MultiView:
     """Make V random views of every image of a batch.
 
     A view is a random resized crop and flip in one antialiased resampling, then brightness,
-    contrast, saturation and hue in this order, greyscale, and normalisation. Every image of every
-    view has parameters of its own. Saturation, hue and greyscale apply to 3-channel images only.
+    contrast, saturation and hue in this order, greyscale, Gaussian blur, solarization, and
+    normalisation. Every image of every view has parameters of its own. Saturation, hue and
+    greyscale apply to 3-channel images only.
 
     Args:
-        options: Name of a preset (``cifar``, ``imagenet``, ``grey``) or a `ViewOptions`.
+        options: Name of a preset (``cifar``, ``stl``, ``imagenet``, ``grey``, ``multispectral``)
+            or a `ViewOptions`.
         views: Views per image, V.
         size: Side of a view in pixels, S.
 
@@ -102,7 +56,9 @@ class MultiView:
         self.views = views
         self.size = size
 
-    def draw(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def draw(
+        self, n: int, generator: torch.Generator | None = None, *, channels: int = 3
+    ) -> dict[str, Tensor]:
         """Draw the parameters of the views of n images on the CPU.
 
         They do not depend on the sizes of the images, so a process can draw those of the global
@@ -111,23 +67,41 @@ class MultiView:
         Args:
             n: Number of images, N.
             generator: CPU generator; torch's global one if None.
+            channels: Number of channels, C. It matters only where the options say per_channel.
 
         Returns:
-            Tensors whose first two dimensions are (V, N).
+            Tensors whose first two dimensions are (V, N); with per_channel, brightness and
+            contrast are (V, N, C).
         """
         o, shape = self.options, (self.views, n)
         draws = draw_crops(shape, o.scale, o.ratio, generator)
         uniform = torch.rand(7, *shape, generator=generator)
+        factors = dict(zip(("brightness", "contrast", "saturation"), uniform[1:4], strict=True))
+        # what options added later need comes last, and only where they ask for it: views that do
+        # without stay those of earlier versions
+        if o.per_channel:
+            drawn = torch.rand(2, *shape, channels, generator=generator)
+            factors |= {"brightness": drawn[0], "contrast": drawn[1]}
         jittered = uniform[0] < o.jitter
-        for i, name in enumerate(("brightness", "contrast", "saturation"), start=1):
+        for name, values in factors.items():
             half = getattr(o, name)
             low = max(0.0, 1 - half)
-            factor = low + (1 + half - low) * uniform[i]
-            draws[name] = torch.where(jittered, factor, 1.0)
+            chosen = jittered.unsqueeze(-1) if values.ndim == 3 else jittered
+            draws[name] = torch.where(chosen, low + (1 + half - low) * values, 1.0)
         draws["hue"] = torch.where(jittered, o.hue * (2 * uniform[4] - 1), 0.0)
         draws["flip"] = uniform[5] < o.flip
         draws["grey"] = uniform[6] < o.grey
+        if any(o.blur):
+            chosen, sigma = torch.rand(2, *shape, generator=generator)
+            sigma = o.sigma[0] + (o.sigma[1] - o.sigma[0]) * sigma
+            draws["sigma"] = torch.where(chosen < self._per_view(o.blur), sigma, 0.0)
+        if any(o.solarize):
+            uniform = torch.rand(shape, generator=generator)
+            draws["solarize"] = uniform < self._per_view(o.solarize)
         return draws
+
+    def _per_view(self, values: tuple[float, ...]) -> Tensor:
+        return torch.tensor([values[v % len(values)] for v in range(self.views)]).unsqueeze(1)
 
     def apply(
         self, images: Tensor, draws: dict[str, Tensor], sizes: Tensor | None = None
@@ -136,48 +110,98 @@ class MultiView:
 
         Args:
             images: uint8 in [0, 255] or float in [0, 1], (N, C, H, W).
-            draws: What `draw` returned for these N images.
+            draws: What `draw` returned for these N images, on the CPU.
             sizes: Height and width of each image, (N, 2), where images of mixed sizes are padded
                 at the bottom and right to one H x W; None if each fills H x W.
 
         Returns:
             Normalised float32 views on the device of the images, (V, N, C, S, S).
         """
-        o, device = self.options, images.device
         n, channels, height, width = images.shape
         if sizes is None:
             sizes = torch.tensor([[height, width]]).expand(n, 2)
-        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if channels != 3:
+            draws = {k: d for k, d in draws.items() if k not in ("saturation", "hue", "grey")}
         mean, std = (
-            torch.tensor(s, device=device).view(-1, 1, 1) for s in o.channel_stats(channels)
+            torch.tensor(s, device=images.device).view(-1, 1, 1)
+            for s in self.options.channel_stats(channels)
         )
-        result = torch.empty(self.views, n, channels, self.size, self.size, device=device)
+        in_cache = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        chunk = max(1, CPU_CHUNK // (channels * self.size**2)) if in_cache else n
+        white = 255 if images.dtype == torch.uint8 else 1
+        radius = math.ceil(4 * self.options.sigma[1])  # beyond lie 0.006% of the weights
+        result = torch.empty(self.views, n, channels, self.size, self.size, device=images.device)
         for v in range(self.views):
             draw = {name: values[v] for name, values in draws.items()}
-            boxes = tuple(side.to(device) for side in crop_boxes(draw, sizes, o.ratio))
-            draw = {name: values.to(device) for name, values in draw.items()}
-            view = resized_crop(pixels, boxes, draw["flip"], self.size)
-            if o.jitter and o.brightness:
-                view = color.adjust_brightness(view, draw["brightness"])
-            if o.jitter and o.contrast:
-                view = color.adjust_contrast(view, draw["contrast"])
-            if channels == 3:
-                if o.jitter and o.saturation:
-                    view = color.adjust_saturation(view, draw["saturation"])
-                if o.jitter and o.hue:
-                    view = color.adjust_hue(view, draw["hue"])
-                if o.grey:
-                    view = color.grey_out(view, draw["grey"])
-            torch.div(view - mean, std, out=result[v])
+            boxes = crop_boxes(draw, sizes, self.options.ratio)
+            for rows in _alike(draw).split(chunk):
+                part = {name: values[rows] for name, values in draw.items()}
+                box = tuple(side[rows] for side in boxes)
+                view = resized_crop(images, rows, box, part["flip"], self.size)
+                view = _adjust(view, part, white, radius)
+                view.mul_(1 / std)
+                if in_cache:  # index_copy_ goes value by value on the CPU
+                    for row, made in zip(rows.tolist(), view, strict=True):
+                        torch.sub(made, mean / std, out=result[v, row])
+                else:
+                    result[v].index_copy_(0, rows.to(images.device), view.sub_(mean / std))
         return result
 
     def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:
         """Draw and apply: views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S)."""
         if isinstance(images, Tensor):
-            return self.apply(images, self.draw(len(images), generator))
+            draws = self.draw(len(images), generator, channels=images.shape[1])
+            return self.apply(images, draws)
         from torchvision.transforms.functional import pil_to_tensor
 
         if images.mode not in ("L", "RGB", "RGBA"):
             images = images.convert("RGB")
-        pixels = pil_to_tensor(images).unsqueeze(0)
-        return self.apply(pixels, self.draw(1, generator)).squeeze(1)
+        return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)
+
+
+def _alike(draw: dict[str, Tensor]) -> Tensor:
+    """Order images such that those that need the same operations are neighbours."""
+    key = torch.zeros(len(draw["flip"]), dtype=torch.long)
+    for name in ("grey", "solarize", "hue", "sigma"):  # the dearest operation counts most
+        if name in draw:
+            key = 2 * key + (draw[name] != 0)
+    return key.argsort(stable=True)
+
+
+def _adjust(view: Tensor, draw: dict[str, Tensor], white: int, radius: int) -> Tensor:
+    """The operations between crop and normalisation, of which those nobody needs are left out.
+
+    Args:
+        view: Float pixels in [0, white], (N, C, S, S); overwritten.
+        draw: Parameters of these N images, on the CPU.
+        white: What becomes 1.
+        radius: Reach of the blur in pixels.
+
+    Returns:
+        Pixels in [0, 1], (N, C, S, S).
+    """
+
+    def needed(name: str, neutral: int = 0) -> bool:
+        if name not in draw:
+            return False
+        return torch.compiler.is_compiling() or bool((draw[name] != neutral).any())
+
+    on_device = {name: values.to(view.device) for name, values in draw.items()}
+    shape = view.shape
+    if draw["brightness"].ndim == 2:
+        view = view.flatten(0, 1).unsqueeze(1)  # each channel as an image
+    view = color.adjust_brightness_(view, on_device["brightness"] / white)
+    if needed("contrast", neutral=1):
+        view = color.adjust_contrast_(view, on_device["contrast"])
+    view = view.view(shape)
+    if needed("saturation", neutral=1):
+        view = color.adjust_saturation_(view, on_device["saturation"])
+    if needed("hue"):
+        view = color.adjust_hue_(view, on_device["hue"])
+    if needed("grey"):
+        view = color.grey_out_(view, on_device["grey"])
+    if needed("sigma"):
+        view = gaussian_blur(view, on_device["sigma"], radius)
+    if needed("solarize"):
+        view = color.solarize_(view, on_device["solarize"])
+    return view

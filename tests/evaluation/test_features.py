@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 import effssl
 from effssl.data import load_source
+from effssl.data.decode import open_image
 
 
 def model(in_chans=3):
@@ -27,7 +29,8 @@ def test_features_come_in_order_and_leave_the_model_as_it_was(image_folder):
     net.eval()
     with torch.no_grad():
         for i in (0, 6, 7, 23):
-            alone = net(transform(source.dataset[i]["image"])[None])[0]
+            image = open_image(source.dataset[i]["image"], 3)
+            alone = net(transform(image)[None])[0]
             torch.testing.assert_close(features[i], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -55,3 +58,60 @@ def test_the_transform_is_timms_with_the_recorded_input():
 def test_the_transform_takes_images_of_any_mode(in_chans, mode):
     result = effssl.create_transform(model(in_chans))(Image.new(mode, (40, 60)))
     assert result.shape == (in_chans, 32, 32)
+
+
+@pytest.mark.parametrize("in_chans", [2, 3, 6])
+def test_the_transform_takes_pixels_of_any_number_of_channels(in_chans):
+    net = model(in_chans)
+    mean, std = [0.1 * (i + 1) for i in range(in_chans)], [0.5] * in_chans
+    net.set_input(24, mean, std)
+    transform = effssl.create_transform(net)
+    pixels = torch.arange(in_chans, dtype=torch.uint8)[:, None, None].expand(in_chans, 40, 60) * 20
+    result = transform(pixels)
+    expected = (torch.arange(in_chans) * 20 / 255 - torch.tensor(mean)) / 0.5
+    torch.testing.assert_close(result, expected[:, None, None].expand(in_chans, 24, 24))
+    assert torch.equal(transform(pixels.numpy().copy()), result)
+    with pytest.raises(ValueError, match=rf"float32 pixels .*\({in_chans}, H, W\) are wanted"):
+        transform(pixels / 255)
+    with pytest.raises(ValueError, match=r"shape \(7, 40, 60\)"):
+        transform(np.zeros((7, 40, 60), np.uint8))
+
+
+def test_pixels_are_transformed_as_images_are():
+    net = model()
+    image = Image.effect_noise((50, 40), 60).convert("RGB").resize((200, 160), Image.BICUBIC)
+    pixels = np.moveaxis(np.array(image), -1, 0)
+    difference = effssl.create_transform(net)(image) - effssl.create_transform(net)(pixels)
+    assert difference.abs().max() < 0.03  # timm's std is about 0.22, so one grey level is 0.018
+
+
+def test_features_of_arrays_of_six_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        np.save(tmp_path / f"{i}.npy", rng.integers(0, 256, (6, 20 + i, 30), dtype=np.uint8))
+    source, net = load_source(str(tmp_path), in_chans=6), model(6)
+    features = effssl.extract_features(net, source, batch_size=2)
+    pixels = np.load(tmp_path / "3.npy")
+    with torch.no_grad():
+        alone = net.eval()(effssl.create_transform(net)(pixels)[None])[0]
+    torch.testing.assert_close(features[3], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_and_leaves_the_mode_of_the_model(tmp_path, workers):
+    for i in range(3):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    net = model().train()
+    with pytest.raises(ValueError) as caught:
+        effssl.extract_features(net, load_source(str(tmp_path)), workers=workers)
+    assert str(caught.value) == (
+        f"{tmp_path}/1.png: not an image of a known format; features need every image"
+    )
+    assert net.training
+
+
+def test_features_of_a_stream_are_refused(image_folder):
+    source = load_source(str(image_folder), streaming=True)
+    with pytest.raises(ValueError, match="features need a map-style source"):
+        effssl.extract_features(model(), source)

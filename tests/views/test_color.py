@@ -18,7 +18,7 @@ def test_operation_equals_torchvision(name):
         getattr(F, f"adjust_{name}")(image, f.item())
         for image, f in zip(images, factor, strict=True)
     ]
-    result = getattr(color, f"adjust_{name}")(images, factor)
+    result = getattr(color, f"adjust_{name}_")(images, factor)
     torch.testing.assert_close(result, torch.stack(expected), atol=1e-5, rtol=0)
 
 
@@ -29,12 +29,21 @@ def test_operation_on_one_channel_equals_torchvision(name):
         getattr(F, f"adjust_{name}")(image, f.item())
         for image, f in zip(images, factor, strict=True)
     ]
-    result = getattr(color, f"adjust_{name}")(images, factor)
+    result = getattr(color, f"adjust_{name}_")(images, factor)
     torch.testing.assert_close(result, torch.stack(expected), atol=1e-5, rtol=0)
 
 
 def test_grey_out_replaces_the_chosen_images_alone():
     images = torch.rand(2, 3, 4, 4)
-    result = color.grey_out(images, torch.tensor([True, False]))
+    result = color.grey_out_(images.clone(), torch.tensor([True, False]))
     torch.testing.assert_close(result[0], F.rgb_to_grayscale(images[0], 3), atol=1e-5, rtol=0)
+    assert torch.equal(result[1], images[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_solarize_of_every_pixel_value_is_torchvisions_for_the_chosen_images_alone(channels):
+    images = torch.arange(256).view(1, 1, 16, 16).expand(2, channels, 16, 16) / 255
+    result = color.solarize_(images.clone(), torch.tensor([True, False]))
+    expected = F.solarize(images[0], threshold=128 / 255)
+    torch.testing.assert_close(result[0], expected, atol=1e-6, rtol=0)
     assert torch.equal(result[1], images[1])

@@ -82,8 +82,10 @@ def test_bad_arguments_say_what_is_allowed():
 
 
 @pytest.mark.gpu
-def test_views_on_the_gpu_are_those_of_the_cpu():
-    multi_view, pixels = MultiView("cifar", views=2, size=16), images()
+@pytest.mark.parametrize("preset", ["imagenet", "multispectral"])
+@pytest.mark.parametrize("size", [16, 64])
+def test_views_on_the_gpu_are_those_of_the_cpu(preset, size):
+    multi_view, pixels = MultiView(preset, views=2, size=size), images() / 255
     draws = multi_view.draw(6, torch.Generator().manual_seed(0))
     on_gpu = multi_view.apply(pixels.cuda(), draws).cpu()
     torch.testing.assert_close(on_gpu, multi_view.apply(pixels, draws), atol=1e-3, rtol=0)

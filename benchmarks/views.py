@@ -1,0 +1,184 @@
+"""Time of random views beside lightly, torchvision and kornia, and beside bare memory passes.
+
+    taskset -c 0 python benchmarks/views.py          the table, one core, under a minute
+    python benchmarks/views.py --device cuda         effssl and kornia on a GPU
+
+All make the two views of lightly's BYOLTransform, which are those of the preset "imagenet":
+random resized crop, flip, jitter, greyscale, blur (1.0 / 0.1), solarization (0.0 / 0.2) and
+normalisation. lightly takes decoded PIL images and torchvision v2 uint8 tensors, one by one;
+kornia and effssl take the uint8 batch. "crop" is effssl's crop alone. "memory" reads a view's
+uint8 pixels and writes them as float, the least that any form has to do.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import tyro
+from torch.nn.functional import interpolate
+from torchvision.transforms.functional import to_pil_image
+
+from effssl.views import PRESETS, MultiView
+from effssl.views.geometry import crop_boxes, draw_crops, resized_crop
+
+BLUR, SOLARIZE = (1.0, 0.1), (0.0, 0.2)
+MEAN, STD = PRESETS["imagenet"].mean, PRESETS["imagenet"].std
+
+
+def pictures(images: int, source: int) -> torch.Tensor:
+    """Smooth random uint8 pictures, (N, 3, source, source)."""
+    coarse = torch.rand(images, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = interpolate(coarse, size=(source, source), mode="bicubic")
+    return smooth.clamp(0, 1).mul(255).to(torch.uint8)
+
+
+def effssl_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    multi_view = MultiView("imagenet", views=2, size=size)
+    return lambda: multi_view(batch)
+
+
+def crop_alone(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    n, _, *shape = batch.shape
+    o, rows = PRESETS["imagenet"], torch.arange(n)
+
+    def run() -> None:
+        for _ in range(2):
+            draws = draw_crops((n,), o.scale, o.ratio, None)
+            boxes = crop_boxes(draws, torch.tensor([shape]).expand(n, 2), o.ratio)
+            resized_crop(batch, rows, boxes, torch.rand(n) < 0.5, size)
+
+    return run
+
+
+def memory_passes(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    pixels = batch.new_zeros(len(batch), 3, size, size)
+    out = torch.empty(2, *pixels.shape, device=batch.device)
+    return lambda: [view.copy_(pixels) for view in out]
+
+
+def lightly_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    from lightly.transforms.byol_transform import (
+        BYOLTransform,
+        BYOLView1Transform,
+        BYOLView2Transform,
+    )
+
+    transform = BYOLTransform(BYOLView1Transform(input_size=size), BYOLView2Transform(size))
+    decoded = [to_pil_image(image) for image in batch.cpu()]
+    return lambda: [transform(image) for image in decoded]
+
+
+def torchvision_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    from torchvision.transforms import v2
+
+    def one_view(blur: float, solarize: float) -> v2.Transform:
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+                v2.RandomGrayscale(0.2),
+                v2.RandomApply([v2.GaussianBlur(23, (0.1, 2.0))], p=blur),
+                v2.RandomSolarize(128, p=solarize),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD),
+            ]
+        )
+
+    transforms = [one_view(*p) for p in zip(BLUR, SOLARIZE, strict=True)]
+    return lambda: [transform(image) for transform in transforms for image in batch]
+
+
+def kornia_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    import kornia.augmentation as K
+
+    def one_view(blur: float, solarize: float) -> torch.nn.Module:
+        return K.AugmentationSequential(
+            # kornia has no antialiasing crop: this one is bilinear
+            K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+            K.RandomHorizontalFlip(),
+            K.ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),
+            K.RandomGrayscale(p=0.2),
+            K.RandomGaussianBlur((23, 23), (0.1, 2.0), p=blur),
+            K.RandomSolarize(0.0, 0.0, p=solarize),
+            K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
+        ).to(batch.device)
+
+    transforms = [one_view(*p) for p in zip(BLUR, SOLARIZE, strict=True)]
+    return lambda: [transform(batch.float() / 255) for transform in transforms]
+
+
+WAYS = {
+    "effssl": effssl_views,
+    "lightly": lightly_views,
+    "torchvision v2": torchvision_views,
+    "kornia": kornia_views,
+    "crop": crop_alone,
+    "memory": memory_passes,
+}
+
+
+def interleaved(
+    runs: dict[str, Callable[[], object]], repeats: int, device: str
+) -> dict[str, float]:
+    """Median seconds of each run, one of each in turn so that a slow spell meets all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if device != "cpu":
+                torch.accelerator.synchronize()
+            if repeat:  # the first is to warm up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main(
+    sizes: tuple[int, ...] = (32, 96, 224),
+    sources: tuple[int, ...] = (32, 96, 256),
+    images: tuple[int, ...] = (64, 64, 16),
+    repeats: int = 7,
+    threads: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Print a markdown table of microseconds per view.
+
+    Args:
+        sizes: Sides of the views in pixels.
+        sources: Side of the images for each size.
+        images: Images in a batch for each size.
+        repeats: Timed repeats, of which the median is taken.
+        threads: CPU threads.
+        device: Where effssl and kornia run: cpu, cuda or mps.
+    """
+    torch.set_num_threads(threads)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {threads} thread(s)"
+    print(f"us per view, median of {repeats}; torch {torch.__version__}, {where}\n")
+    print(
+        "| views |", *(f"{name} |" for name in WAYS), *(f"{name} x |" for name in list(WAYS)[1:4])
+    )
+    print("|---|" + "---:|" * (len(WAYS) + 3))
+    missing = set()
+    for size, source, n in zip(sizes, sources, images, strict=True):
+        batch, runs = pictures(n, source).to(device), {}
+        for name, way in WAYS.items():
+            try:
+                runs[name] = way(batch.cpu() if name == "torchvision v2" else batch, size)
+            except ImportError as error:
+                missing.add(f"{name} is left out: {error}")
+        seconds = interleaved(runs, repeats, device)
+        us = {name: 1e6 * value / (2 * n) for name, value in seconds.items()}
+        cells = [f"{us[name]:.0f}" if name in us else "-" for name in WAYS]
+        cells += [
+            f"{us[name] / us['effssl']:.1f}" if name in us else "-" for name in list(WAYS)[1:4]
+        ]
+        print(f"| {size} px from {source} px |", *(f"{cell} |" for cell in cells), flush=True)
+    print("\nA column with x: how many times effssl's time.", *sorted(missing), sep="\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,207 @@
+"""Decoded images in one memory-mapped file, shared by the processes of a run and by later runs."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from effssl.data.broken import check_broken
+from effssl.data.decode import BrokenImage, image_size
+from effssl.data.loader import DecodedImages
+from effssl.data.sources import Source
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # raise it when decoding or the files below change
+_BATCH = 64  # images that a worker decodes at a time
+_LOOKED_AT = 256  # images whose size is read to estimate the bytes of all
+
+
+class CachedImages(Dataset):
+    """The images of a cache folder.
+
+    The folder holds ``pixels.bin``, the uint8 pixels of the images one after another, (C, H, W)
+    each, and ``index.safetensors``, their heights and widths, (n, 2), and the broken ones.
+
+    Args:
+        folder: A whole cache folder, made by `cache_images`.
+
+    Attributes:
+        broken: What is wrong with each broken image, by its row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with safe_open(folder / "index.safetensors", "pt") as index:
+            self._sizes = index.get_tensor("sizes").tolist()
+            metadata = index.metadata()
+        self.channels = int(metadata["channels"])
+        self.broken = {int(row): why for row, why in json.loads(metadata["broken"]).items()}
+        lengths = [self.channels * height * width for height, width in self._sizes]
+        self._ends = np.cumsum(lengths).tolist()
+        with warnings.catch_warnings():
+            # the mapping is read-only and nothing writes to it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=self._ends[-1:])
+            self.pixels = torch.from_numpy(pixels)
+
+    def __reduce__(self):
+        return CachedImages, (self.folder,)  # a worker maps the file itself
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitems__(self, rows: list[int]) -> list[Tensor | BrokenImage]:
+        return [self._image(row) for row in rows]
+
+    def _image(self, row: int) -> Tensor | BrokenImage:
+        if row in self.broken:
+            return BrokenImage(self.broken[row])
+        height, width = self._sizes[row]
+        end = self._ends[row]
+        start = end - self.channels * height * width
+        return self.pixels[start:end].view(self.channels, height, width)
+
+    def to_device(self, device: torch.device, share: float = 0.25) -> bool:
+        """Copy the pixels to a CUDA device if they take at most a share of its free memory.
+
+        Returns:
+            Whether they are there now.
+        """
+        free, _ = torch.cuda.mem_get_info(device)
+        fits = len(self.pixels) <= share * free
+        if fits:
+            self.pixels = self.pixels.to(device)
+        return fits
+
+
+def cache_images(
+    source: Source, short_side: int, *, max_bytes: float, workers: int
+) -> CachedImages | None:
+    """Open the decoded images of a source, decoding them first if no earlier run did.
+
+    Processes that ask for the same images wait for the one that decodes them.
+
+    Args:
+        source: Map-style images.
+        short_side: Larger images are shrunk until their shorter side has so many pixels.
+        max_bytes: Make no cache that is estimated to be larger, or to leave the disk full.
+        workers: Processes that decode.
+
+    Returns:
+        None if the images take more than that.
+
+    Raises:
+        ValueError: If more than 1 % of the images are broken.
+    """
+    folder = _folder(source, short_side)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            needed = _estimate(source, short_side)
+            free = shutil.disk_usage(folder.parent).free
+            if needed > min(max_bytes, 0.9 * free):
+                logger.info(
+                    "decoding in every epoch: the decoded images would take about %.1f GB, with "
+                    "%.1f GB allowed and %.1f GB free on disk",
+                    *(needed / 1e9, max_bytes / 1e9, free / 1e9),
+                )
+                return None
+            try:
+                _build(source, short_side, folder, workers)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                logger.warning("decoding in every epoch: the disk of %s is full", folder.parent)
+                return None
+    return CachedImages(folder)
+
+
+def _folder(source: Source, short_side: int) -> Path:
+    # HF_HOME is where such data is already expected, and already moved to where there is room
+    key = [_FORMAT, source.dataset._fingerprint, source.image_column, source.in_chans, short_side]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
+    return Path(HF_HOME) / "effssl" / "decoded" / name
+
+
+def _estimate(source: Source, short_side: int) -> float:
+    """Bytes of the decoded images, from the sizes of some."""
+    rows = len(source.dataset)
+    some = list(range(0, rows, max(1, rows // _LOOKED_AT)))
+    areas = []
+    for value in source.dataset[some][source.image_column]:
+        try:
+            height, width = image_size(value)
+        except BrokenImage:
+            continue
+        scale = min(1.0, short_side / min(height, width))
+        areas.append(height * width * scale**2)
+    return rows * source.in_chans * float(np.mean(areas)) if areas else 0.0
+
+
+def _build(source: Source, short_side: int, folder: Path, workers: int) -> None:
+    """Decode to a folder of another name, which gets its own when it is whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # under the lock: a killed run left it
+    partial.mkdir()
+    try:
+        _decode(source, short_side, partial, workers)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None:
+    rows = len(source.dataset)
+    logger.info("decoding %s images once, to %s", f"{rows:,}", folder.parent)
+    started = time.perf_counter()
+    loader = DataLoader(
+        DecodedImages(source, short_side),
+        _BATCH,
+        collate_fn=_pack,
+        num_workers=workers if rows > 10 * _BATCH else 0,
+    )
+    sizes: list[tuple[int, int]] = []
+    broken: dict[int, str] = {}
+    with (
+        open(folder / "pixels.bin", "wb") as file,
+        tqdm(total=rows, desc="decode", unit="image", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for pixels, batch_sizes, batch_broken in loader:
+            broken |= {len(sizes) + row: why for row, why in batch_broken.items()}
+            check_broken(broken.values(), rows)
+            sizes += batch_sizes
+            file.write(pixels.numpy())
+            bar.update(len(batch_sizes))
+    metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
+    index = {"sizes": torch.tensor(sizes, dtype=torch.int32)}
+    save_file(index, folder / "index.safetensors", metadata)
+    logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
+
+
+def _pack(
+    items: list[Tensor | BrokenImage],
+) -> tuple[Tensor, list[tuple[int, int]], dict[int, str]]:
+    """All pixels in one tensor, which is one file descriptor to pass from a worker and not many."""
+    broken = {row: str(item) for row, item in enumerate(items) if isinstance(item, BrokenImage)}
+    images = [item for item in items if isinstance(item, Tensor)]
+    sizes = [(0, 0) if row in broken else tuple(item.shape[1:]) for row, item in enumerate(items)]
+    flat = torch.cat([image.flatten() for image in images]) if images else torch.empty(0).byte()
+    return flat, sizes, broken

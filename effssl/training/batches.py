@@ -1,0 +1,72 @@
+"""From a configuration to batches of images: streamed, out of the cache, or decoded every epoch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+import torch
+
+from effssl.data.cache import cache_images
+from effssl.data.loader import Batch, DecodedImages, EpochBatches, available_cores, image_loader
+from effssl.data.sources import Source
+from effssl.data.stream import StreamBatches
+from effssl.training.config import PretrainConfig
+
+_MOST_WORKERS = 8
+
+
+def kept_side(img_size: int) -> int:
+    """Pixels of the shorter side to which larger images are shrunk before views are made.
+
+    256 for views of 224, as is usual on ImageNet.
+    """
+    return math.ceil(img_size * 8 / 7)
+
+
+def create_batches(
+    config: PretrainConfig, source: Source, rank: int, world_size: int
+) -> EpochBatches | StreamBatches:
+    """The order of the images of a run.
+
+    Raises:
+        ValueError: If the images do not fill one batch, or a batch does not reach every process.
+    """
+    part = (config.batch_size, config.seed, rank, world_size)
+    if source.streaming:
+        return StreamBatches(
+            source, *part, short_side=kept_side(config.img_size), threads=_workers(config)
+        )
+    return EpochBatches(source.num_images, *part)
+
+
+def create_loader(
+    config: PretrainConfig,
+    source: Source,
+    batches: EpochBatches | StreamBatches,
+    device: torch.device,
+) -> Iterable[Batch]:
+    """Load the batches of one epoch an iteration; decode all images before if they are cached.
+
+    Raises:
+        ValueError: If more than 1 % of the images turn out to be broken.
+    """
+    if source.streaming:
+        return batches
+    workers = _workers(config)
+    images = cache_images(
+        source, kept_side(config.img_size), max_bytes=1e9 * config.cache_gb, workers=workers
+    )
+    if images is None:
+        images = DecodedImages(source, kept_side(config.img_size))
+    elif device.type != "cuda" or images.to_device(device):
+        workers = 0  # reading memory needs no help
+    return image_loader(images, batches, config.in_chans, workers)
+
+
+def _workers(config: PretrainConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(_MOST_WORKERS, max(1, available_cores() // processes))

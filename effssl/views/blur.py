@@ -1,0 +1,67 @@
+"""Gaussian blur with a sigma for each image, as products with band matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Samples made by one product, on the CPU. It takes in twice the radius more; a smaller block means
+# more products, a larger one more zeros. Accelerators do best with one product for all.
+CPU_BLOCK = 48
+
+
+def gaussian_bands(sigma: Tensor, radius: int, samples: int) -> Tensor:
+    """Matrices that blur ``samples + 2 * radius`` samples to the ``samples`` in the middle.
+
+    Args:
+        sigma: Standard deviation for each image in samples, (N,); 0 copies.
+        radius: Weights farther away are left out.
+        samples: Number of samples of the result.
+
+    Returns:
+        Weights, (N, samples, samples + 2 * radius), each row summing to 1.
+    """
+    distance = torch.arange(-radius, radius + 1, device=sigma.device)
+    taps = torch.exp(-0.5 * (distance / sigma.clamp(min=0.01).unsqueeze(1)).square())
+    taps = torch.nn.functional.pad(taps / taps.sum(1, keepdim=True), (samples - 1, samples - 1))
+    return taps.unfold(1, samples + 2 * radius, 1).flip(1)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur square images as ``torchvision.transforms.v2.functional.gaussian_blur`` does.
+
+    Args:
+        images: Float images, (N, C, S, S).
+        sigma: Standard deviation for each image in pixels, (N,); 0 keeps the image.
+        radius: Reach of the kernel in pixels; S - 1 at most is used.
+
+    Returns:
+        (N, C, S, S).
+    """
+    size = images.shape[-1]
+    radius = min(radius, size - 1)  # reflection repeats no sample more than once
+    block = min(CPU_BLOCK, size) if images.device.type == "cpu" else size
+    bands = gaussian_bands(sigma, radius, block)
+    spans = []
+    for first in range(0, size, block):
+        end = min(first + block, size)
+        above, below = max(radius - first, 0), max(end + radius - size, 0)
+        weights = bands[:, : end - first, : end - first + 2 * radius]
+        inside = weights[..., above : weights.shape[-1] - below].clone()
+        # the weights of samples beyond an end belong to their mirror images within
+        if above:
+            inside[..., 1 : above + 1] += weights[..., :above].flip(-1)
+        if below:
+            inside[..., -below - 1 : -1] += weights[..., -below:].flip(-1)
+        spans.append(
+            (slice(first, end), slice(first - radius + above, end + radius - below), inside)
+        )
+
+    blurred_down, blurred = torch.empty_like(images), torch.empty_like(images)
+    for made, used, weights in spans:
+        blurred_down[:, :, made] = weights.unsqueeze(1) @ images[:, :, used]
+    # along rows all channels of an image make one product
+    blurred, blurred_down = blurred.flatten(1, 2), blurred_down.flatten(1, 2)
+    for made, used, weights in spans:
+        blurred[..., made] = blurred_down[..., used] @ weights.mT
+    return blurred.view(images.shape)

@@ -1,0 +1,169 @@
+"""The decoded cache: the same pixels, whole or not there, shared, within its budget."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effssl.data import BrokenImage, cache, decode_image, load_source
+from effssl.data.cache import CachedImages, cache_images
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "effssl" / "decoded"
+
+
+def build(source, short_side=100, max_bytes=1e9, workers=0):
+    return cache_images(source, short_side, max_bytes=max_bytes, workers=workers)
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_cached_images_of_mixed_sizes_are_the_decoded_ones(image_folder, in_chans):
+    source = load_source(str(image_folder), in_chans=in_chans)
+    for short_side in (100, 16):
+        images = build(source, short_side)
+        assert len(images) == 24
+        for row in range(24):
+            expected = decode_image(source.dataset[row]["image"], in_chans, short_side)
+            assert np.array_equal(images.__getitems__([row])[0], expected)
+
+
+def test_workers_write_the_same_bytes(cache_home):
+    source = load_source(in_chans=1, split="test")
+    pixels = []
+    for workers in (0, 1):
+        images = build(source, workers=workers)
+        pixels.append(images.pixels.clone())
+        for folder in cache_home.iterdir():
+            if folder.is_dir():
+                (folder / "index.safetensors").unlink()
+                (folder / "pixels.bin").unlink()
+                folder.rmdir()
+    assert len(pixels[0]) == 2000 * 28 * 28 and torch.equal(*pixels)
+
+
+def test_a_later_run_opens_what_an_earlier_one_decoded(image_folder, cache_home, monkeypatch):
+    build(load_source(str(image_folder)))
+
+    def decoded_again(*arguments):
+        raise AssertionError("decoded a second time")
+
+    monkeypatch.setattr(cache, "_build", decoded_again)
+    assert len(build(load_source(str(image_folder)))) == 24
+    for other in (
+        {"short_side": 16},
+        {"source": load_source(str(image_folder), in_chans=1)},
+        {"source": load_source(str(image_folder), "train[:12]")},
+    ):
+        with pytest.raises(AssertionError, match="second time"):
+            build(**({"source": load_source(str(image_folder))} | other))
+
+
+def test_a_folder_whose_files_change_is_decoded_anew(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("L", (8, 8), 10).save(folder / "a.png")
+    Image.new("L", (8, 8), 20).save(folder / "b.png")
+    first = build(load_source(str(folder), in_chans=1)).__getitems__([0])[0]
+    time.sleep(0.01)
+    Image.new("L", (8, 8), 99).save(folder / "a.png")
+    second = build(load_source(str(folder), in_chans=1)).__getitems__([0])[0]
+    assert (int(first[0, 0, 0]), int(second[0, 0, 0])) == (10, 99)
+
+
+def test_images_over_the_budget_are_not_cached(image_folder, cache_home, caplog):
+    source = load_source(str(image_folder))
+    with caplog.at_level("INFO", logger="effssl"):
+        assert build(source, max_bytes=24 * 3 * 20 * 20) is None
+    assert "decoding in every epoch" in caplog.text
+    assert not [path for path in cache_home.iterdir() if path.is_dir()]
+    assert build(source, max_bytes=24 * 3 * 24 * 30) is not None
+
+
+def test_the_estimate_follows_the_shrinking(image_folder):
+    source = load_source(str(image_folder))
+    images = build(source, 12)
+    assert cache._estimate(source, 12) == pytest.approx(len(images.pixels), rel=0.05)
+
+
+def test_a_broken_image_is_kept_in_its_row(tmp_path):
+    folder = broken_folder(tmp_path, good=120, broken=1)
+    images = build(load_source(str(folder)))
+    assert list(images.broken) == [0]
+    first, second = images.__getitems__([0, 1])
+    assert isinstance(first, BrokenImage) and "000.png" in str(first)
+    assert second.shape == (3, 8, 8)
+
+
+def test_too_many_broken_images_leave_no_cache(tmp_path, cache_home):
+    with pytest.raises(ValueError, match="images cannot be read, which is more than 1%"):
+        build(load_source(str(broken_folder(tmp_path, good=120, broken=2))))
+    assert not [path for path in cache_home.iterdir() if path.is_dir()]
+
+
+def broken_folder(tmp_path, good, broken):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(good + broken):
+        path = folder / f"{i:03}.png"
+        path.write_text("no image") if i < broken else Image.new("RGB", (8, 8)).save(path)
+    return folder
+
+
+def test_a_worker_that_is_sent_the_cache_maps_the_file_itself(image_folder):
+    images = build(load_source(str(image_folder)))
+    sent = pickle.dumps(images)
+    assert len(sent) < 1000
+    assert torch.equal(pickle.loads(sent).pixels, images.pixels)
+
+
+BUILD = """
+import sys
+from effssl.data import cache, load_source
+source = load_source(in_chans=1)
+images = cache.cache_images(source, 28, max_bytes=1e9, workers=int(sys.argv[1]))
+print(len(images), int(images.pixels.sum()))
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_a_later_run_takes_for_whole(tmp_path):
+    environment = os.environ | {"HF_HOME": str(tmp_path / "other"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", BUILD, "1"]
+    process = subprocess.Popen(command, env=environment)
+    folder = tmp_path / "other" / "effssl" / "decoded"
+    while (
+        not list(folder.glob("*.partial/pixels.bin"))
+        or not next(folder.glob("*.partial/pixels.bin")).stat().st_size
+    ):
+        assert process.poll() is None, "the build ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("*.partial")) and not list(folder.glob("*[!k]/index.safetensors"))
+
+    both = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]  # and two runs at once wait for one of them
+    said = {process.communicate(timeout=200)[0].split()[0] for process in both}
+    assert said == {"10000"} and not list(folder.glob("*.partial"))
+    (whole,) = [path for path in folder.iterdir() if path.is_dir()]
+    assert len(CachedImages(whole).pixels) == 10_000 * 28 * 28
+
+
+@pytest.mark.gpu
+def test_a_cache_that_fits_is_kept_on_the_device(image_folder):
+    images = build(load_source(str(image_folder)))
+    expected = images.__getitems__([3])[0].clone()
+    assert not images.to_device(torch.device("cuda"), share=0)
+    assert images.to_device(torch.device("cuda"))
+    assert torch.equal(images.__getitems__([3])[0].cpu(), expected)

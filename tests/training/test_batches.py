@@ -1,0 +1,124 @@
+"""What a run sees: the same images and views for any number of processes, from any source."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image
+from safetensors.torch import load_file
+
+import effssl
+from effssl import PretrainConfig
+from effssl.training.batches import kept_side
+
+SCRIPT = Path(__file__).with_name("seen_views.py")
+
+
+def encoded(array, name):
+    from io import BytesIO
+
+    from PIL import Image as PILImage
+
+    file = BytesIO()
+    PILImage.fromarray(array).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": name}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """101 images of mixed sizes in uneven parquet shards; one of them is broken."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(0)
+    images = [
+        encoded(rng.integers(0, 256, (30 + i % 4, 36 - i % 5, 3), np.uint8), f"{i:03}.png")
+        for i in range(101)
+    ]
+    images[40]["bytes"] = images[40]["bytes"][:60]
+    first = 0
+    for shard, rows in enumerate((47, 3, 35, 16)):
+        part = {"image": images[first : first + rows]}
+        data = Dataset.from_dict(part, features=Features({"image": Image(decode=False)}))
+        data.cast_column("image", Image()).to_parquet(folder / f"train-{shard}.parquet")
+        first += rows
+    return folder
+
+
+def run(processes, shards, folder):
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc_per_node={processes}"]
+    command += [str(SCRIPT), str(shards), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    return {
+        name: [load_file(folder / f"{name}_{rank}.safetensors") for rank in range(processes)]
+        for name in ("map", "stream")
+    }
+
+
+def test_processes_see_the_images_and_views_of_one(shards, tmp_path_factory):
+    alone = run(1, shards, tmp_path_factory.mktemp("alone"))
+    for processes in (2, 3, 4):
+        together = run(processes, shards, tmp_path_factory.mktemp("together"))
+        for name, (whole,) in alone.items():
+            assert len(whole) == 8
+            # the broken image makes its batch smaller, and is in a dropped one at most
+            assert {views.shape[1] for views in whole.values()} == {21, 22}
+            for step, views in whole.items():
+                joined = torch.cat([part[step] for part in together[name]], dim=1)
+                torch.testing.assert_close(joined, views, atol=1e-5, rtol=0)
+
+
+def test_cached_decoded_and_streamed_images_train_the_same_weights(shards, tmp_path):
+    weights = []
+    for name, flags in {
+        "cached": {},
+        "decoded": {"cache_gb": 0.0, "workers": 0},
+        "by workers": {"cache_gb": 0.0, "workers": 2},
+    }.items():
+        config = PretrainConfig(
+            dataset=str(shards),
+            backbone="test_resnet",
+            img_size=24,
+            projector_dim=16,
+            batch_size=20,
+            epochs=1,
+            preset="cifar",
+            views=2,
+            precision="fp32",
+            cpu=True,
+            output=str(tmp_path / name),
+            **flags,
+        )
+        weights.append((effssl.pretrain(config) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_images_are_kept_a_little_larger_than_their_views():
+    assert [kept_side(size) for size in (224, 96, 32)] == [256, 110, 37]
+
+
+def test_a_broken_image_is_named_once_and_counted(shards, tmp_path, caplog):
+    config = {
+        "dataset": str(shards),
+        "backbone": "test_resnet",
+        "img_size": 24,
+        "projector_dim": 16,
+        "batch_size": 50,
+        "preset": "cifar",
+        "views": 2,
+        "cpu": True,
+        "log_every": 1,
+    }
+    effssl.pretrain(PretrainConfig(epochs=3, output=str(tmp_path / "run"), **config))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    counts = [json.loads(line)["broken"] for line in lines]
+    assert counts[-1] == 1 and counts == sorted(counts)
+    assert sum("040.png" in record.getMessage() for record in caplog.records) == 1
