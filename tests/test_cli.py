@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from effssl.cli import main
+
 TINY = (
     "--backbone test_resnet --in-chans 1 --img-size 32 --preset grey --projector-dim 16 --views 2 "
     "--batch-size 8 --max-steps 2 --precision fp32 --cpu"
@@ -70,3 +72,16 @@ def test_help_teaches():
     assert "pretrain" in effssl("--help").stdout and "evaluate" in effssl("--help").stdout
     assert "Width D of the projector" in effssl("pretrain", "--help", COLUMNS="200").stdout
     assert "Model folder, or the run folder" in effssl("evaluate", "--help", COLUMNS="200").stdout
+
+
+def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, capsys):
+    pictures = []
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        out = tmp_path / f"{name}.png"
+        main(
+            ["views", "--dataset", str(image_folder), "--preset", "cifar", "--img-size", "32"]
+            + ["--images", "5", "--views", "2", "--seed", str(seed), "--out", str(out)]
+        )
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert "5 images with 2 views each" in capsys.readouterr().out

@@ -1,0 +1,243 @@
+"""Views per second of whole training steps, beside the bare step and beside lightly's loop.
+
+    python benchmarks/throughput.py                          all tables
+    python benchmarks/throughput.py --backbones resnet10t --tables limit
+    python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224
+
+``effssl`` is `effssl.pretrain` itself: decode or cache, views, backbone, projector, loss, optimizer
+step, metrics. ``bare`` is the forward pass, backward pass and optimizer step of the same model on
+tensors that are already there: the limit. ``lightly`` is the loop of its examples: its BYOL
+transform on decoded PIL images, its Barlow Twins head and loss, at the best of several numbers of
+loader workers. All take the sample's images in colour, enlarged to the size of the views where that
+is larger; the operations on the views are the same. Contestants take turns, and a figure is the
+median of all their timed steps but the first of each turn.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import effssl
+from effssl.data import SAMPLE, decode_image, load_source
+from effssl.training.optim import create_optimizer
+
+LIMIT_BACKBONES = ("resnet10t", "convnext_atto", "resnet18", "test_resnet")
+PATCH = {"convnext_atto": 2}  # its own patch of 4 leaves a 32 px image one pixel
+
+
+def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.PretrainConfig:
+    name, _, size = backbone.partition(":")
+    return effssl.PretrainConfig(
+        **{
+            "backbone": name,
+            "patch_size": PATCH.get(name),
+            "img_size": int(size or 32),
+            "projector_dim": 256,
+            "views": 2,
+            "preset": "imagenet",
+            "batch_size": args.images,
+            "precision": "fp32",
+            "max_steps": args.steps,
+            "log_every": 1,
+            "overwrite": True,
+            "cpu": args.device == "cpu",
+        }
+        | changes
+    )
+
+
+def effssl_steps(config: effssl.PretrainConfig) -> list[float]:
+    """Seconds of each step, as the run's own metrics tell them."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        effssl.pretrain(effssl.PretrainConfig(**(vars(config) | {"output": str(run)})))
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+    views = config.batch_size * config.views
+    return [views / json.loads(line)["views_per_s"] for line in lines]
+
+
+def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[float]:
+    """Seconds of forward, backward and optimizer step on tensors that are there."""
+    model = effssl.create_model(
+        config.backbone,
+        projector_dim=config.projector_dim,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+    ).to(args.device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(model, config)
+    shape = (config.views * config.batch_size, 3, config.img_size, config.img_size)
+    views = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(args.device, torch.bfloat16, enabled=uses_bf16(config, args)):
+            z = model(views, project=True)
+        optimizer.zero_grad()
+        z.float().square().mean().backward()
+        optimizer.step()
+
+    return timed(step, args)
+
+
+def uses_bf16(config: effssl.PretrainConfig, args: argparse.Namespace) -> bool:
+    from effssl.training.launch import _precision
+
+    return _precision(config, args.device == "cpu") == "bf16"
+
+
+def timed(step, args: argparse.Namespace) -> list[float]:
+    seconds = []
+    for _ in range(args.steps):
+        start = time.perf_counter()
+        step()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+class DecodedPictures(torch.utils.data.Dataset):
+    """The sample as PIL images in memory, which spares lightly the decoding."""
+
+    def __init__(self, transform, images: int) -> None:
+        from torchvision.transforms.functional import to_pil_image
+
+        source = load_source(SAMPLE, f"train[:{images}]")
+        values = source.dataset[source.image_column]
+        self.pictures = [to_pil_image(torch.from_numpy(decode_image(v, 3))) for v in values]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int):
+        return self.transform(self.pictures[row])
+
+
+def lightly_steps(
+    config: effssl.PretrainConfig, args: argparse.Namespace, width: int, workers: int
+) -> list[float]:
+    """Seconds of each step of lightly's loop, waiting for its loader included."""
+    import timm
+    from lightly.loss import BarlowTwinsLoss
+    from lightly.models.modules import BarlowTwinsProjectionHead
+    from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+
+    patch = {} if config.patch_size is None else {"patch_size": config.patch_size}
+    backbone = timm.create_model(config.backbone, num_classes=0, **patch)
+    head = BarlowTwinsProjectionHead(backbone.head_hidden_size, width, width)
+    model = nn.Sequential(backbone, head).to(args.device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    size = config.img_size
+    transform = BYOLTransform(BYOLView1Transform(size), BYOLView2Transform(size))
+    # more than are timed, so that the workers are at work during the last of them too
+    pictures = DecodedPictures(transform, config.batch_size * (args.steps + 2 * workers + 1))
+    loader = torch.utils.data.DataLoader(
+        pictures, config.batch_size, shuffle=True, drop_last=True, num_workers=workers
+    )
+    loss_fn = BarlowTwinsLoss()
+    batches = iter(loader)
+
+    def step() -> None:
+        first, second = next(batches)
+        loss = loss_fn(model(first.to(args.device)), model(second.to(args.device)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return timed(step, args)
+
+
+def take_turns(contestants: dict, turns: int) -> dict[str, float]:
+    """Median seconds of a step of each contestant."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(turns):
+        for name, run in contestants.items():
+            seconds[name] += run()[1:]
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def limit_table(args: argparse.Namespace) -> None:
+    print("\nthe limit: 2 views, 256 wide, fp32\n")
+    print("| backbone | effssl views/s | bare views/s | step / bare step |\n|---|--:|--:|--:|")
+    for backbone in args.backbones:
+        config = configure(args, backbone)
+        seconds = take_turns(
+            {
+                "effssl": lambda config=config: effssl_steps(config),
+                "bare": lambda config=config: bare_steps(config, args),
+            },
+            args.turns,
+        )
+        views = config.batch_size * config.views
+        print(
+            f"| {backbone} | {views / seconds['effssl']:,.0f} | {views / seconds['bare']:,.0f} | "
+            f"{seconds['effssl'] / seconds['bare']:.2f} |",
+            flush=True,
+        )
+
+
+def lightly_table(args: argparse.Namespace) -> None:
+    if importlib.util.find_spec("lightly") is None:
+        print("\nlightly is not installed, its table is left out: pip install lightly==1.6.0")
+        return
+    print("\nbeside lightly 1.6.0, at its best number of loader workers\n")
+    print("| backbone | lightly | views/s (workers) | effssl | views/s | faster |")
+    print("|---|---|--:|---|--:|--:|")
+    recommended = {"views": 4, "precision": "auto", "batch_size": max(2, args.images // 2)}
+    for backbone, width, changes in (
+        ("resnet10t", 2048, {}),
+        ("resnet10t", 256, {}),
+        ("test_resnet", 256, {}),
+        ("resnet10t", 2048, recommended),
+    ):
+        config = configure(args, backbone, **changes)
+        peer = configure(args, backbone)
+        contestants = {"effssl": lambda config=config: effssl_steps(config)}
+        for workers in args.workers:
+            contestants[workers] = lambda workers=workers, peer=peer, width=width: lightly_steps(
+                peer, args, width, workers
+            )
+        seconds = take_turns(contestants, args.turns)
+        best = min(args.workers, key=seconds.get)
+        ours = config.batch_size * config.views / seconds["effssl"]
+        theirs = 2 * peer.batch_size / seconds[best]
+        ran = "bf16" if uses_bf16(config, args) else "fp32"
+        print(
+            f"| {backbone} | 2 views, {width} wide, fp32 | {theirs:,.0f} ({best}) | "
+            f"{config.views} views, 256 wide, {ran} | {ours:,.0f} | {ours / theirs:.2f}x |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--backbones", nargs="+", default=LIMIT_BACKBONES, metavar="NAME[:SIZE]", help="size 32"
+    )
+    tables = ["limit", "lightly"]
+    parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
+    parser.add_argument("--images", type=int, default=256, help="global batch (default: 256)")
+    parser.add_argument("--steps", type=int, default=6, help="steps of a turn (default: 6)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each (default: 3)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="of lightly")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    args = parser.parse_args()
+    print(
+        f"batch {args.images}, {args.device}, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, median of {args.turns} turns of {args.steps - 1} steps"
+    )
+    for table in args.tables:
+        {"limit": limit_table, "lightly": lightly_table}[table](args)
+
+
+if __name__ == "__main__":
+    main()
