@@ -120,7 +120,8 @@ def views(
     """
     import torch
 
-    from effssl.data import decode_image, load_source
+    from effssl.data import BrokenImage, load_source
+    from effssl.data.loader import DecodedImages
     from effssl.seeding import seeded_generator
     from effssl.training.batches import kept_side
     from effssl.views import MultiView
@@ -131,13 +132,12 @@ def views(
         raise ValueError(f"images must be 1 or more; got {images}")
     source = load_source(dataset, split, in_chans=in_chans, image_column=image_column)
     rows = range(0, source.num_images, max(1, source.num_images // images))[:images]
-    values = source.dataset[list(rows)][source.image_column]
-    decoded = [
-        torch.from_numpy(decode_image(value, in_chans, kept_side(img_size))) for value in values
-    ]
-    picture = draw_views(decoded, multi_view, seeded_generator(seed, "views"))
-    picture.save(out)
-    print(f"{len(decoded)} images with {views} views each: {out}")
+    decoded = DecodedImages(source, kept_side(img_size)).__getitems__(list(rows))
+    for broken in (image for image in decoded if isinstance(image, BrokenImage)):
+        print(f"skipped a broken image: {broken}", file=sys.stderr)
+    shown = [image for image in decoded if isinstance(image, torch.Tensor)]
+    draw_views(shown, multi_view, seeded_generator(seed, "views")).save(out)
+    print(f"{len(shown)} images with {views} views each: {out}")
 
 
 def run(command: Callable[[], object]) -> None:

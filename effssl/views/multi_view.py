@@ -130,8 +130,10 @@ class MultiView:
         chunk = max(1, CPU_CHUNK // (channels * self.size**2)) if in_cache else n
         white = 255 if images.dtype == torch.uint8 else 1
         radius = math.ceil(4 * self.options.sigma[1])  # beyond lie 0.006% of the weights
+        shift = mean / std
         result = torch.empty(self.views, n, channels, self.size, self.size, device=images.device)
         for v in range(self.views):
+            made = result[v].unbind() if in_cache else None
             draw = {name: values[v] for name, values in draws.items()}
             boxes = crop_boxes(draw, sizes, self.options.ratio)
             for rows in _alike(draw).split(chunk):
@@ -141,10 +143,10 @@ class MultiView:
                 view = _adjust(view, part, white, radius)
                 view.mul_(1 / std)
                 if in_cache:  # index_copy_ goes value by value on the CPU
-                    for row, made in zip(rows.tolist(), view, strict=True):
-                        torch.sub(made, mean / std, out=result[v, row])
+                    for row, image in zip(rows.tolist(), view.unbind(), strict=True):
+                        torch.sub(image, shift, out=made[row])
                 else:
-                    result[v].index_copy_(0, rows.to(images.device), view.sub_(mean / std))
+                    result[v].index_copy_(0, rows.to(images.device), view.sub_(shift))
         return result
 
     def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:

@@ -1,0 +1,359 @@
+"""Runs on any data set: broken files, every kind of source, streams that stay small and resume."""
+
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Array3D, Dataset, Features, Image
+from PIL import Image as PILImage
+from test_loop import Killed, kill
+
+import effssl
+from effssl import PretrainConfig
+from effssl.data import cache
+
+HERE = Path(__file__).parent
+CONVERT = HERE.parents[1] / "examples" / "fashion_mnist_to_parquet.py"
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+TINY = {
+    "backbone": "test_resnet",
+    "img_size": 32,
+    "preset": "cifar",
+    "projector_dim": 16,
+    "views": 2,
+    "batch_size": 20,
+    "epochs": 2,
+    "log_every": 1,
+    "precision": "fp32",
+    "cpu": True,
+}
+
+
+def pretrain(data, output, **changes):
+    return effssl.pretrain(
+        PretrainConfig(**(TINY | {"dataset": str(data), "output": str(output)} | changes))
+    )
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def noise(n, *shape, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, np.iinfo(dtype).max + 1, shape, dtype) for _ in range(n))
+
+
+def encoded(pixels, format, **options):
+    file = io.BytesIO()
+    PILImage.fromarray(pixels).save(file, format, **options)
+    return file.getvalue()
+
+
+# Broken files
+
+
+def png_header(width, height):
+    """A PNG that says its size and has next to no pixels."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def photos_with(folder, broken):
+    """800 small images in one folder, some of them replaced by one of four kinds of broken files.
+
+    Returns:
+        The names of the broken ones.
+    """
+    folder.mkdir()
+    places = np.random.default_rng(1).permutation(800)[:broken].tolist()
+    kinds = {place: number % 4 for number, place in enumerate(places)}
+    jpeg = encoded(next(noise(1, 12, 12, 3)), "JPEG", quality=95)
+    bad = {0: jpeg[: len(jpeg) * 3 // 4], 1: b"", 2: b"to be done", 3: png_header(30_000, 30_000)}
+    for i, pixels in enumerate(noise(800, 12, 12, 3)):
+        kind = kinds.get(i)
+        jpeg = kind == 0 if kind is not None else i % 2
+        content = encoded(pixels, "JPEG" if jpeg else "PNG") if kind is None else bad[kind]
+        (folder / f"{i:03}.{'jpg' if jpeg else 'png'}").write_bytes(content)
+    return {f"{place:03}.{'png' if kind else 'jpg'}" for place, kind in kinds.items()}
+
+
+@pytest.fixture(scope="module")
+def few_broken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few") / "photos"
+    return folder, photos_with(folder, broken=4)
+
+
+@pytest.fixture(scope="module")
+def many_broken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many") / "photos"
+    return folder, photos_with(folder, broken=40)
+
+
+@pytest.fixture
+def cache_home(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "effssl" / "decoded"
+
+
+# every image is met once an epoch: 80 divides 800
+SMALL = {"img_size": 16, "batch_size": 80, "log_every": 10}
+READ = pytest.mark.parametrize(
+    "read",
+    [
+        {},
+        {"cache_gb": 0.0, "workers": 0},
+        {"cache_gb": 0.0, "workers": 1},
+        {"streaming": True, "workers": 0},
+        {"streaming": True, "workers": 1},
+    ],
+    ids=["cached", "decoded", "decoded by a worker", "streamed", "streamed by a thread"],
+)
+
+
+@READ
+def test_half_a_percent_of_broken_files_is_named_once_and_counted(
+    few_broken, tmp_path, cache_home, caplog, read
+):
+    folder, names = few_broken
+    pretrain(folder, tmp_path / "run", **SMALL, **read)
+    skipped = [r.getMessage() for r in caplog.records if "skipped a broken" in r.getMessage()]
+    assert len(names) == 4
+    assert sorted(Path(line.split(": ")[1]).name for line in skipped) == sorted(names)
+    reasons = sorted(line.split(": ", 2)[2] for line in skipped)
+    for reason, said in zip(
+        reasons,
+        ["Image size (900000000 pixels)", "image file is truncated", *["not an image of"] * 2],
+        strict=True,
+    ):
+        assert reason.startswith(said)
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [10, 20]
+    assert [line["broken"] for line in lines] == [4, 4]
+
+
+@READ
+def test_five_percent_of_broken_files_stop_the_run(many_broken, tmp_path, cache_home, read):
+    folder, names = many_broken
+    with pytest.raises(ValueError, match="of the 800 images cannot be read, which is more") as info:
+        pretrain(folder, tmp_path / "run", **SMALL, **read)
+    check_message(str(info.value), names, met=None if not read else 40)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "model").exists()
+    if not read:
+        assert not (tmp_path / "run").exists()
+        assert [path.suffix for path in cache_home.iterdir()] == [".lock"]
+
+
+def check_message(message, names, met=None):
+    """It counts the broken files that were met and names the first ten."""
+    count = int(re.match(r"(\d+) of the 800 images", message)[1])
+    assert 8 < count <= 40 and count == (met or count)
+    named = re.findall(r"(\d{3}\.(?:jpg|png)): ", message)
+    assert len(set(named)) == len(named) == min(10, count) and names.issuperset(named)
+    assert (f"; and {count - 10} more" in message) == (count > 10)
+
+
+def test_five_percent_of_broken_files_are_one_line_and_exit_code_2(many_broken, tmp_path):
+    folder, names = many_broken
+    flags = "--backbone test_resnet --img-size 16 --preset cifar --projector-dim 16 --views 2 --cpu"
+    result = subprocess.run(
+        [sys.executable, "-m", "effssl.cli", "pretrain", *flags.split()]
+        + ["--dataset", str(folder), "--output", str(tmp_path / "run")],
+        env=os.environ | {"HF_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2 and result.stdout == ""
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("effssl: error: ")]
+    check_message(error.removeprefix("effssl: error: "), names)
+    assert result.stderr.endswith(f"{error}\n") and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+    assert not [p for p in (tmp_path / "home" / "effssl" / "decoded").iterdir() if p.is_dir()]
+
+
+# Every kind of source
+
+
+def write_jpegs(folder, images=60, side=40):
+    folder.mkdir()
+    for i, pixels in enumerate(noise(images, side, side + 10, 3)):
+        (folder / f"{i:04}.jpg").write_bytes(encoded(pixels, "JPEG"))
+
+
+def write_tar(folder, images=60):
+    folder.mkdir()
+    with tarfile.open(folder / "shard.tar", "w") as archive:
+        for i, pixels in enumerate(noise(images, 30, 40, 3)):
+            for suffix, content in {"jpg": encoded(pixels, "JPEG"), "cls": b"%d" % (i % 3)}.items():
+                info = tarfile.TarInfo(f"{i:04}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def write_npy(folder, images=60):
+    folder.mkdir()
+    for i, pixels in enumerate(noise(images, 5, 36, 40, dtype=np.uint16)):
+        np.save(folder / f"{i:04}.npy", pixels)
+
+
+def array_rows(images=60):
+    features = Features({"bands": Array3D((5, 36, 40), "uint16")})
+    return Dataset.from_dict(
+        {"bands": list(noise(images, 5, 36, 40, dtype=np.uint16))}, features=features
+    )
+
+
+def write_array_parquet(folder):
+    folder.mkdir()
+    array_rows().to_parquet(folder / "train.parquet", batch_size=25)
+
+
+def write_array_disk(folder):
+    array_rows().save_to_disk(folder)
+
+
+def write_parquet(folder, images=60, shards=3, row_group=5):
+    """Random pixels as PNG, 3 kB each, in shards of several row groups."""
+    folder.mkdir()
+    pixels = noise(images, 32, 32, 3)
+    for shard in range(shards):
+        rows = [
+            {"bytes": encoded(next(pixels), "PNG", compress_level=0), "path": None}
+            for _ in range(images // shards)
+        ]
+        file = folder / f"train-{shard:03}.parquet"
+        features = Features({"image": Image()})
+        Dataset.from_dict({"image": rows}, features=features).to_parquet(file, batch_size=row_group)
+        groups = pq.read_metadata(file).num_row_groups
+        assert groups == -(-len(rows) // row_group) > 1
+
+
+BANDS = {"in_chans": 5, "preset": "multispectral"}
+STREAM = {"streaming": True}
+
+
+@pytest.mark.parametrize(
+    "write, flags",
+    [
+        (write_jpegs, {}),
+        (write_jpegs, STREAM),
+        (write_jpegs, {"in_chans": 1, "preset": "grey"}),
+        (write_tar, {}),
+        (write_tar, STREAM),
+        (write_npy, BANDS),
+        (write_npy, BANDS | STREAM),
+        (write_array_parquet, BANDS),
+        (write_array_parquet, BANDS | STREAM),
+        (write_array_disk, BANDS),
+        (write_array_disk, BANDS | STREAM),
+        (write_parquet, {}),
+        (write_parquet, STREAM),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "-".join(value),
+)
+def test_every_kind_of_source_trains_two_epochs(tmp_path, write, flags):
+    write(tmp_path / "data")
+    check_run(tmp_path, 2 * 60 // 20, **flags)
+
+
+def check_run(tmp_path, steps, **flags):
+    """Train two epochs; every step was done and the model takes images of these channels."""
+    folder = pretrain(tmp_path / "data", tmp_path / "run", **flags)
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["step"] == steps and lines[-1]["epoch"] == 2 and lines[-1]["broken"] == 0
+    assert all(np.isfinite(line["loss"]) and line["views_per_s"] > 0 for line in lines)
+    model = effssl.from_pretrained(folder)
+    features = model(torch.rand(2, flags.get("in_chans", 3), 32, 32))
+    assert features.shape == (2, model.num_features) and features.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [{}, STREAM], ids=["map", "stream"])
+def test_two_thousand_photos_of_500_pixels_train_two_epochs(tmp_path, flags):
+    write_jpegs(tmp_path / "data", images=2000, side=500)
+    check_run(tmp_path, 2 * 2000 // 50, batch_size=50, log_every=10, **flags)
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist(tmp_path_factory):
+    if not FASHION_MNIST.is_dir():
+        pytest.skip(f"no {FASHION_MNIST}: install Debian's package dataset-fashion-mnist")
+    folder = tmp_path_factory.mktemp("fashion-mnist")
+    subprocess.run([sys.executable, CONVERT, folder], check=True, timeout=300)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [{}, STREAM], ids=["map", "stream"])
+def test_the_whole_of_fashion_mnist_trains_two_epochs(fashion_mnist, tmp_path, flags):
+    (tmp_path / "data").symlink_to(fashion_mnist)
+    grey = {"in_chans": 1, "preset": "grey", "batch_size": 250, "log_every": 40}
+    check_run(tmp_path, 2 * 60_000 // 250, **grey, **flags)
+
+
+# Streams
+
+
+def test_an_interrupted_stream_ends_with_the_same_weights_by_any_workers(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "data")
+    config = {"streaming": True, "batch_size": 10, "epochs": 3, "workers": 0}
+    whole = pretrain(tmp_path / "data", tmp_path / "whole", **config)
+    for workers, killed_at in ((0, 8), (2, 8), (1, 15)):  # of 6 steps an epoch
+        run = tmp_path / f"{workers} {killed_at}"
+        with monkeypatch.context() as patch:
+            kill(patch, "Monitor.step", killed_at)
+            with pytest.raises(Killed):
+                pretrain(tmp_path / "data", run, **config)
+        again = pretrain(tmp_path / "data", run, **(config | {"workers": workers}), resume=True)
+        for name in ("model.safetensors", "projector.safetensors"):
+            assert (again / name).read_bytes() == (whole / name).read_bytes()
+        losses = [
+            [(line["step"], line["loss"]) for line in metrics(r)] for r in (whole.parent, run)
+        ]
+        assert losses[0] == losses[1] and len(losses[0]) == 18
+
+
+def peak_megabytes(data, what):
+    result = subprocess.run(
+        [sys.executable, HERE / "streamed_memory.py", data, what],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout)
+
+
+def megabytes(folder):
+    return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("train", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_memory_of_a_stream_does_not_grow_with_the_data(tmp_path, train):
+    peaks = []
+    for images in (5_000, 20_000):  # more than the shuffle buffer holds
+        data = tmp_path / str(images)
+        write_parquet(data, images, shards=10, row_group=100)
+        peaks.append(peak_megabytes(data, str(tmp_path / f"run-{images}") if train else "read"))
+    assert megabytes(tmp_path / "20000") - megabytes(tmp_path / "5000") > 45
+    assert peaks[1] - peaks[0] < 20, peaks
