@@ -135,6 +135,8 @@ def views(
     decoded = DecodedImages(source, kept_side(img_size)).__getitems__(list(rows))
     for broken in (image for image in decoded if isinstance(image, BrokenImage)):
         print(f"skipped a broken image: {broken}", file=sys.stderr)
+    if all(isinstance(image, BrokenImage) for image in decoded):
+        raise ValueError(f"none of the {len(decoded)} images looked at can be read")
     shown = [image for image in decoded if isinstance(image, torch.Tensor)]
     draw_views(shown, multi_view, seeded_generator(seed, "views")).save(out)
     print(f"{len(shown)} images with {views} views each: {out}")

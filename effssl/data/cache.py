@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -102,35 +101,58 @@ def cache_images(
     Args:
         source: Map-style images.
         short_side: Larger images are shrunk until their shorter side has so many pixels.
-        max_bytes: Make no cache that is estimated to be larger, or to leave the disk full.
+        max_bytes: Make no cache that is estimated to be larger, or to leave the disk full; one
+            that an earlier run made is opened whatever its size, unless this is 0.
         workers: Processes that decode.
 
     Returns:
-        None if the images take more than that.
+        None if there is to be no cache, or it cannot be written.
 
     Raises:
         ValueError: If more than 1 % of the images are broken.
     """
+    if not max_bytes:
+        return None
     folder = _folder(source, short_side)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            needed = _estimate(source, short_side)
-            free = shutil.disk_usage(folder.parent).free
-            if needed > min(max_bytes, 0.9 * free):
-                logger.info(
-                    "decoding in every epoch: the decoded images would take about %.1f GB, with "
-                    "%.1f GB allowed and %.1f GB free on disk",
-                    *(needed / 1e9, max_bytes / 1e9, free / 1e9),
-                )
-                return None
-            try:
-                _build(source, short_side, folder, workers)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                logger.warning("decoding in every epoch: the disk of %s is full", folder.parent)
-                return None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            return _open(folder) or _make(source, short_side, folder, max_bytes, workers)
+    except (OSError, SafetensorError) as error:
+        logger.warning("decoding in every epoch: no cache in %s: %s", folder.parent, error)
+        return None
+
+
+def _open(folder: Path) -> CachedImages | None:
+    try:
+        return CachedImages(folder)
+    except (OSError, ValueError, SafetensorError):  # it is not there, or a power cut tore it
+        return None
+
+
+def _make(
+    source: Source, short_side: int, folder: Path, max_bytes: float, workers: int
+) -> CachedImages | None:
+    needed = _estimate(source, short_side)
+    free = shutil.disk_usage(folder.parent).free
+    if needed > min(max_bytes, 0.9 * free):
+        logger.info(
+            "decoding in every epoch: the decoded images would take about %.1f GB, with %.1f GB "
+            "allowed and %.1f GB free on disk",
+            *(needed / 1e9, max_bytes / 1e9, free / 1e9),
+        )
+        return None
+    # decoded to a folder of another name, which gets its own when it is whole; what lies there
+    # under the lock was left by a killed run
+    partial = folder.with_name(folder.name + ".partial")
+    for left in (partial, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _decode(source, short_side, partial, workers)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return CachedImages(folder)
 
 
@@ -144,28 +166,16 @@ def _folder(source: Source, short_side: int) -> Path:
 def _estimate(source: Source, short_side: int) -> float:
     """Bytes of the decoded images, from the sizes of some."""
     rows = len(source.dataset)
-    some = list(range(0, rows, max(1, rows // _LOOKED_AT)))
     areas = []
-    for value in source.dataset[some][source.image_column]:
+    for row in range(0, rows, 1 + rows // _LOOKED_AT):
+        value = source.dataset[row][source.image_column]
         try:
-            height, width = image_size(value)
+            height, width = image_size(value, source.in_chans)
         except BrokenImage:
             continue
         scale = min(1.0, short_side / min(height, width))
         areas.append(height * width * scale**2)
     return rows * source.in_chans * float(np.mean(areas)) if areas else 0.0
-
-
-def _build(source: Source, short_side: int, folder: Path, workers: int) -> None:
-    """Decode to a folder of another name, which gets its own when it is whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # under the lock: a killed run left it
-    partial.mkdir()
-    try:
-        _decode(source, short_side, partial, workers)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from PIL.Image import Resampling, Transpose
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_ASPECT = 32  # longer side by shorter side; more is taken for garbage
 
+# the process has run out of something, which says nothing about the image
+_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _NPY = b"\x93NUMPY"  # first bytes of an .npy file
 _ORIENTATION, _BITS_PER_SAMPLE = 274, 258  # TIFF and EXIF tags
 _EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
@@ -52,16 +55,19 @@ def pil_mode(in_chans: int) -> str:
     return PIL_MODES[in_chans]
 
 
-def image_name(value: object, row: int) -> str:
-    """What to call an image in a message: its path if the cell has one, else ``row 12``."""
+def image_name(value: object, place: str) -> str:
+    """What to call an image in a message: ``photos/a.png (row 12)``, or its place alone.
+
+    Paths are not enough: webdataset has none, and in some data sets all are the same.
+    """
     path = value.get("path") if isinstance(value, dict) else value
-    return path if isinstance(path, str) and path else f"row {row}"
+    return f"{path} ({place})" if isinstance(path, str) and path else place
 
 
-def image_size(value: object) -> tuple[int, int]:
+def image_size(value: object, in_chans: int) -> tuple[int, int]:
     """Height and width in pixels from the header alone, before any turning by EXIF.
 
-    Of an array of three dimensions the smaller end is taken for the channels.
+    Of an array the channels are told from the sides by ``in_chans``, as `open_image` does.
 
     Raises:
         BrokenImage: If the header cannot be read or tells of garbage.
@@ -71,7 +77,7 @@ def image_size(value: object) -> tuple[int, int]:
         if isinstance(content, np.ndarray):
             shape = content.shape
             if len(shape) == 3:
-                shape = shape[1:] if shape[0] <= shape[2] else shape[:2]
+                shape = shape[1:] if shape[0] == in_chans else shape[:2]
             if len(shape) != 2:
                 raise BrokenImage(f"an array of shape {content.shape} is no image")
             height, width = shape
@@ -140,11 +146,13 @@ def open_image(
 def _broken_if_it_fails() -> Iterator[None]:
     try:
         yield
-    except BrokenImage:
+    except (BrokenImage, MemoryError):
         raise
     except PIL.UnidentifiedImageError as error:
         raise BrokenImage("not an image of a known format") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        if getattr(error, "errno", None) in _OUR_FAULT:
+            raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BrokenImage(" ".join(reason.split())) from error
 
@@ -242,21 +250,23 @@ def _read_file(file: BinaryIO, mode: str, short_side: int | None) -> PIL.Image.I
         turn = None
         if hasattr(image, "tag_v2") or not _EXIF_KEYS.isdisjoint(image.info):
             turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-        image = _convert(image, mode)
+        image = convert_image(image, mode)
         if shrunk is not None:
             image = image.resize(shrunk[::-1], Resampling.BILINEAR, box)
         return image if turn is None else image.transpose(turn)
 
 
-def _convert(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+def convert_image(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """An image in mode L, RGB or RGBA; greyscale of more than 8 bits is scaled to 8."""
     if image.mode[0] in "IF":  # Pillow's own conversion would clip at 255
         image = PIL.Image.fromarray(_deep_grey(image))
     if image.mode == mode:
         return image
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    if mode != "RGBA":
-        image.info.pop("transparency", None)  # one colour, or a grey level
+    if mode != "RGBA" and "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # one colour, or a grey level
     return image.convert(mode)
 
 

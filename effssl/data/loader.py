@@ -55,12 +55,12 @@ def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
     return Batch(batch, sizes, torch.tensor(rows), count, broken)
 
 
-def decode_or_broken(value, row: int, channels: int, short_side: int) -> Tensor | BrokenImage:
-    """A cell of an image column as a uint8 tensor, (C, H, W), or what is wrong with it."""
+def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tensor | BrokenImage:
+    """A cell of an image column as a uint8 tensor, (C, H, W), or where it is and what is wrong."""
     try:
         return torch.from_numpy(decode_image(value, channels, short_side))
     except BrokenImage as error:
-        return BrokenImage(f"{image_name(value, row)}: {error}")
+        return BrokenImage(f"{image_name(value, place)}: {error}")
 
 
 class DecodedImages(Dataset):
@@ -80,7 +80,7 @@ class DecodedImages(Dataset):
     def __getitems__(self, indices: list[int]) -> list[Tensor | BrokenImage]:
         values = self.source.dataset[indices][self.source.image_column]
         return [
-            decode_or_broken(value, row, self.source.in_chans, self.short_side)
+            decode_or_broken(value, f"row {row}", self.source.in_chans, self.short_side)
             for row, value in zip(indices, values, strict=True)
         ]
 

@@ -177,6 +177,9 @@ def _undecoded(rows, column: str, streaming: bool):
         return rows.cast_column(column, Image(decode=False))
     if streaming:  # streams have no formats with a dtype
         return rows.map(partial(_as_array, column=column, dtype=dtype), features=rows.features)
+    empty = rows.data.column(column).null_count
+    if empty:  # which numpy would turn into black images
+        raise ValueError(f"{empty} cells of the column {column!r} are empty: filter them out first")
     return rows.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
 
 

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 
+import numpy as np
 from tqdm import tqdm
 
 from effssl.data.loader import Batch, collate, decode_or_broken, local_part
@@ -18,7 +19,7 @@ from effssl.seeding import derived_seed
 
 logger = logging.getLogger(__name__)
 
-SHUFFLE_BUFFER = 4096  # images, encoded
+SHUFFLE_IMAGES, SHUFFLE_BYTES = 4096, 2**30  # the buffer, not decoded; whichever is full first
 _OPEN_SHARDS, _READ = 8, 64  # shards that are read at a time, and images at a time of each
 _AHEAD = 2  # batches that are read and decoded while another is trained on
 
@@ -26,8 +27,8 @@ _AHEAD = 2  # batches that are read and decoded while another is trained on
 class StreamBatches:
     """This process's part of every global batch of an epoch of a stream.
 
-    An epoch interleaves the shards in a random order and shuffles by a buffer of 4,096 encoded
-    images. Every process reads the whole stream, W times the bytes of one
+    An epoch interleaves the shards in a random order and shuffles by a buffer of 4,096 images or 1
+    GiB, not decoded. Every process reads the whole stream, W times the bytes of one
     for W processes, and decodes its own images only; so the global batches are those of one process
     however many there are and however uneven the shards, and no process runs out before another.
     To resume within an epoch its beginning is read again, without being decoded.
@@ -94,10 +95,10 @@ class StreamBatches:
                 ahead.append(reader.submit(read))
                 yield self._collate([image.result() for image in images])
 
-    def _records(self) -> Iterator[list[tuple[int, object]]]:
-        """This process's images of each global batch, encoded, with their places in the epoch."""
+    def _records(self) -> Iterator[list[tuple[str, object]]]:
+        """This process's images of each global batch, with their places and not decoded."""
         draw = random.Random(derived_seed(self.seed, "order", self.epoch))
-        stream = enumerate(_shuffled(self._interleaved(draw), draw))
+        stream = _shuffled(self._interleaved(draw), draw)
         if self.first:
             started, skipped = time.perf_counter(), self.first * self.batch_size
             next(islice(stream, skipped - 1, None), None)
@@ -114,7 +115,7 @@ class StreamBatches:
                 )
             yield records[self.local]
 
-    def _interleaved(self, draw: random.Random) -> Iterator:
+    def _interleaved(self, draw: random.Random) -> Iterator[tuple[str, object]]:
         """The images of all shards in random order, some shards at a time, one image of each."""
         # IterableDataset.shuffle does the same, but it takes 150 us an image
         shards = self.source.dataset.num_shards
@@ -129,12 +130,13 @@ class StreamBatches:
                 except StopIteration:
                     readers.remove(reader)
 
-    def _read(self, shard: int) -> Iterator:
-        dataset = self.source.dataset
+    def _read(self, shard: int) -> Iterator[tuple[str, object]]:
+        dataset, row = self.source.dataset, count()
         for rows in dataset.shard(dataset.num_shards, shard).iter(_READ):
-            yield from rows[self.source.image_column]
+            for value in rows[self.source.image_column]:
+                yield f"shard {shard}, row {next(row)}", value
 
-    def _decode(self, record: tuple[int, object]):
+    def _decode(self, record: tuple[str, object]):
         place, value = record
         return decode_or_broken(value, place, self.source.in_chans, self.short_side)
 
@@ -142,15 +144,26 @@ class StreamBatches:
         return collate(images, self.source.in_chans)
 
 
-def _shuffled(items: Iterator, draw: random.Random) -> Iterator:
-    """Each item in turn changes places with a random one of a buffer."""
-    buffer = []
-    for item in items:
-        if len(buffer) < SHUFFLE_BUFFER:
-            buffer.append(item)
-        else:
-            place = draw.randrange(SHUFFLE_BUFFER)
-            yield buffer[place]
-            buffer[place] = item
+def _shuffled(
+    records: Iterator[tuple[str, object]], draw: random.Random
+) -> Iterator[tuple[str, object]]:
+    """Fill a buffer; whenever it is too full, random records leave it."""
+    buffer, held = [], 0
+    for record in records:
+        buffer.append(record)
+        held += _bytes(record[1])
+        while len(buffer) > SHUFFLE_IMAGES or held > SHUFFLE_BYTES:
+            place = draw.randrange(len(buffer))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            leaving = buffer.pop()
+            held -= _bytes(leaving[1])
+            yield leaving
     draw.shuffle(buffer)
     yield from buffer
+
+
+def _bytes(value) -> int:
+    """Of a cell as it is held: a file's bytes, an array's, and about none of a path."""
+    if isinstance(value, dict):
+        return len(value["bytes"] or b"")
+    return value.nbytes if isinstance(value, np.ndarray) else 0

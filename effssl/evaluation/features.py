@@ -29,7 +29,8 @@ class _TransformedImages(Dataset):
         try:
             image = open_image(value, self.source.in_chans)
         except BrokenImage as error:
-            return BrokenImage(f"{image_name(value, row)}: {error}; features need every image")
+            name = image_name(value, f"row {row}")
+            return BrokenImage(f"{name}: {error}; features need every image")
         return self.transform(image)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose
 
-from effssl.data.decode import pil_mode
+from effssl.data.decode import convert_image, pil_mode
 from effssl.model import SSLModel
 
 
@@ -41,7 +41,7 @@ def create_transform(
 
 def _in_channels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Image.Image | Tensor:
     if isinstance(image, Image.Image):
-        return image.convert(pil_mode(channels))
+        return convert_image(image, pil_mode(channels))
     pixels = torch.as_tensor(image)
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != channels:
         raise ValueError(

@@ -53,7 +53,7 @@ class PretrainConfig:
     streaming: bool = False
     """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
     workers: int | None = None
-    """Decoding processes of each training process (threads if streaming); as its cores if None."""
+    """Decoding processes (threads of a stream); if None one for each core, up to 8."""
     cache_gb: float = 10.0
     """Decode once, to a file under HF_HOME, if the decoded images take no more; 0: every epoch."""
 

@@ -28,9 +28,7 @@ from effssl.views import MultiView
 logger = logging.getLogger(__name__)
 
 # these may change between a stop and the resume
-_RUN_FIELDS = {
-    *("output", "resume", "overwrite", "cpu", "workers", "cache_gb", "log_every", "tracker"),
-}
+_RUN_FIELDS = set("output resume overwrite cpu workers cache_gb log_every tracker".split())
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -173,6 +171,8 @@ def _check_run_folder(config: PretrainConfig) -> None:
             f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
             "--output"
         )
+    # fields that came later had the effect of their defaults
+    before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
     changed = [k for k in now if k not in _RUN_FIELDS and before.get(k) != now[k]]
     if changed:
         was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)

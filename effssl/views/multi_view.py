@@ -116,7 +116,12 @@ class MultiView:
 
         Returns:
             Normalised float32 views on the device of the images, (V, N, C, S, S).
+
+        Raises:
+            TypeError: If the images are neither uint8 nor float.
         """
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images must be uint8 in [0, 255] or float in [0, 1]; {images.dtype}")
         n, channels, height, width = images.shape
         if sizes is None:
             sizes = torch.tensor([[height, width]]).expand(n, 2)
@@ -150,12 +155,17 @@ class MultiView:
         return result
 
     def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:
-        """Draw and apply: views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S)."""
+        """Draw and apply: views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S).
+
+        In ``datasets``: ``with_transform(lambda rows: {"views": [f(i) for i in rows["image"]]})``.
+        """
         if isinstance(images, Tensor):
             draws = self.draw(len(images), generator, channels=images.shape[1])
             return self.apply(images, draws)
         from torchvision.transforms.functional import pil_to_tensor
 
+        if images.mode[0] in "IF":  # Pillow's own conversion would clip at 255
+            raise ValueError(f"images of mode {images.mode!r}: scale them to 8 bits first")
         if images.mode not in ("L", "RGB", "RGBA"):
             images = images.convert("RGB")
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)

@@ -57,7 +57,7 @@ def test_a_later_run_opens_what_an_earlier_one_decoded(image_folder, cache_home,
     def decoded_again(*arguments):
         raise AssertionError("decoded a second time")
 
-    monkeypatch.setattr(cache, "_build", decoded_again)
+    monkeypatch.setattr(cache, "_decode", decoded_again)
     assert len(build(load_source(str(image_folder)))) == 24
     for other in (
         {"short_side": 16},
@@ -93,6 +93,29 @@ def test_the_estimate_follows_the_shrinking(image_folder):
     source = load_source(str(image_folder))
     images = build(source, 12)
     assert cache._estimate(source, 12) == pytest.approx(len(images.pixels), rel=0.05)
+
+
+def test_without_a_budget_nothing_is_looked_at_or_written(image_folder, cache_home):
+    assert build(load_source(str(image_folder)), max_bytes=0) is None
+    assert not cache_home.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    image_folder, tmp_path, monkeypatch, caplog
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "file"))
+    assert build(load_source(str(image_folder))) is None
+    assert "decoding in every epoch: no cache in" in caplog.text
+
+
+def test_a_torn_cache_is_made_anew(image_folder):
+    source = load_source(str(image_folder))
+    expected = build(source).pixels.clone()
+    for name in ("pixels.bin", "index.safetensors"):
+        file = build(source).folder / name
+        file.write_bytes(file.read_bytes()[:100])
+        assert torch.equal(build(source).pixels, expected)
 
 
 def test_a_broken_image_is_kept_in_its_row(tmp_path):

@@ -438,3 +438,11 @@ def test_a_stream_shuffles_over_many_shards(tmp_path):
     concatenate_datasets([rows()] * 20).save_to_disk(tmp_path / "data")
     stream = load_source(str(tmp_path / "data"), streaming=True)
     assert stream.dataset.num_shards == 64 and stream.num_images == 120
+
+
+def test_empty_cells_among_arrays_are_refused(tmp_path):
+    features = Features({"image": Array3D((2, 4, 4), "uint8")})
+    data = Dataset.from_dict({"image": [np.zeros((2, 4, 4), np.uint8), None]}, features=features)
+    data.save_to_disk(tmp_path / "arrays")
+    with pytest.raises(ValueError, match="1 cells of the column 'image' are empty"):
+        load_source(str(tmp_path / "arrays"), in_chans=2)

@@ -1,12 +1,15 @@
 """Streams: the global batches of one process for any number, resumable, with uneven shards."""
 
+import random
+from io import BytesIO
+
 import datasets
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from effssl.data import load_source
+from effssl.data import load_source, stream
 from effssl.data.stream import StreamBatches
 
 
@@ -78,7 +81,48 @@ def test_a_broken_image_leaves_its_batch_smaller_by_one():
             pixels = np.full((4, 4), i).tolist()
             yield {"image": [[999.0]] if i == 5 else pixels}
 
-    stream = datasets.IterableDataset.from_generator(rows)
-    source = type(load_source(in_chans=1))(stream, "image", None, 1, 16)
+    data = datasets.IterableDataset.from_generator(rows)
+    source = type(load_source(in_chans=1))(data, "image", None, 1, 16)
     counts = [batch.count for batch in StreamBatches(source, 8, 0, short_side=6)]
     assert sorted(counts) == [7, 8]
+
+
+def test_a_broken_image_without_a_path_has_the_same_name_in_every_epoch(tmp_path):
+    rows = [encoded(i) for i in range(16)]
+    rows[5] = rows[5][:20]
+    Dataset.from_dict({"image": rows}).to_parquet(tmp_path / "train.parquet")
+    batches = StreamBatches(
+        load_source(f"{tmp_path}/*.parquet", streaming=True), 8, 0, short_side=6
+    )
+    named = set()
+    for batches.epoch in range(4):
+        named |= {message for batch in batches for message in batch.broken}
+    (name,) = named
+    assert name.startswith("shard 0, row 5: ")
+
+
+def encoded(value):
+    file = BytesIO()
+    PILImage.new("RGB", (6, 6), (value,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_shuffle_buffer_is_bounded_by_images_and_by_bytes(monkeypatch):
+    monkeypatch.setattr(stream, "SHUFFLE_IMAGES", 10)
+    monkeypatch.setattr(stream, "SHUFFLE_BYTES", 4000)
+    taken = 0
+
+    def records(size):
+        nonlocal taken
+        for i in range(100):
+            taken = i + 1
+            yield f"row {i}", {"bytes": b"x" * size, "path": None}
+
+    for size, most in {10: 10, 1000: 4, 9000: 0}.items():
+        out = stream._shuffled(records(size), random.Random(0))
+        order = []
+        for name, _ in out:
+            order.append(name)
+            if taken < 100:
+                assert taken - len(order) <= most
+        assert sorted(order) == sorted(f"row {i}" for i in range(100))

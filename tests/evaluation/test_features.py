@@ -106,7 +106,7 @@ def test_a_broken_image_is_named_and_leaves_the_mode_of_the_model(tmp_path, work
     with pytest.raises(ValueError) as caught:
         effssl.extract_features(net, load_source(str(tmp_path)), workers=workers)
     assert str(caught.value) == (
-        f"{tmp_path}/1.png: not an image of a known format; features need every image"
+        f"{tmp_path}/1.png (row 1): not an image of a known format; features need every image"
     )
     assert net.training
 

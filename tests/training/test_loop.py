@@ -136,6 +136,15 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, monkeypatch, mo
     ]
 
 
+def test_a_run_from_before_a_field_existed_resumes(tmp_path):
+    effssl.pretrain(tiny(tmp_path, max_steps=5))
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    del config["streaming"], config["cache_gb"]
+    file.write_text(json.dumps(config))
+    effssl.pretrain(tiny(tmp_path, max_steps=5, resume=True))
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     folder = effssl.pretrain(tiny(tmp_path))
     before = (folder / "model.safetensors").read_bytes(), metrics(tmp_path / "run")
