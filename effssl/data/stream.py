@@ -27,11 +27,11 @@ _AHEAD = 2  # batches that are read and decoded while another is trained on
 class StreamBatches:
     """This process's part of every global batch of an epoch of a stream.
 
-    An epoch interleaves the shards in a random order and shuffles by a buffer of 4,096 images or 1
-    GiB, not decoded. Every process reads the whole stream, W times the bytes of one
-    for W processes, and decodes its own images only; so the global batches are those of one process
-    however many there are and however uneven the shards, and no process runs out before another.
-    To resume within an epoch its beginning is read again, without being decoded.
+    An epoch takes images from several shards in turn, the shards in random order, and shuffles them
+    in a buffer of 4,096 images or 1 GiB, not decoded. Every process reads the whole stream and
+    decodes its own images only. That costs W times the reading for W processes; but the global
+    batches are those of one process, however uneven the shards, and no process runs out of images
+    before another. To resume within an epoch its beginning is read again, without being decoded.
 
     Args:
         source: Streamed images. If their number is not known they are counted by reading them once.

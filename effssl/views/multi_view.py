@@ -137,21 +137,22 @@ class MultiView:
         radius = math.ceil(4 * self.options.sigma[1])  # beyond lie 0.006% of the weights
         shift = mean / std
         result = torch.empty(self.views, n, channels, self.size, self.size, device=images.device)
-        for v in range(self.views):
-            made = result[v].unbind() if in_cache else None
-            draw = {name: values[v] for name, values in draws.items()}
-            boxes = crop_boxes(draw, sizes, self.options.ratio)
-            for rows in _alike(draw).split(chunk):
-                part = {name: values[rows] for name, values in draw.items()}
-                box = tuple(side[rows] for side in boxes)
-                view = resized_crop(images, rows, box, part["flip"], self.size)
-                view = _adjust(view, part, white, radius)
-                view.mul_(1 / std)
-                if in_cache:  # index_copy_ goes value by value on the CPU
-                    for row, image in zip(rows.tolist(), view.unbind(), strict=True):
-                        torch.sub(image, shift, out=made[row])
-                else:
-                    result[v].index_copy_(0, rows.to(images.device), view.sub_(shift))
+        with torch.autocast(images.device.type, enabled=False):
+            for v in range(self.views):
+                made = result[v].unbind() if in_cache else None
+                draw = {name: values[v] for name, values in draws.items()}
+                boxes = crop_boxes(draw, sizes, self.options.ratio)
+                for rows in _alike(draw).split(chunk):
+                    part = {name: values[rows] for name, values in draw.items()}
+                    box = tuple(side[rows] for side in boxes)
+                    view = resized_crop(images, rows, box, part["flip"], self.size)
+                    view = _adjust(view, part, white, radius)
+                    view.mul_(1 / std)
+                    if in_cache:  # index_copy_ goes value by value on the CPU
+                        for row, image in zip(rows.tolist(), view.unbind(), strict=True):
+                            torch.sub(image, shift, out=made[row])
+                    else:
+                        result[v].index_copy_(0, rows.to(images.device), view.sub_(shift))
         return result
 
     def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:

@@ -37,6 +37,15 @@ def test_without_randomness_a_view_is_the_normalised_image():
     assert torch.equal(views[0], views[1])
 
 
+def test_autocast_does_not_coarsen_the_views():
+    pixels = images(height=64, width=64)
+    for size in (16, 64):
+        multi_view = MultiView("imagenet", views=2, size=size)
+        expected = multi_view(pixels, torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(multi_view(pixels, torch.Generator().manual_seed(0)), expected)
+
+
 def test_uint8_and_float_images_give_the_same_views():
     multi_view, pixels = MultiView("cifar", views=2, size=16), images()
     a = multi_view(pixels, torch.Generator().manual_seed(0))
