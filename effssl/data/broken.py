@@ -27,7 +27,7 @@ def check_broken(broken: Collection[str], images: int) -> None:
         named = "; ".join(islice(broken, 10))
         more = f"; and {len(broken) - 10:,} more" if len(broken) > 10 else ""
         raise ValueError(
-            f"{len(broken):,} of the {images:,} images cannot be read, which is more than "
+            f"{len(broken):,} of the {images:,} images cannot be read so far, which is more than "
             f"{LIMIT:.0%}: mend or remove them: {named}{more}"
         )
 

@@ -32,6 +32,8 @@ class StreamBatches:
     decodes its own images only. That costs W times the reading for W processes; but the global
     batches are those of one process, however uneven the shards, and no process runs out of images
     before another. To resume within an epoch its beginning is read again, without being decoded.
+    Memory does not grow with the number of shards, but pyarrow reads ahead in each of the eight
+    that are open: of parquet, up to eight whole files are held.
 
     Args:
         source: Streamed images. If their number is not known they are counted by reading them once.

@@ -118,6 +118,7 @@ def cache_home(tmp_path, monkeypatch):
     return tmp_path / "home" / "effssl" / "decoded"
 
 
+NAMED = re.compile(r"(\d{3}\.(?:jpg|png))(?: \([^)]*\))?: ")  # 123.png (row 123): what is wrong
 # every image is met: 80 divides 800
 SMALL = {"img_size": 16, "batch_size": 80, "epochs": 1, "log_every": 5}
 READ = pytest.mark.parametrize(
@@ -140,15 +141,12 @@ def test_half_a_percent_of_broken_files_is_named_once_and_counted(
     folder, names = few_broken
     pretrain(folder, tmp_path / "run", **SMALL, **read)
     skipped = [r.getMessage() for r in caplog.records if "skipped a broken" in r.getMessage()]
-    assert len(names) == 4
-    assert sorted(Path(line.split(": ")[1]).name for line in skipped) == sorted(names)
-    reasons = sorted(line.split(": ", 2)[2] for line in skipped)
-    for reason, said in zip(
-        reasons,
-        ["Image size (900000000 pixels)", "image file is truncated", *["not an image of"] * 2],
-        strict=True,
-    ):
-        assert reason.startswith(said)
+    found = [NAMED.search(line) for line in skipped]
+    assert len(names) == 4 and sorted(name[1] for name in found) == sorted(names)
+    reasons = sorted(line[name.end() :] for line, name in zip(skipped, found, strict=True))
+    assert "900000000 pixels" in reasons[0] or "900,000,000 pixels" in reasons[0]
+    assert reasons[1].startswith("image file is truncated")
+    assert reasons[2] == reasons[3] == "not an image of a known format"
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [5, 10]
     assert lines[0]["broken"] <= lines[1]["broken"] == 4
@@ -157,7 +155,9 @@ def test_half_a_percent_of_broken_files_is_named_once_and_counted(
 @READ
 def test_five_percent_of_broken_files_stop_the_run(many_broken, tmp_path, cache_home, read):
     folder, names = many_broken
-    with pytest.raises(ValueError, match="of the 800 images cannot be read, which is more") as info:
+    with pytest.raises(
+        ValueError, match="of the 800 images cannot be read so far, which is more"
+    ) as info:
         pretrain(folder, tmp_path / "run", **SMALL, **read)
     check_message(str(info.value), names)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -171,7 +171,7 @@ def check_message(message, names):
     """It counts the broken files met so far and names the first ten."""
     count = int(re.match(r"(\d+) of the 800 images", message)[1])
     assert 8 < count <= 40
-    named = re.findall(r"(\d{3}\.(?:jpg|png)): ", message)
+    named = NAMED.findall(message)
     assert len(set(named)) == len(named) == min(10, count) and names.issuperset(named)
     assert (f"; and {count - 10} more" in message) == (count > 10)
 
@@ -352,25 +352,14 @@ def megabytes(folder):
     return sum(file.stat().st_size for file in folder.iterdir()) / 1e6
 
 
-LARGER_SHARDS = pytest.mark.xfail(
-    strict=True,
-    reason="pyarrow decodes a whole shard ahead of its reader, and eight are open at a time",
-)
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(
-    "train, shards",
-    [
-        pytest.param(False, 48, id="more shards"),
-        pytest.param(True, 48, id="more shards, trained", marks=pytest.mark.slow),
-        pytest.param(False, 12, id="larger shards", marks=[pytest.mark.slow, LARGER_SHARDS]),
-    ],
+    "train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["read", "trained"]
 )
-def test_the_memory_of_a_stream_does_not_grow_with_the_data(tmp_path, train, shards):
+def test_the_memory_of_a_stream_does_not_grow_with_the_data(tmp_path, train):
     small, large = tmp_path / "small", tmp_path / "large"
     write_parquet(small, 6_000, shards=12, row_group=100)  # the shuffle buffer holds 4,096
-    write_parquet(large, 24_000, shards=shards, row_group=100)
+    write_parquet(large, 24_000, shards=48, row_group=100)
     assert megabytes(large) - megabytes(small) > 50
     peaks = [
         peak_megabytes(data, str(tmp_path / f"{data.name}-run") if train else "read")
