@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -49,16 +50,15 @@ class CachedImages(Dataset):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with safe_open(folder / "index.safetensors", "pt") as index:
-            self._sizes = index.get_tensor("sizes").tolist()
+            self._sizes = index.get_tensor("sizes").numpy()
             metadata = index.metadata()
         self.channels = int(metadata["channels"])
         self.broken = {int(row): why for row, why in json.loads(metadata["broken"]).items()}
-        lengths = [self.channels * height * width for height, width in self._sizes]
-        self._ends = np.cumsum(lengths).tolist()
+        self._ends = np.cumsum(self.channels * self._sizes.prod(1, dtype=np.int64))
         with warnings.catch_warnings():
             # the mapping is read-only and nothing writes to it
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=self._ends[-1:])
+            pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=(self._ends[-1],))
             self.pixels = torch.from_numpy(pixels)
 
     def __reduce__(self):
@@ -73,8 +73,8 @@ class CachedImages(Dataset):
     def _image(self, row: int) -> Tensor | BrokenImage:
         if row in self.broken:
             return BrokenImage(self.broken[row])
-        height, width = self._sizes[row]
-        end = self._ends[row]
+        height, width = self._sizes[row].tolist()
+        end = int(self._ends[row])
         start = end - self.channels * height * width
         return self.pixels[start:end].view(self.channels, height, width)
 
@@ -200,6 +200,8 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
             sizes += batch_sizes
             file.write(pixels.numpy())
             bar.update(len(batch_sizes))
+        file.flush()
+        os.fsync(file.fileno())  # or the renamed folder could outlive a power cut without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
     index = {"sizes": torch.tensor(sizes, dtype=torch.int32)}
     save_file(index, folder / "index.safetensors", metadata)
