@@ -170,15 +170,16 @@ def _undecoded(rows, column: str, streaming: bool):
 
     ``datasets`` would make lists of arrays, in which uint16 cannot be told from other numbers.
     """
-    from datasets import Image
+    from datasets import Array2D, Array3D, Image
 
-    dtype = _dtype(rows.features[column])
+    kind = rows.features[column]
+    dtype = _dtype(kind)
     if dtype is None:
         return rows.cast_column(column, Image(decode=False))
     if streaming:  # streams have no formats with a dtype
         return rows.map(partial(_as_array, column=column, dtype=dtype), features=rows.features)
     empty = rows.data.column(column).null_count
-    if empty:  # which numpy would turn into black images
+    if empty and isinstance(kind, Array2D | Array3D):  # which numpy would turn into black images
         raise ValueError(f"{empty} cells of the column {column!r} are empty: filter them out first")
     return rows.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
 

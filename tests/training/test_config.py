@@ -16,7 +16,7 @@ from effssl import PretrainConfig
         ("views", 1, "views must be 2 or more"),
         ("loss", "simclr", "loss must be one of bt, vicreg, spectral; got 'simclr'"),
         ("multiview", "all", "multiview must be one of pairs, mean"),
-        ("preset", "gray", "preset must be one of cifar, imagenet, grey; got 'gray'"),
+        ("preset", "gray", "preset must be one of cifar, stl, imagenet, grey, .*; got 'gray'"),
         ("precision", "fp8", "precision must be one of auto, fp32, bf16, fp16"),
         ("batch_size", 1, "batch_size must be 2 or more"),
         ("epochs", 0, "epochs must be 1 or more; got 0"),
