@@ -4,6 +4,8 @@ All statistics of a batch are made from sums and counts, never from means, so th
 hold different numbers of images.
 """
 
+import time
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -43,6 +45,24 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
+def gather(x: Tensor) -> Tensor:
+    """``x`` of all W processes, which has the same shape on each, without a gradient: (W, ...)."""
+    if world_size() == 1:
+        return x.unsqueeze(0)
+    gathered = x.new_empty(world_size(), *x.shape)
+    dist.all_gather(list(gathered), x.contiguous())
+    return gathered
+
+
+def max_(value: int) -> int:
+    """The largest value of all processes, by way of the CPU: a GPU need not have finished."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor([value])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def count_rows(rows: int, device: torch.device) -> list[int]:
     """The number of rows that each process holds, in the order of ranks.
 
@@ -79,3 +99,31 @@ def gather_objects(value: object) -> list:
     if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error is that of a sum or gather which another process did not take part in."""
+    # gloo raises plain RuntimeErrors that name its source files
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
+
+
+def silent_processes(wait: float = 5.0) -> list[int]:
+    """Ranks that give no sign of life, to be asked by all that are left after a lost connection.
+
+    Args:
+        wait: Seconds to wait for the others.
+    """
+    rank, size = dist.get_rank(), world_size()
+    # the store by which the processes found each other; process 0 or the launcher keeps it
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        store.set(f"effssl/alive/{rank}", "")
+        time.sleep(wait)
+        silent = [other for other in range(size) if not store.check([f"effssl/alive/{other}"])]
+        if rank == 0:
+            time.sleep(2)  # the others still ask the store
+    except RuntimeError:
+        silent = [0]
+    return silent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from effssl.distributed import gather_objects
@@ -37,15 +37,19 @@ class BrokenImages:
 
     Args:
         images: Images of the data set.
+        known: What a run that is resumed has met before.
     """
 
-    def __init__(self, images: int) -> None:
+    def __init__(self, images: int, known: Iterable[str] = ()) -> None:
         self.images = images
-        self._known: dict[str, None] = {}  # a set that keeps the order
+        self._known = dict.fromkeys(known)  # a set that keeps the order
         self._new: list[str] = []
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
 
     def add(self, messages: Iterable[str]) -> None:
         """Note what this process has met, as messages of `BrokenImage`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -22,37 +24,33 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8, (n, C, H, W), padded with zeros at the bottom and right.
         sizes: Height and width of each image without its padding, (n, 2).
-        rows: Place of each image in this process's part of the batch, (n,); broken images have
-            left gaps.
-        count: Images that count: n, or 0 where no image could be read and a black one stands in,
-            since a network cannot run on nothing.
+        rows: Place of each image in this process's part of the batch, (n,), rising; broken images
+            have left gaps.
         broken: What was wrong with each broken image.
     """
 
     images: Tensor
     sizes: Tensor
     rows: Tensor
-    count: int
     broken: list[str]
 
 
 def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
-    """Pad images, (C, h, w) each, to one batch; broken ones leave it smaller."""
+    """Pad images, (C, h, w) each, to one batch; broken ones leave it smaller, or empty."""
     broken = [str(item) for item in items if isinstance(item, BrokenImage)]
     rows = [row for row, item in enumerate(items) if isinstance(item, Tensor)]
     images = [items[row] for row in rows]
-    count = len(images)
+    sizes = torch.tensor([image.shape[1:] for image in images]).reshape(-1, 2)
     if not images:
-        rows, images = [0], [torch.zeros(channels, 1, 1, dtype=torch.uint8)]
-    sizes = torch.tensor([image.shape[1:] for image in images])
-    if (sizes == sizes[0]).all():
+        batch = torch.zeros(0, channels, 1, 1, dtype=torch.uint8)
+    elif (sizes == sizes[0]).all():
         batch = torch.stack(images)
     else:
         height, width = sizes.max(0).values.tolist()
         batch = images[0].new_zeros(len(images), channels, height, width)
         for padded, image in zip(batch, images, strict=True):
             padded[:, : image.shape[1], : image.shape[2]] = image
-    return Batch(batch, sizes, torch.tensor(rows), count, broken)
+    return Batch(batch, sizes, torch.tensor(rows, dtype=torch.long), broken)
 
 
 def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tensor | BrokenImage:
@@ -85,19 +83,64 @@ class DecodedImages(Dataset):
         ]
 
 
-def local_part(batch_size: int, images: int, rank: int, world_size: int) -> slice:
-    """Which images of every global batch of B are process r's: from B r / W to B (r + 1) / W.
+@dataclass(frozen=True)
+class LocalPart:
+    """Which images of every global batch are this process's.
+
+    A batch of B images is B / M chunks of M, each of which passes through the backbone by itself.
+    Of every chunk process r of W has the images from M r / W to M (r + 1) / W, so that a chunk
+    holds the same images for any number of processes.
+
+    Args:
+        batch_size: Global batch, B.
+        micro_batch: Global images a chunk, M; all of the batch if None.
+        rank: This process, r.
+        world_size: Processes, W.
 
     Raises:
-        ValueError: If the images do not fill one batch, or the batch does not reach all processes.
+        ValueError: If the chunks do not make up the batch, or do not reach all processes.
     """
-    if batch_size > images:
+
+    batch_size: int
+    micro_batch: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.chunk:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
+            )
+        if self.chunk < self.world_size:
+            name = "batch_size" if self.micro_batch is None else "micro_batch"
+            raise ValueError(f"{name} {self.chunk} is less than the {self.world_size} processes")
+
+    @property
+    def chunk(self) -> int:
+        """M, images of a chunk over all processes."""
+        return self.batch_size if self.micro_batch is None else self.micro_batch
+
+    @property
+    def places(self) -> Tensor:
+        """Places of this process's images in the global batch, chunk after chunk."""
+        chunks = torch.arange(self.batch_size).view(-1, self.chunk)
+        first, end = (self.chunk * r // self.world_size for r in (self.rank, self.rank + 1))
+        return chunks[:, first:end].flatten()
+
+    def chunks(self, rows: Tensor) -> list[slice]:
+        """Which of the images that a `Batch` holds, as its ``rows`` tell, are in each chunk."""
+        images = len(self.places)
+        size = images * self.chunk // self.batch_size
+        ends = torch.searchsorted(rows, torch.arange(0, images + 1, size)).tolist()
+        return [slice(*pair) for pair in pairwise(ends)]
+
+
+def check_one_batch(images: int, local: LocalPart) -> None:
+    """Raise ValueError if so many images do not fill one global batch."""
+    if local.batch_size > images:
         raise ValueError(
-            f"batch_size {batch_size} is more than the {images} images of the data set"
+            f"batch_size {local.batch_size} is more than the {images} images of the data set"
         )
-    if batch_size < world_size:
-        raise ValueError(f"batch_size {batch_size} is less than the {world_size} processes")
-    return slice(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
 class EpochBatches:
@@ -108,37 +151,31 @@ class EpochBatches:
 
     Args:
         images: Images in the data set.
-        batch_size: Global batch, B.
+        local: This process's part of every batch.
         seed: Seed of the run.
-        rank: This process, r.
-        world_size: Processes, W.
 
     Attributes:
-        local: This process's part of a global batch, as `local_part` says.
         epoch: Epoch whose order the next iteration follows; set it before.
         first: Batch of the epoch to begin with, when resuming within one.
 
     Raises:
-        ValueError: If there is not one whole batch, or not one image a process.
+        ValueError: If there is not one whole batch.
     """
 
-    def __init__(
-        self, images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.local = local_part(batch_size, images, rank, world_size)
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    def __init__(self, images: int, local: LocalPart, seed: int) -> None:
+        check_one_batch(images, local)
+        self.images, self.local, self.seed = images, local, seed
         self.epoch = 0
         self.first = 0
 
     def __len__(self) -> int:
-        return self.images // self.batch_size
+        return self.images // self.local.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = seeded_generator(self.seed, "order", self.epoch)
-        order = torch.randperm(self.images, generator=generator)
+        order, places = torch.randperm(self.images, generator=generator), self.local.places
         for batch in range(self.first, len(self)):
-            start = batch * self.batch_size
-            yield order[start : start + self.batch_size][self.local].tolist()
+            yield order[batch * self.local.batch_size + places].tolist()
 
 
 def image_loader(images: Dataset, batches: EpochBatches, channels: int, workers: int) -> DataLoader:

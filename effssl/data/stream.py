@@ -13,7 +13,7 @@ from itertools import count, islice
 import numpy as np
 from tqdm import tqdm
 
-from effssl.data.loader import Batch, collate, decode_or_broken, local_part
+from effssl.data.loader import Batch, LocalPart, check_one_batch, collate, decode_or_broken
 from effssl.data.sources import Source
 from effssl.seeding import derived_seed
 
@@ -37,29 +37,24 @@ class StreamBatches:
 
     Args:
         source: Streamed images. If their number is not known they are counted by reading them once.
-        batch_size: Global batch, B.
+        local: This process's part of every batch.
         seed: Seed of the run.
-        rank: This process, r.
-        world_size: Processes, W.
         short_side: Larger images are shrunk until their shorter side has so many pixels.
         threads: Threads that decode; 0 reads and decodes when a batch is asked for.
 
     Attributes:
-        local: This process's part of a global batch, as `local_part` says.
         epoch: Epoch whose order the next iteration follows; set it before.
         first: Batch of the epoch to begin with, when resuming within one.
 
     Raises:
-        ValueError: If there is not one whole batch, or not one image a process.
+        ValueError: If there is not one whole batch.
     """
 
     def __init__(
         self,
         source: Source,
-        batch_size: int,
+        local: LocalPart,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         *,
         short_side: int,
         threads: int = 0,
@@ -68,15 +63,15 @@ class StreamBatches:
         if self.images is None:
             reads = tqdm(source.dataset.iter(_READ), desc="count the stream", disable=None)
             self.images = sum(len(rows[source.image_column]) for rows in reads)
-        self.local = local_part(batch_size, self.images, rank, world_size)
-        self.source, self.batch_size = source, batch_size
+        check_one_batch(self.images, local)
+        self.source, self.local = source, local
         self.short_side, self.threads = short_side, threads
         self.seed = seed
         self.epoch = 0
         self.first = 0
 
     def __len__(self) -> int:
-        return self.images // self.batch_size
+        return self.images // self.local.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._records()
@@ -100,22 +95,23 @@ class StreamBatches:
     def _records(self) -> Iterator[list[tuple[str, object]]]:
         """This process's images of each global batch, with their places and not decoded."""
         draw = random.Random(derived_seed(self.seed, "order", self.epoch))
+        batch_size, places = self.local.batch_size, self.local.places.tolist()
         stream = _shuffled(self._interleaved(draw), draw)
         if self.first:
-            started, skipped = time.perf_counter(), self.first * self.batch_size
+            started, skipped = time.perf_counter(), self.first * batch_size
             next(islice(stream, skipped - 1, None), None)
             logger.info(
                 "read the first %s images of the epoch again, %.1f s",
                 *(f"{skipped:,}", time.perf_counter() - started),
             )
         for batch in range(self.first, len(self)):
-            records = list(islice(stream, self.batch_size))
-            if len(records) < self.batch_size:
+            records = list(islice(stream, batch_size))
+            if len(records) < batch_size:
                 raise ValueError(
-                    f"the stream ended after {batch * self.batch_size + len(records):,} images of "
+                    f"the stream ended after {batch * batch_size + len(records):,} images of "
                     f"the {self.images:,} that it announced"
                 )
-            yield records[self.local]
+            yield [records[place] for place in places]
 
     def _interleaved(self, draw: random.Random) -> Iterator[tuple[str, object]]:
         """The images of all shards in random order, some shards at a time, one image of each."""

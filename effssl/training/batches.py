@@ -9,7 +9,14 @@ from collections.abc import Iterable
 import torch
 
 from effssl.data.cache import cache_images
-from effssl.data.loader import Batch, DecodedImages, EpochBatches, available_cores, image_loader
+from effssl.data.loader import (
+    Batch,
+    DecodedImages,
+    EpochBatches,
+    LocalPart,
+    available_cores,
+    image_loader,
+)
 from effssl.data.sources import Source
 from effssl.data.stream import StreamBatches
 from effssl.training.config import PretrainConfig
@@ -33,12 +40,11 @@ def create_batches(
     Raises:
         ValueError: If the images do not fill one batch, or a batch does not reach every process.
     """
-    part = (config.batch_size, config.seed, rank, world_size)
+    local = LocalPart(config.batch_size, config.micro_batch, rank, world_size)
     if source.streaming:
-        return StreamBatches(
-            source, *part, short_side=kept_side(config.img_size), threads=_workers(config)
-        )
-    return EpochBatches(source.num_images, *part)
+        side, threads = kept_side(config.img_size), _workers(config)
+        return StreamBatches(source, local, config.seed, short_side=side, threads=threads)
+    return EpochBatches(source.num_images, local, config.seed)
 
 
 def create_loader(

@@ -14,36 +14,55 @@ logger = logging.getLogger(__name__)
 _STATE_FILE = "state.pt"
 
 
-def save_checkpoint(run_folder: Path, step: int, state: dict) -> None:
+def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> Path:
     """Write ``checkpoints/step_*/`` under a temporary name, rename it, then delete older ones.
 
     Args:
         run_folder: Folder of the run.
         step: Steps that the state has behind it.
         state: Tensors, numbers, strings, and lists and dicts of them.
+        keep: Checkpoints to keep, this one included.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        OSError: If it cannot be written; earlier checkpoints are then as they were.
     """
     folder = run_folder / "checkpoints" / f"step_{step:08d}"
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with open(partial / _STATE_FILE, "wb") as file:
-        torch.save({"step": step, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial / _STATE_FILE, "wb") as file:
+            torch.save({"step": step, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        # torch's writer hides the reason behind a RuntimeError of its own
+        raise error if isinstance(error, OSError) else (error.__context__ or error) from None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    for older in _checkpoints(run_folder)[:-1]:
+    for older in _checkpoints(run_folder)[:-keep]:
         shutil.rmtree(older)
+    return folder
 
 
 def load_checkpoint(run_folder: Path) -> dict | None:
-    """The state of the newest checkpoint, on the CPU, or None if there is none."""
-    folders = _checkpoints(run_folder)
-    if not folders:
-        return None
-    logger.info("resuming from %s", folders[-1])
-    # weights_only: tensors and plain containers, so nothing is unpickled that could run code
-    return torch.load(folders[-1] / _STATE_FILE, map_location="cpu", weights_only=True)
+    """The state of the newest whole checkpoint, on the CPU, or None if there is none."""
+    for folder in reversed(_checkpoints(run_folder)):
+        try:
+            # weights_only: tensors and plain containers, so nothing is unpickled that could run
+            # code; torch's files carry checksums
+            state = torch.load(folder / _STATE_FILE, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001  whatever a torn file makes of the reader
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.warning("skipped %s, which is not whole: %s", folder, reason)
+            continue
+        logger.info("resuming from %s", folder)
+        return state
+    return None
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:

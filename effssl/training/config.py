@@ -6,13 +6,17 @@ This module imports no torch, so that ``effssl --help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import json
 import math
+import os
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
 Loss = Literal["bt", "vicreg", "spectral"]
 MultiViewForm = Literal["pairs", "mean"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
@@ -50,6 +54,8 @@ class PretrainConfig:
     """Split of the data set to train on."""
     image_column: str | None = None
     """Column with the images; found by its type if None."""
+    label_column: str | None = None
+    """Column with classes, which nothing but the k-NN sees; found by type and name if None."""
     streaming: bool = False
     """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
     workers: int | None = None
@@ -64,21 +70,36 @@ class PretrainConfig:
 
     batch_size: int = 256
     """Images per step, summed over all processes."""
+    micro_batch: int | None = None
+    """Images that pass through the backbone at a time, over all processes: the gradient of the
+    whole batch in less memory, for one more forward pass. All at once if None."""
     epochs: int = 100
     """Passes over the images."""
     max_steps: int | None = None
     """Stop after so many steps, if that is before the epochs end; the schedule ends there too."""
+    max_minutes: float | None = None
+    """Stop with a checkpoint after so many minutes; resume goes on from it."""
     optimizer: str = "adamw"
     """Any optimizer of timm by name: adamw, lars, lamb, sgd, ..."""
     lr: float = 1e-3
-    """Learning rate after warm-up, used as it is: it is not scaled by the batch size."""
+    """Learning rate after warm-up."""
+    lr_scaling: LrScaling = "none"
+    """Multiply lr by batch_size / 256 (linear: sgd, lars) or by its root (sqrt: adamw, lamb)."""
     weight_decay: float = 0.05
     """Weight decay; biases and norms have none."""
     warmup_epochs: float = 10.0
     """Epochs of linear warm-up, at most a tenth of the run; cosine decay to zero follows."""
 
+    grad_clip: float | None = None
+    """Scale the gradient of a step down to this norm if it is larger."""
+
     precision: Precision = "auto"
-    """Of the backbone; auto is bf16 where the hardware has it, else fp32. Losses are in fp32."""
+    """Of the backbone; auto is bf16 where the hardware has it, else fp32. Losses are in fp32. fp64
+    is for checking that runs agree."""
+    compile: bool = False
+    """Compile the backbone with torch.compile; the first step then takes minutes."""
+    deterministic: bool = False
+    """On a GPU use deterministic operations only, which are slower. A CPU has no others."""
     seed: int = 0
     """Seed of the initial weights, the order of images and the views."""
     cpu: bool = False
@@ -89,6 +110,18 @@ class PretrainConfig:
     """Go on from the newest checkpoint of the run folder; starts if there is none."""
     overwrite: bool = False
     """Delete what an earlier run left in the run folder."""
+    checkpoint_steps: int | None = None
+    """Steps between two checkpoints, beside those at the end of every epoch."""
+    checkpoint_minutes: float | None = 30.0
+    """Minutes between two checkpoints at most; None: at the end of epochs only."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the newest ones."""
+    stop_when_disk_full: bool = False
+    """Stop if a checkpoint cannot be written; else train on and try again with the next one."""
+    timeout_minutes: float = 10.0
+    """With several processes: how long to wait for one that does not answer."""
+    knn_every: int = 10
+    """Epochs between two k-NN accuracies of held-out images, if the data has labels; 0: never."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tracker: Tracker | None = None
@@ -103,21 +136,64 @@ class PretrainConfig:
         self._require(
             self.tracker in (None, *trackers), "tracker", f"one of {', '.join(trackers)}, or None"
         )
-        for name in ("in_chans", "img_size", "projector_dim", "batch_size", "epochs", "log_every"):
+        whole = "in_chans img_size projector_dim batch_size epochs log_every keep_checkpoints"
+        for name in whole.split():
             self._require(getattr(self, name) >= 1, name, "1 or more")
-        for name in ("patch_size", "max_steps"):
+        for name in ("patch_size", "max_steps", "micro_batch", "checkpoint_steps"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "1 or more")
-        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed"):
+        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed", "knn_every"):
             self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
+        for name in ("lr", "timeout_minutes"):
+            self._require(0 < getattr(self, name) < math.inf, name, "above 0")
+        for name in ("grad_clip", "max_minutes", "checkpoint_minutes"):
+            value = getattr(self, name)
+            self._require(value is None or 0 < value < math.inf, name, "above 0")
         self._require(self.workers is None or self.workers >= 0, "workers", "0 or more")
-        self._require(0 < self.lr < math.inf, "lr", "above 0")
         self._require(
             self.views >= 2, "views", "2 or more: the loss compares views of the same image"
         )
         self._require(self.batch_size >= 2, "batch_size", "2 or more: the loss is a statistic")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
+
+    @classmethod
+    def load(cls, file: str | os.PathLike) -> PretrainConfig:
+        """Read the configuration of a run from its ``config.json``.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not JSON, a key is not a field, or a value is out of bounds.
+        """
+        path = Path(file)
+        if not path.is_file():
+            raise FileNotFoundError(f"no configuration {path}: give the config.json of a run")
+        try:
+            values = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds no configuration but {type(values).__name__}")
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise ValueError(
+                    f"{path}: {name!r} is not a field of this version's PretrainConfig; {hint}"
+                    "rename or delete it"
+                )
+        try:
+            return cls(**values)
+        except TypeError as error:  # a comparison of values of different types
+            raise ValueError(f"{path}: a value has the wrong type: {error}") from error
+
+    def save(self, file: Path) -> None:
+        """Write what `load` reads, without what is of one launch alone: resume and overwrite."""
+        values = dataclasses.asdict(self) | {"resume": False, "overwrite": False}
+        partial = file.with_name(file.name + ".partial")
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.replace(file)
 
     def _require(self, allowed: bool, name: str, what: str) -> None:
         if not allowed:

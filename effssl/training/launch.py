@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from effssl.data.loader import available_cores
 from effssl.training.config import PretrainConfig
@@ -41,11 +43,25 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             "several processes were asked for but one was started: accelerate launch --cpu does "
             "not start more; use torchrun --standalone --nproc_per_node N ... --cpu"
         )
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{plugin}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"the launcher asks for {plugin}, which shards models that do not fit on a device; "
+                "these do, and their losses are exact under DDP only: launch without it"
+            )
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = not config.deterministic
+    group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+    if not cpu and torch.cuda.is_available():
+        group.backend = "cuda:nccl,cpu:gloo"  # processes also agree on when to stop, on the CPU
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         log_with=config.tracker,
         project_dir=config.run_folder,
+        kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if accelerator.device.type == "cpu" and not cpu:
         raise ValueError(
@@ -72,7 +88,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
 def _precision(config: PretrainConfig, cpu: bool) -> str:
     """Accelerate's name of the precision."""
     if config.precision != "auto":
-        return "no" if config.precision == "fp32" else config.precision
+        return "no" if config.precision in ("fp32", "fp64") else config.precision
     if cpu:
         # emulated bf16 is ten times slower than fp32; AMX is what makes it faster
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()

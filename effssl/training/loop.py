@@ -3,65 +3,290 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import shutil
+import math
+import signal
+import time
+import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
+from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
-from effssl.data.sources import load_source
+from effssl.data.loader import Batch
+from effssl.data.sources import Source, load_source
+from effssl.distributed import is_lost_connection, max_, silent_processes
 from effssl.hub.folder import save_pretrained, versions
 from effssl.losses import create_loss
-from effssl.model import check_input, create_model
-from effssl.seeding import derived_seed, seeded_generator
+from effssl.model import SSLModel, check_input, create_model
+from effssl.seeding import derived_seed
 from effssl.training.batches import create_batches, create_loader
 from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
+from effssl.training.faults import Faults
 from effssl.training.launch import create_accelerator
-from effssl.training.monitor import Monitor
-from effssl.training.optim import create_optimizer, create_schedule
+from effssl.training.monitor import Monitor, start_tracker
+from effssl.training.online_knn import OnlineKNN
+from effssl.training.optim import (
+    create_optimizer,
+    create_schedule,
+    freeze_what_gets_no_gradient,
+    scaled_lr,
+)
+from effssl.training.run_folder import (
+    check_run_folder,
+    prepare_run_folder,
+    surviving_a_full_disk,
+)
+from effssl.training.step import Gradient, GradientOfBatch
+from effssl.training.stop import StopSignals, raise_for
 from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
 
-# these may change between a stop and the resume
-_RUN_FIELDS = set("output resume overwrite cpu workers cache_gb log_every tracker".split())
+_SAVE, _TIME_IS_UP, _SIGNAL = 1, 2, 100  # what a process asks all for; signals are added to 100
 
 
 def pretrain(config: PretrainConfig) -> Path:
     """Pretrain a backbone as configured, alone or as one of the processes of a launcher.
 
-    The run folder (``config.run_folder``) gets config.json, metrics.jsonl, a checkpoint and a model
-    folder at the end of every epoch. What the run computes is a function of the configuration: the
-    order of images and the views are drawn from its seed and the step.
+    What the run computes is a function of the configuration: the order of images and the views are
+    drawn from its seed and the step, and every statistic, batch norm's too, is of the global batch.
+    The run folder (``config.run_folder``) gets config.json, metrics.jsonl, checkpoints, and a model
+    folder at the end of every epoch. SIGTERM and SIGINT end the run with a checkpoint after the
+    step they come in.
 
     Returns:
         The model folder, for `from_pretrained`.
 
     Raises:
-        ValueError: If the configuration does not fit the data, the backbone or the launcher.
+        ValueError: If the configuration does not fit the data, the backbone or the launcher, or
+            more than 1 % of the images are broken.
         FileNotFoundError: If there is no such data set.
         FileExistsError: If the run folder exists and neither resume nor overwrite is set.
-        FloatingPointError: If the loss becomes infinite or not a number.
+        FloatingPointError: If the loss or its gradient is not finite ten steps in a row.
+        OSError: If the last checkpoint cannot be written; any, if so configured.
+        ConnectionError: If another process of the run does not answer any more.
+        SystemExit: With code 143, after SIGTERM.
+        KeyboardInterrupt: After SIGINT.
     """
     accelerator = create_accelerator(config)
-    rank = accelerator.process_index
+    try:
+        run = _Run(accelerator, config)
+        with StopSignals() as signals:
+            stopped_by = run.train(signals)
+    except RuntimeError as error:
+        if accelerator.num_processes == 1 or not is_lost_connection(error):
+            raise
+        silent = ", ".join(str(rank) for rank in silent_processes()) or "none"
+        raise ConnectionError(
+            f"process {accelerator.process_index} of {accelerator.num_processes} lost the others; "
+            f"no sign of life from process: {silent}; see its log, then go on with --resume"
+        ) from error
+    if stopped_by:
+        raise_for(stopped_by)
+    return config.run_folder / "model"
 
-    # everything that can be wrong is found before anything is written
-    _check_run_folder(config)
-    source = load_source(
-        config.dataset,
-        config.split,
-        in_chans=config.in_chans,
-        image_column=config.image_column,
-        streaming=config.streaming,
-    )
-    batches = create_batches(config, source, rank, accelerator.num_processes)
-    multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
-    loss_fn = create_loss(config.loss, dim=config.projector_dim, multiview=config.multiview)
+
+class _Run:
+    """The parts of a run, made in the order in which they depend on each other."""
+
+    def __init__(self, accelerator: Accelerator, config: PretrainConfig) -> None:
+        self.accelerator, self.config = accelerator, config
+        # everything that can be wrong is found before anything is written
+        check_run_folder(config)
+        source = load_source(
+            config.dataset,
+            config.split,
+            in_chans=config.in_chans,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            streaming=config.streaming,
+        )
+        self.batches = create_batches(
+            config, source, accelerator.process_index, accelerator.num_processes
+        )
+        multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
+        loss_fn = create_loss(config.loss, dim=config.projector_dim, multiview=config.multiview)
+        model = _create_model(config, multi_view)
+        if accelerator.num_processes > 1:
+            model = make_global(model, accelerator.device)
+        lr = scaled_lr(config)
+        optimizer = create_optimizer(model, config, lr)
+        self.total_steps = config.epochs * len(self.batches)
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
+        self.schedule = create_schedule(optimizer, config, lr, self.total_steps, len(self.batches))
+        self.loader = create_loader(config, source, self.batches, accelerator.device)
+        self.knn = _online_knn(config, source, self.loader)
+
+        accelerator.wait_for_everyone()  # all have checked the folder before one changes it
+        self.net = model  # without what Accelerate wraps around it
+        state = None
+        if accelerator.is_main_process:
+            prepare_run_folder(config)
+            state = load_checkpoint(config.run_folder)
+        (state,) = broadcast_object_list([state])
+        self.step = state["step"] if state else 0
+        self.tracker_id = state["tracker_id"] if state else uuid.uuid4().hex
+        self.broken = BrokenImages(self.batches.images, state["broken"] if state else ())
+        if state:
+            model.load_state_dict(state["model"])
+        if config.compile:
+            model.backbone.compile()
+        model = model.to(memory_format=torch.channels_last)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.faults = Faults(config, self.net)
+        if state:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            self.faults.load_state_dict(state["faults"])
+            self._save_model()  # the stop may have come just before it
+        self.gradient_of = GradientOfBatch(
+            accelerator, config, self.model, multi_view, loss_fn, self.batches.local
+        )
+
+    def train(self, signals: StopSignals) -> int:
+        """Train to the end, or to a signal, whose number is returned; else 0."""
+        started = self.saved = time.perf_counter()
+        monitor = Monitor(
+            *(self.accelerator, self.config, self.broken, self.faults),
+            *(self.step, self.total_steps, len(self.batches)),
+        )
+        self.model.train()
+        with monitor:
+            start_tracker(self.accelerator, self.config, self.step, self.tracker_id)
+            while self.step < self.total_steps:
+                self.batches.epoch, self.batches.first = divmod(self.step, len(self.batches))
+                for batch in monitor.waiting(self.loader):
+                    self._train_on(batch, monitor)
+                    last = self.step == self.total_steps
+                    request = max_(self._request(signals, started))
+                    ends_epoch, stops = monitor.ends_epoch(self.step), request > _SAVE
+                    if request or ends_epoch or self._is_save_due():
+                        with monitor.aside():
+                            self._save(last=last or stops, model=ends_epoch or stops)
+                    if stops and not last:
+                        signal_number = max(0, request - _SIGNAL)
+                        logger.warning(
+                            "%s: stopped after step %d of %d, the checkpoint is saved; --resume "
+                            "goes on",
+                            signal.Signals(signal_number).name if signal_number else "time is up",
+                            *(self.step, self.total_steps),
+                        )
+                        return signal_number
+                    if last:
+                        break
+        return 0
+
+    def _train_on(self, batch: Batch, monitor: Monitor) -> None:
+        self.broken.add(batch.broken)
+        self.schedule.step_update(self.step)
+        self.optimizer.zero_grad()
+        self.faults.before_step()
+        gradient = self.gradient_of(batch, self.step, watch=monitor.is_due(self.step + 1))
+        loss, norm, good = self._check(gradient)
+        self.step += 1
+        if good:
+            self.optimizer.step()
+            self.faults.good_step()
+        else:
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()
+            self.faults.skip(self.step, gradient, loss, norm)
+        more = {}
+        if monitor.ends_epoch(self.step):
+            epoch = self.step / len(self.batches)
+            if self.knn is not None and (
+                epoch % self.config.knn_every == 0 or self.step == self.total_steps
+            ):
+                with monitor.aside():
+                    more["knn"] = self.knn(self.net, self.accelerator.device)
+        monitor.step(self.step, gradient, loss, norm, self.optimizer.param_groups[0]["lr"], **more)
+
+    def _check(self, gradient: Gradient) -> tuple[float, float, bool]:
+        """Clip the gradient; return the loss, the norm before, and whether to take the step."""
+        self.accelerator.unscale_gradients(self.optimizer)
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # one wait for the device, when all of the gradient's work is under way
+        loss, norm = torch.stack([gradient.loss.double(), norm.double()]).tolist()
+        good = math.isfinite(loss) and math.isfinite(norm)
+        scaler = self.accelerator.scaler
+        if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1:
+            good = True  # the scaler skips the step itself and lowers the scale, as it should
+        if good and self.config.grad_clip is not None and norm > self.config.grad_clip:
+            torch._foreach_mul_(gradients, self.config.grad_clip / norm)
+        return loss, norm, good
+
+    def _request(self, signals: StopSignals, started: float) -> int:
+        """What this process asks all to do after this step, by the clock of the main one."""
+        if signals.received:
+            return _SIGNAL + signals.received
+        if not self.accelerator.is_main_process:
+            return 0
+        minutes = (time.perf_counter() - started) / 60
+        if self.config.max_minutes is not None and minutes >= self.config.max_minutes:
+            return _TIME_IS_UP
+        since = (time.perf_counter() - self.saved) / 60
+        every = self.config.checkpoint_minutes
+        return _SAVE if every is not None and since >= every else 0
+
+    def _is_save_due(self) -> bool:
+        every = self.config.checkpoint_steps
+        return every is not None and self.step % every == 0
+
+    def _save(self, *, last: bool, model: bool) -> None:
+        """Write a checkpoint, and the model folder too if asked for; every process must call it."""
+        self.saved = time.perf_counter()
+        if self.faults.in_a_row and not last:
+            return  # weights that give no finite loss; those saved before them stay
+        self.faults.check_finite(self.step, self.net)
+        failure = None
+        if self.accelerator.is_main_process:
+            try:
+                with surviving_a_full_disk(self.config, "a checkpoint", last=last):
+                    self._save_checkpoint()
+                if model:
+                    with surviving_a_full_disk(self.config, "the model folder", last=last):
+                        self._save_model()
+            except OSError as error:
+                failure = error
+        if max_(int(failure is not None)):
+            raise failure or OSError("process 0 could not write to the run folder and stopped")
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "model": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "broken": list(self.broken),
+            "faults": self.faults.state_dict(),
+            "tracker_id": self.tracker_id,
+        }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        folder, keep = self.config.run_folder, self.config.keep_checkpoints
+        save_checkpoint(folder, self.step, state, keep=keep)
+
+    def _save_model(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        training = {
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            "processes": self.accelerator.num_processes,
+            "precision": self.accelerator.mixed_precision,
+            "versions": versions(),
+        }
+        save_pretrained(self.net, self.config.run_folder / "model", training=training)
+
+
+def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
     torch.manual_seed(derived_seed(config.seed, "weights"))
     model = create_model(
         config.backbone,
@@ -73,132 +298,21 @@ def pretrain(config: PretrainConfig) -> Path:
     )
     model.set_input(config.img_size, *multi_view.options.channel_stats(config.in_chans))
     check_input(model)
-    optimizer = create_optimizer(model, config)
-    total_steps = config.epochs * len(batches)
-    if config.max_steps is not None:
-        total_steps = min(total_steps, config.max_steps)
-    schedule = create_schedule(optimizer, config, total_steps, len(batches))
-    broken = BrokenImages(batches.images)
-    loader = create_loader(config, source, batches, accelerator.device)
-
-    state = _open_run_folder(accelerator, config)
-    step = 0
-    if state is not None:
-        model.load_state_dict(state["model"])
-        step = state["step"]
-    model, optimizer = accelerator.prepare(model.to(memory_format=torch.channels_last), optimizer)
-    if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        _save_model(accelerator, config, model, step)  # the stop may have come just before it
-    model.train()
-    with Monitor(accelerator, config, broken, step, total_steps, len(batches)) as monitor:
-        while step < total_steps:
-            batches.epoch, batches.first = divmod(step, len(batches))
-            for batch in loader:
-                torch.manual_seed(derived_seed(config.seed, "dropout", step, rank))
-                draws = multi_view.draw(
-                    config.batch_size,
-                    seeded_generator(config.seed, "views", step),
-                    channels=config.in_chans,
-                )
-                draws = {k: values[:, batches.local][:, batch.rows] for k, values in draws.items()}
-                images = batch.images.to(accelerator.device, non_blocking=True)
-                views = multi_view.apply(images, draws, batch.sizes)  # (V, n, C, S, S)
-                flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-                z = model(flat, project=True).unflatten(0, views.shape[:2])  # (V, n, D)
-                z = z[:, : batch.count]
-                broken.add(batch.broken)
-                loss, parts = loss_fn(z, return_parts=True)
-                schedule.step_update(step)
-                optimizer.zero_grad()
-                accelerator.backward(loss)
-                optimizer.step()
-                step += 1
-                monitor.step(step, loss, parts, optimizer.param_groups[0]["lr"])
-                if step == total_steps:
-                    break
-            _save_checkpoint(accelerator, config, model, optimizer, step)
-            _save_model(accelerator, config, model, step)
-            accelerator.wait_for_everyone()
-    return config.run_folder / "model"
+    frozen = freeze_what_gets_no_gradient(model)
+    if frozen:
+        logger.info("frozen, since the loss does not depend on it: %s", ", ".join(frozen))
+    return model.double() if config.precision == "fp64" else model
 
 
-def _save_checkpoint(
-    accelerator: Accelerator, config: PretrainConfig, model, optimizer, step: int
-) -> None:
-    if not accelerator.is_main_process:
-        return
-    ssl_model = accelerator.unwrap_model(model, keep_torch_compile=False)
-    state = {"model": ssl_model.state_dict(), "optimizer": optimizer.state_dict()}
-    if accelerator.scaler is not None:
-        state["scaler"] = accelerator.scaler.state_dict()
-    save_checkpoint(config.run_folder, step, state)
-
-
-def _save_model(accelerator: Accelerator, config: PretrainConfig, model, step: int) -> None:
-    if not accelerator.is_main_process:
-        return
-    training = {
-        "config": dataclasses.asdict(config),
-        "step": step,
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "versions": versions(),
-    }
-    ssl_model = accelerator.unwrap_model(model, keep_torch_compile=False)
-    save_pretrained(ssl_model, config.run_folder / "model", training=training)
-
-
-def _check_run_folder(config: PretrainConfig) -> None:
-    folder = config.run_folder
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"output {folder} is a file: choose a folder")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    now = dataclasses.asdict(config)
-    try:
-        before = json.loads((folder / "config.json").read_text())
-    except (FileNotFoundError, ValueError):
-        before = None
-    if not isinstance(before, dict) or not {"backbone", "projector_dim", "views"} <= before.keys():
-        raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
-    if config.overwrite:
-        return
-    if not config.resume:
-        raise FileExistsError(
-            f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
-            "--output"
-        )
-    # fields that came later had the effect of their defaults
-    before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
-    changed = [k for k in now if k not in _RUN_FIELDS and before.get(k) != now[k]]
-    if changed:
-        was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
-        raise ValueError(f"cannot resume {folder} with another configuration: {was}")
-
-
-def _open_run_folder(accelerator: Accelerator, config: PretrainConfig) -> dict | None:
-    """Prepare the run folder; return the state to resume from, if any."""
-    folder = config.run_folder
-    accelerator.wait_for_everyone()  # every process has checked the folder before one changes it
-    if accelerator.is_main_process:
-        if config.overwrite:
-            for name in ("checkpoints", "model"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / "metrics.jsonl").unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "config.json.partial"
-        partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-        partial.replace(folder / "config.json")
-    accelerator.wait_for_everyone()
-    if config.tracker is not None:
-        flat = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
-        accelerator.init_trackers("effssl", config=flat)
-    if not config.resume:
+def _online_knn(
+    config: PretrainConfig, source: Source, loader: Iterable[Batch]
+) -> OnlineKNN | None:
+    if not config.knn_every or source.streaming or source.label_column is None:
         return None
-    state = load_checkpoint(folder)
-    if state is None:
-        logger.info("no checkpoint in %s yet: starting from the beginning", folder)
-    return state
+    try:
+        return OnlineKNN(source, loader.dataset, config.seed)
+    except ValueError as error:
+        if config.label_column is not None:
+            raise
+        logger.info("no k-NN accuracy: %s", error)  # such as -1 for every image without a label
+        return None

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
+import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from effssl.data.broken import BrokenImages
+from effssl.training.collapse import collapse_alarm, collapse_signs
 from effssl.training.config import PretrainConfig
+from effssl.training.faults import Faults
+from effssl.training.step import Gradient
 
 logger = logging.getLogger(__name__)
+
+_SETTLED = 0.1  # share of a run after which collapse is no longer that of the first weights
+
+
+def start_tracker(
+    accelerator: Accelerator, config: PretrainConfig, step: int, tracker_id: str
+) -> None:
+    """Start the tracker that the configuration names, if any, or go on with that of the run.
+
+    Args:
+        accelerator: Holds the tracker.
+        config: Configuration of the run.
+        step: Steps done before, when resuming.
+        tracker_id: Names the run among others of the project.
+    """
+    if config.tracker is None:
+        return
+    name = config.run_folder.name
+    options = {
+        "tensorboard": {"purge_step": step + 1},
+        "trackio": {"name": f"{name}-{tracker_id[:6]}", "resume": "allow"},
+        "wandb": {"name": name, "id": tracker_id, "resume": "allow", "dir": config.run_folder},
+    }
+    flat = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 
 class Monitor:
@@ -25,6 +58,7 @@ class Monitor:
         accelerator: Says which process this is and holds the tracker.
         config: Configuration of the run.
         broken: Images that could not be read.
+        faults: Steps that were skipped.
         start_step: Steps done before, when resuming; later lines of metrics.jsonl are cut off.
         total_steps: Steps of the whole run.
         epoch_steps: Steps of an epoch.
@@ -35,14 +69,18 @@ class Monitor:
         accelerator: Accelerator,
         config: PretrainConfig,
         broken: BrokenImages,
+        faults: Faults,
         start_step: int,
         total_steps: int,
         epoch_steps: int,
     ) -> None:
-        self.accelerator, self.config, self.broken = accelerator, config, broken
+        self.accelerator, self.config = accelerator, config
+        self.broken, self.faults = broken, faults
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
         self.started = self.window_start = time.perf_counter()
         self.start_step = self.window_step = start_step
+        self.waited = 0.0
+        self.alarm: str | None = None
         self.file = None
         if accelerator.is_main_process:
             path = config.run_folder / "metrics.jsonl"
@@ -57,46 +95,106 @@ class Monitor:
             disable=not (accelerator.is_main_process and sys.stderr.isatty()),
         )
 
-    def step(self, step: int, loss, parts: dict, lr: float) -> None:
-        """Note a finished step; every ``log_every``-th and an epoch's last is checked and written.
+    def waiting(self, batches: Iterable) -> Iterator:
+        """The batches of an epoch; the time that they take to come is counted."""
+        batches = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
-        The step before a checkpoint is thus always checked.
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Do not count what is done meanwhile as time of training."""
+        start = time.perf_counter()
+        yield
+        self.window_start += time.perf_counter() - start
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step gets a line: every ``log_every``-th does, and an epoch's last."""
+        return step % self.config.log_every == 0 or self.ends_epoch(step)
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a step is the last of an epoch or of the run."""
+        return step % self.epoch_steps == 0 or step == self.total_steps
+
+    def step(
+        self, step: int, gradient: Gradient, loss: float, norm: float, lr: float, **more: float
+    ) -> None:
+        """Note a finished step, with a line if it is due.
+
+        Args:
+            step: Its number, from 1.
+            gradient: What was computed, features included where a line is due.
+            loss: Its value.
+            norm: Norm of the gradient before it was clipped.
+            lr: Learning rate.
+            more: What else to write.
 
         Raises:
-            FloatingPointError: If the loss of such a step is not finite.
             ValueError: If more than 1 % of the images are broken.
         """
         self.bar.update()
-        epoch_ends = step % self.epoch_steps == 0 or step == self.total_steps
-        if step % self.config.log_every and not epoch_ends:
+        if not self.is_due(step):
             return
         self.broken.share()
-        parts = {name: float(part) for name, part in parts.items()}
-        loss = float(loss.detach())
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step} ({_join(parts)}): lower lr "
-                f"({self.config.lr:g}), or use precision fp32 or bf16 instead of fp16"
-            )
+        if math.isfinite(loss):
+            signs = collapse_signs(gradient.features, gradient.projections)
+            self._sound_alarm(step, signs)
+        else:
+            signs = {}
         now = time.perf_counter()
-        images = (step - self.window_step) * self.config.batch_size
-        views_per_s = images * self.config.views / (now - self.window_start)
-        self.window_start, self.window_step = now, step
+        window, self.window_start = now - self.window_start, now
+        images, self.window_step = (step - self.window_step) * self.config.batch_size, step
+        views_per_s = images * self.config.views / window
+        metrics = {
+            "loss": loss,
+            **{name: float(part) for name, part in gradient.parts.items()},
+            "lr": lr,
+            "grad_norm": norm,
+            **signs,
+            **more,
+            "views_per_s": round(views_per_s, 1),
+            "waiting": round(self.waited / window, 4),
+            "memory_mb": round(_peak_memory(self.accelerator.device) / 1e6),
+            "broken": len(self.broken),
+            "skipped_steps": self.faults.skipped,
+        }
+        self.waited = 0.0
         if self.file is None:
             return
-        epoch = step / self.epoch_steps
-        metrics = {"loss": loss, **parts, "lr": lr, "views_per_s": round(views_per_s, 1)}
-        metrics["broken"] = len(self.broken)
-        self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **metrics}) + "\n")
-        self.accelerator.log(metrics, step=step)
+        epoch = round(step / self.epoch_steps, 4)
+        line = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._write({"step": step, "epoch": epoch, **line})
+        self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")
-        if self.bar.disable and epoch_ends:
+        if self.bar.disable and self.ends_epoch(step):
             minutes = (now - self.started) / 60
             left = minutes * (self.total_steps - step) / (step - self.start_step)
+            knn = f", k-NN {more['knn']:.1f} %" if "knn" in more else ""
             logger.info(
-                "step %d of %d: loss %.4g, %.0f views/s, %.1f min, %.1f min left",
-                *(step, self.total_steps, loss, views_per_s, minutes, left),
+                "step %d of %d: loss %.4g%s, %.0f views/s, %.1f min, %.1f min left",
+                *(step, self.total_steps, loss, knn, views_per_s, minutes, left),
             )
+
+    def _write(self, line: dict) -> None:
+        try:
+            self.file.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk; the checkpoint's message says what to do
+            logger.error("cannot write metrics.jsonl: %s", error.strerror)
+
+    def _sound_alarm(self, step: int, signs: dict[str, float]) -> None:
+        if step < _SETTLED * self.total_steps:
+            return
+        alarm = collapse_alarm(signs, self.config.batch_size, self.config.projector_dim)
+        if alarm and not self.alarm:
+            logger.warning("step %d: %s", step, alarm)
+        elif self.alarm and not alarm:
+            logger.warning("step %d: no sign of collapse any more", step)
+        self.alarm = alarm
 
     def __enter__(self) -> Monitor:
         return self
@@ -106,11 +204,17 @@ class Monitor:
         self.bar.close()
         if self.file is not None:
             self.file.close()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.trackers = []
 
 
-def _join(parts: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in parts.items())
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU, else of the process, at the most so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _cut_after(path: Path, step: int) -> None:

@@ -80,7 +80,12 @@ def crop_boxes(
 
 
 def resampling_matrix(
-    start: Tensor, length: Tensor, source: int, target: int, mirror: Tensor | None = None
+    start: Tensor,
+    length: Tensor,
+    source: int,
+    target: int,
+    mirror: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Antialiased linear resampling of ``source[start : start + length]`` to ``target`` samples.
 
@@ -94,18 +99,19 @@ def resampling_matrix(
         source: Samples along this axis.
         target: Samples wanted.
         mirror: Whether the samples come in reverse order, (N,) bool; nowhere if None.
+        dtype: Of the weights.
 
     Returns:
         Weights, (N, target, source), each row summing to 1.
     """
-    start, length = start.float()[:, None, None], length.float()[:, None, None]
+    start, length = start.to(dtype)[:, None, None], length.to(dtype)[:, None, None]
     scale = length / target
     index = torch.arange(target, device=start.device)[:, None]
     if mirror is not None:
         index = torch.where(mirror[:, None, None], target - 1 - index, index)
     centre = scale * (index + 0.5)
     sample = torch.arange(source, device=start.device) + 0.5 - start  # (N, 1, source)
-    within = ((sample > 0) & (sample < length)).float()
+    within = ((sample > 0) & (sample < length)).to(dtype)
     weights = (sample - centre).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
     weights.mul_(within)
     return weights.div_(weights.sum(-1, keepdim=True))
@@ -132,18 +138,23 @@ def resized_crop(
         size: Side of the result in pixels.
 
     Returns:
-        float32 in the units of the images, (M, C, size, size).
+        In the units of the images, (M, C, size, size): float64 of float64 images, else float32.
     """
     if images.device.type == "cpu" and size > LARGEST_BY_MATRICES:
         return _by_interpolation(images, rows, boxes, flip, size)
     rows, *boxes, flip = (t.to(images.device) for t in (rows, *boxes, flip))
-    return _by_matrices(images[rows].float(), boxes, flip, size)
+    return _by_matrices(_as_float(images[rows]), boxes, flip, size)
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images if images.dtype == torch.float64 else images.float()
 
 
 def _by_matrices(images: Tensor, boxes: list[Tensor], flip: Tensor, size: int) -> Tensor:
     top, left, height, width = boxes
-    rows = resampling_matrix(top, height, images.shape[-2], size)  # (N, S, H)
-    columns = resampling_matrix(left, width, images.shape[-1], size, flip)  # (N, S, W)
+    rows = resampling_matrix(top, height, images.shape[-2], size, None, images.dtype)  # (N, S, H)
+    # (N, S, W)
+    columns = resampling_matrix(left, width, images.shape[-1], size, flip, images.dtype)
     # one (C * H, W) x (W, S) product an image, then one (S, H) x (H, S) product a channel
     narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)
     return rows.unsqueeze(1) @ narrowed.unflatten(1, images.shape[1:3])
@@ -160,7 +171,7 @@ def _by_interpolation(
         top, left, height, width = box
         crop = images[row : row + 1, :, top : top + height, left : left + width]
         if crop.dtype != torch.uint8:
-            crop = crop.float()
+            crop = _as_float(crop)
         view = interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
         views.append(view.flip(-1) if flipped else view)
-    return torch.cat(views).float()
+    return _as_float(torch.cat(views))

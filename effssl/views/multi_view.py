@@ -115,7 +115,8 @@ class MultiView:
                 at the bottom and right to one H x W; None if each fills H x W.
 
         Returns:
-            Normalised float32 views on the device of the images, (V, N, C, S, S).
+            Normalised views on the device of the images, (V, N, C, S, S), float32; float64 of
+            float64 images.
 
         Raises:
             TypeError: If the images are neither uint8 nor float.
@@ -127,16 +128,19 @@ class MultiView:
             sizes = torch.tensor([[height, width]]).expand(n, 2)
         if channels != 3:
             draws = {k: d for k, d in draws.items() if k not in ("saturation", "hue", "grey")}
+        kind = {
+            "device": images.device,
+            "dtype": torch.float64 if images.dtype == torch.float64 else torch.float32,
+        }
         mean, std = (
-            torch.tensor(s, device=images.device).view(-1, 1, 1)
-            for s in self.options.channel_stats(channels)
+            torch.tensor(s, **kind).view(-1, 1, 1) for s in self.options.channel_stats(channels)
         )
         in_cache = images.device.type == "cpu" and not torch.compiler.is_compiling()
         chunk = max(1, CPU_CHUNK // (channels * self.size**2)) if in_cache else n
         white = 255 if images.dtype == torch.uint8 else 1
         radius = math.ceil(4 * self.options.sigma[1])  # beyond lie 0.006% of the weights
         shift = mean / std
-        result = torch.empty(self.views, n, channels, self.size, self.size, device=images.device)
+        result = torch.empty(self.views, n, channels, self.size, self.size, **kind)
         with torch.autocast(images.device.type, enabled=False):
             for v in range(self.views):
                 made = result[v].unbind() if in_cache else None
@@ -199,7 +203,10 @@ def _adjust(view: Tensor, draw: dict[str, Tensor], white: int, radius: int) -> T
             return False
         return torch.compiler.is_compiling() or bool((draw[name] != neutral).any())
 
-    on_device = {name: values.to(view.device) for name, values in draw.items()}
+    on_device = {
+        name: values.to(view.device, view.dtype if values.is_floating_point() else None)
+        for name, values in draw.items()
+    }
     shape = view.shape
     if draw["brightness"].ndim == 2:
         view = view.flatten(0, 1).unsqueeze(1)  # each channel as an image

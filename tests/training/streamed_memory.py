@@ -44,7 +44,7 @@ def main(data: str, output: str) -> None:
     else:
         source = load_source(data, streaming=True)
         batches = create_batches(config, source, rank=0, world_size=1)
-        read = sum(b.count for b in create_loader(config, source, batches, torch.device("cpu")))
+        read = sum(len(b.rows) for b in create_loader(config, source, batches, torch.device("cpu")))
         assert read == source.num_images
     print(peak())
 
