@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
     """Pretrain a backbone on images without labels.
 
     Without --dataset it trains on 10,000 images that come with the package. For several processes
-    give the same flags to examples/pretrain.py under accelerate launch or torchrun.
+    give the same flags to examples/pretrain.py under accelerate launch or torchrun. With --config
+    runs/x/config.json the flags are those of an earlier run, but for the ones given beside it.
     """
     from effssl.training.loop import pretrain
 
@@ -158,6 +160,24 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(130)
 
 
+def expand_config(args: Sequence[str]) -> list[str]:
+    """Put the flags of a configuration file in the place of ``--config FILE``, before all others.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no configuration of this version.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        known, others = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}: give the config.json of a run") from error
+    if known.config is None:
+        return list(args)
+    return [*PretrainConfig.load(known.config).flags(), *others]
+
+
 def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -165,15 +185,20 @@ def _is_main_process() -> bool:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``effssl`` command."""
     commands = {"pretrain": pretrain, "evaluate": evaluate, "views": views}
-    run(
-        lambda: tyro.extras.subcommand_cli_from_dict(
+    args = list(sys.argv[1:] if args is None else args)
+
+    def command() -> None:
+        if args[:1] == ["pretrain"]:
+            args[1:] = expand_config(args[1:])
+        tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="effssl",
             description=__doc__,
             args=args,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    )
+
+    run(command)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ On a CPU, accelerate launch gives a process one thread unless it is told otherwi
 use torchrun for more.
 """
 
+import sys
+
 import tyro
 
 import effssl
-from effssl.cli import run
+from effssl.cli import expand_config, run
 
 
 def main() -> None:
     flags = (tyro.conf.FlagCreatePairsOff,)
-    config = tyro.cli(effssl.PretrainConfig, description=__doc__, config=flags)
+    args = expand_config(sys.argv[1:])
+    config = tyro.cli(effssl.PretrainConfig, description=__doc__, args=args, config=flags)
     effssl.pretrain(config)
 
 

@@ -118,7 +118,7 @@ class PretrainConfig:
     """Checkpoints that are kept, the newest ones."""
     stop_when_disk_full: bool = False
     """Stop if a checkpoint cannot be written; else train on and try again with the next one."""
-    timeout_minutes: float = 10.0
+    timeout_minutes: float = 30.0
     """With several processes: how long to wait for one that does not answer."""
     knn_every: int = 10
     """Epochs between two k-NN accuracies of held-out images, if the data has labels; 0: never."""
@@ -156,6 +156,16 @@ class PretrainConfig:
         self._require(self.batch_size >= 2, "batch_size", "2 or more: the loss is a statistic")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
+
+    def flags(self) -> list[str]:
+        """The command-line flags that make this configuration, but for those at their defaults."""
+        flags = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                flags.append("--" + field.name.replace("_", "-"))
+                flags += [] if value is True else [str(value)]
+        return flags
 
     @classmethod
     def load(cls, file: str | os.PathLike) -> PretrainConfig:

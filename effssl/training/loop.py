@@ -87,6 +87,7 @@ def pretrain(config: PretrainConfig) -> Path:
             f"process {accelerator.process_index} of {accelerator.num_processes} lost the others; "
             f"no sign of life from process: {silent}; see its log, then go on with --resume"
         ) from error
+    accelerator.end_training()
     if stopped_by:
         raise_for(stopped_by)
     return config.run_folder / "model"
