@@ -4,13 +4,14 @@
     python benchmarks/throughput.py --backbones resnet10t --tables limit
     python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224
 
-``effssl`` is `effssl.pretrain` itself: decode or cache, views, backbone, projector, loss, optimizer
-step, metrics. ``bare`` is the forward pass, backward pass and optimizer step of the same model on
+``effssl`` is `effssl.pretrain` itself: decode or cache, views, backbone, projector, loss, checks of
+loss and gradient, optimizer step, metrics with the signs of collapse every 5 steps. Checkpoints are
+timed apart. ``bare`` is the forward pass, backward pass and optimizer step of the same model on
 tensors that are already there: the limit. ``lightly`` is the loop of its examples: its BYOL
 transform on decoded PIL images, its Barlow Twins head and loss, at the best of several numbers of
 loader workers. All take the sample's images in colour, enlarged to the size of the views where that
 is larger; the operations on the views are the same. Contestants take turns, and a figure is the
-median of all their timed steps but the first of each turn.
+median of all their timed steps but the first five of each turn.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from torch import nn
 
 import effssl
 from effssl.data import SAMPLE, decode_image, load_source
+from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.optim import create_optimizer
 
+CHECKPOINTS: dict[str, str] = {}
 LIMIT_BACKBONES = ("resnet10t", "convnext_atto", "resnet18", "test_resnet")
+WINDOW = 5  # steps between two lines of metrics; a turn's first window is not counted
 PATCH = {"convnext_atto": 2}  # its own patch of 4 leaves a 32 px image one pixel
 
 
@@ -45,7 +49,7 @@ def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.Pret
             "batch_size": args.images,
             "precision": "fp32",
             "max_steps": args.steps,
-            "log_every": 1,
+            "log_every": WINDOW,
             "overwrite": True,
             "cpu": args.device == "cpu",
         }
@@ -54,13 +58,25 @@ def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.Pret
 
 
 def effssl_steps(config: effssl.PretrainConfig) -> list[float]:
-    """Seconds of each step, as the run's own metrics tell them."""
+    """Seconds of each step of a window, as the run's own metrics tell them."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         effssl.pretrain(effssl.PretrainConfig(**(vars(config) | {"output": str(run)})))
         lines = (run / "metrics.jsonl").read_text().splitlines()
+        checkpoint_of(run, config)
     views = config.batch_size * config.views
-    return [views / json.loads(line)["views_per_s"] for line in lines]
+    return [views / json.loads(line)["views_per_s"] for line in lines[1:]]
+
+
+def checkpoint_of(run: Path, config: effssl.PretrainConfig) -> None:
+    """Note the size of a run's checkpoint and the time that it takes to write it again."""
+    state = load_checkpoint(run)
+    step = state.pop("step")
+    start = time.perf_counter()
+    folder = save_checkpoint(run, step, state, keep=1)
+    seconds = time.perf_counter() - start
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    CHECKPOINTS[config.backbone] = f"{size / 1e6:,.0f} MB, {seconds:.2f} s"
 
 
 def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[float]:
@@ -99,7 +115,7 @@ def timed(step, args: argparse.Namespace) -> list[float]:
         if args.device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return seconds
+    return seconds[WINDOW:]
 
 
 class DecodedPictures(torch.utils.data.Dataset):
@@ -159,13 +175,14 @@ def take_turns(contestants: dict, turns: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, run in contestants.items():
-            seconds[name] += run()[1:]
+            seconds[name] += run()
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def limit_table(args: argparse.Namespace) -> None:
     print("\nthe limit: 2 views, 256 wide, fp32\n")
-    print("| backbone | effssl views/s | bare views/s | step / bare step |\n|---|--:|--:|--:|")
+    print("| backbone | effssl views/s | bare views/s | step / bare step | checkpoint |")
+    print("|---|--:|--:|--:|--:|")
     for backbone in args.backbones:
         config = configure(args, backbone)
         seconds = take_turns(
@@ -178,7 +195,7 @@ def limit_table(args: argparse.Namespace) -> None:
         views = config.batch_size * config.views
         print(
             f"| {backbone} | {views / seconds['effssl']:,.0f} | {views / seconds['bare']:,.0f} | "
-            f"{seconds['effssl'] / seconds['bare']:.2f} |",
+            f"{seconds['effssl'] / seconds['bare']:.2f} | {CHECKPOINTS[config.backbone]} |",
             flush=True,
         )
 
@@ -226,14 +243,14 @@ def main() -> None:
     tables = ["limit", "lightly"]
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
     parser.add_argument("--images", type=int, default=256, help="global batch (default: 256)")
-    parser.add_argument("--steps", type=int, default=6, help="steps of a turn (default: 6)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a turn (default: 10)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each (default: 3)")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="of lightly")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
     print(
         f"batch {args.images}, {args.device}, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}, median of {args.turns} turns of {args.steps - 1} steps"
+        f"torch {torch.__version__}, median of {args.turns} turns of {args.steps - WINDOW} steps"
     )
     for table in args.tables:
         {"limit": limit_table, "lightly": lightly_table}[table](args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from effssl.distributed import gather, sum_
+
+logger = logging.getLogger(__name__)
 
 
 class _Normalize(torch.autograd.Function):
@@ -97,6 +100,17 @@ def make_global(model: nn.Module, device: torch.device) -> nn.Module:
         model: Is changed; its batch norms may be timm's, with an activation.
         device: Where it is going to run.
     """
+    others = {
+        type(module).__name__
+        for module in model.modules()
+        if "running_var" in module._buffers and not isinstance(module, _BatchNorm)
+    }
+    if others:
+        logger.warning(
+            "%s keeps statistics of each process's own images: what the run computes depends on "
+            "the number of processes",
+            ", ".join(sorted(others)),
+        )
     if device.type != "cpu":
         return convert_sync_batchnorm(model)
     for module in model.modules():

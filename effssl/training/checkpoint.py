@@ -50,8 +50,13 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
 
 
 def load_checkpoint(run_folder: Path) -> dict | None:
-    """The state of the newest whole checkpoint, on the CPU, or None if there is none."""
-    for folder in reversed(_checkpoints(run_folder)):
+    """The state of the newest whole checkpoint, on the CPU, or None if there is no checkpoint.
+
+    Raises:
+        ValueError: If there are checkpoints but none is whole.
+    """
+    folders = _checkpoints(run_folder)
+    for folder in reversed(folders):
         try:
             # weights_only: tensors and plain containers, so nothing is unpickled that could run
             # code; torch's files carry checksums
@@ -62,6 +67,11 @@ def load_checkpoint(run_folder: Path) -> dict | None:
             continue
         logger.info("resuming from %s", folder)
         return state
+    if folders:
+        raise ValueError(
+            f"none of the {len(folders)} checkpoints in {folders[0].parent} is whole: give "
+            "--overwrite to start anew"
+        )
     return None
 
 
