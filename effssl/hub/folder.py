@@ -51,11 +51,15 @@ def save_pretrained(
     for leftover in (partial, earlier):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_weights(model.backbone, partial / "model.safetensors")
-    _write_weights(model.projector, partial / "projector.safetensors")
-    _write_json(_config(model), partial / "config.json")
-    if training is not None:
-        _write_json(training, partial / "training.json")
+    try:
+        _write_weights(model.backbone, partial / "model.safetensors")
+        _write_weights(model.projector, partial / "projector.safetensors")
+        _write_json(_config(model), partial / "config.json")
+        if training is not None:
+            _write_json(training, partial / "training.json")
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(earlier)
     partial.rename(folder)
@@ -175,7 +179,10 @@ def _read_config(folder: Path) -> dict:
 def _write_weights(module: nn.Module, path: Path) -> None:
     # safetensors takes neither channels-last nor shared tensors
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    save_file(weights, path, metadata={"format": "pt"})
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # it hides the system's error
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:

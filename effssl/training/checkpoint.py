@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
@@ -44,8 +45,11 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
         raise error if isinstance(error, OSError) else (error.__context__ or error) from None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    for older in _checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(older)
+    folders = _checkpoints(run_folder)
+    # later ones were skipped as torn, or this run would not be here
+    kept = [f for f in folders if f <= folder][-keep:]
+    for other in set(folders) - set(kept):
+        shutil.rmtree(other)
     return folder
 
 
@@ -58,8 +62,9 @@ def load_checkpoint(run_folder: Path) -> dict | None:
     folders = _checkpoints(run_folder)
     for folder in reversed(folders):
         try:
+            _check_sums(folder / _STATE_FILE)
             # weights_only: tensors and plain containers, so nothing is unpickled that could run
-            # code; torch's files carry checksums
+            # code
             state = torch.load(folder / _STATE_FILE, map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001  whatever a torn file makes of the reader
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -73,6 +78,14 @@ def load_checkpoint(run_folder: Path) -> dict | None:
             "--overwrite to start anew"
         )
     return None
+
+
+def _check_sums(file: Path) -> None:
+    """torch writes checksums but reads without looking at them."""
+    with zipfile.ZipFile(file) as archive:
+        torn = archive.testzip()
+    if torn is not None:
+        raise ValueError(f"{torn} has another checksum")
 
 
 def _checkpoints(run_folder: Path) -> list[Path]:

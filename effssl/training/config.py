@@ -20,6 +20,14 @@ LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "None",
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -132,6 +140,12 @@ class PretrainConfig:
             choices, value = get_args(hint), getattr(self, name)
             if choices and all(isinstance(choice, str) for choice in choices):
                 self._require(value in choices, name, f"one of {', '.join(choices)}")
+            elif name != "tracker":
+                kinds = choices or (hint,)
+                allowed = isinstance(value, (*kinds, int) if float in kinds else kinds)
+                if isinstance(value, bool):  # which is an int to Python
+                    allowed = bool in kinds
+                self._require(allowed, name, " or ".join(_KINDS[kind] for kind in kinds))
         trackers = get_args(Tracker)
         self._require(
             self.tracker in (None, *trackers), "tracker", f"one of {', '.join(trackers)}, or None"
@@ -195,8 +209,8 @@ class PretrainConfig:
                 )
         try:
             return cls(**values)
-        except TypeError as error:  # a comparison of values of different types
-            raise ValueError(f"{path}: a value has the wrong type: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def save(self, file: Path) -> None:
         """Write what `load` reads, without what is of one launch alone: resume and overwrite."""

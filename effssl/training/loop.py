@@ -147,7 +147,8 @@ class _Run:
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
             self.faults.load_state_dict(state["faults"])
-            self._save_model()  # the stop may have come just before it
+            with surviving_a_full_disk(config, "the model folder", last=False):
+                self._save_model()  # the stop may have come just before it
         self.gradient_of = GradientOfBatch(
             accelerator, config, self.model, multi_view, loss_fn, self.batches.local
         )
@@ -247,6 +248,7 @@ class _Run:
         self.saved = time.perf_counter()
         if self.faults.in_a_row and not last:
             return  # weights that give no finite loss; those saved before them stay
+        self.broken.share()  # or those met since the last line would be forgotten by a resume
         self.faults.check_finite(self.step, self.net)
         failure = None
         if self.accelerator.is_main_process:

@@ -203,7 +203,10 @@ class Monitor:
         """Finish the bar, the file and the tracker."""
         self.bar.close()
         if self.file is not None:
-            self.file.close()
+            try:
+                self.file.close()
+            except OSError as error:  # what a full disk has kept in its buffer
+                logger.error("cannot write metrics.jsonl: %s", error.strerror)
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.trackers = []

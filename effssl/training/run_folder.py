@@ -13,12 +13,14 @@ from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
-# these may change between a stop and the resume
-_MAY_CHANGE = set(
+# these may change between a stop and the resume: what the weights do not depend on,
+_OF_A_LAUNCH = set(
     "output resume overwrite cpu workers cache_gb log_every tracker label_column knn_every "
-    "epochs max_steps max_minutes micro_batch compile deterministic checkpoint_steps "
-    "checkpoint_minutes keep_checkpoints stop_when_disk_full timeout_minutes".split()
+    "max_minutes deterministic checkpoint_steps checkpoint_minutes keep_checkpoints "
+    "stop_when_disk_full timeout_minutes".split()
 )
+# and what prolongs or mends a run, which then is not that of its configuration alone
+_MENDING = set("epochs max_steps lr grad_clip precision micro_batch compile".split())
 
 
 def check_run_folder(config: PretrainConfig) -> None:
@@ -50,10 +52,12 @@ def check_run_folder(config: PretrainConfig) -> None:
         )
     # fields that came later had the effect of their defaults
     before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
-    changed = [k for k in now if k not in _MAY_CHANGE and before.get(k) != now[k]]
-    if changed:
-        was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
+    changed = {k for k in now if k not in _OF_A_LAUNCH and before.get(k) != now[k]}
+    was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in now if k in changed)
+    if changed - _MENDING:
         raise ValueError(f"cannot resume {folder} with another configuration: {was}")
+    if changed:
+        logger.warning("resuming with another configuration: %s", was)
 
 
 def prepare_run_folder(config: PretrainConfig) -> None:
@@ -64,7 +68,8 @@ def prepare_run_folder(config: PretrainConfig) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "metrics.jsonl").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.json")
+    with surviving_a_full_disk(config, "config.json", last=not (folder / "config.json").exists()):
+        config.save(folder / "config.json")
 
 
 @contextmanager

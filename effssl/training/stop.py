@@ -9,8 +9,8 @@ import threading
 class StopSignals:
     """Notes SIGTERM and SIGINT while it is entered, where they would end the process at once.
 
-    SIGTERM is what SLURM and torchrun send before they take the machine away, SIGINT is Ctrl-C. A
-    second signal of the same kind acts as it would have without this.
+    SIGTERM is what SLURM and torchrun send before they take the machine away, sometimes both of
+    them, so that a second one changes nothing. SIGINT is Ctrl-C; a second one ends at once.
 
     Attributes:
         received: Number of the first signal, 0 if none came.
@@ -22,7 +22,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: object) -> None:
         self.received = self.received or number
-        signal.signal(number, self._earlier[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self._earlier[number])
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # others get no signals

@@ -2,12 +2,86 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
+import tyro
 
 from effssl import PretrainConfig
+from effssl.cli import expand_config
+
+# of each field values that are not its default
+OTHERS = {
+    "backbone": ["resnet50", "vit_tiny_patch16_224"],
+    "pretrained": [True],
+    "in_chans": [1, 13],
+    "img_size": [32],
+    "patch_size": [4],
+    "projector_dim": [64, 8192],
+    "loss": ["vicreg", "spectral"],
+    "multiview": ["mean"],
+    "dataset": ["my photos/it's 'one'.tar", "user/name", "/data/**/*.jpg", ""],
+    "split": ["train[:10%]", "validation"],
+    "image_column": ["image", "none"],
+    "label_column": ["class label"],
+    "streaming": [True],
+    "workers": [0, 3],
+    "cache_gb": [0.0, 0.5, 1e-9],
+    "views": [2, 8],
+    "preset": ["cifar", "grey"],
+    "batch_size": [2, 4096],
+    "micro_batch": [1, 128],
+    "epochs": [1, 1000],
+    "max_steps": [1, 10**9],
+    "max_minutes": [0.02, 1e-7, 240.0],
+    "optimizer": ["lars"],
+    "lr": [0.1 + 0.2, 5e-324, 1e22, 1 / 3],
+    "lr_scaling": ["linear", "sqrt"],
+    "weight_decay": [0.0, 1e-6],
+    "warmup_epochs": [0.0, 2.5],
+    "grad_clip": [1.0, 1e-3],
+    "precision": ["fp16", "fp64"],
+    "compile": [True],
+    "deterministic": [True],
+    "seed": [1, 2**63],
+    "cpu": [True],
+    "output": ["runs/x y", "/absolute/ä"],
+    "resume": [True],
+    "overwrite": [True],
+    "checkpoint_steps": [1, 500],
+    "checkpoint_minutes": [None, 0.5],
+    "keep_checkpoints": [1, 10],
+    "stop_when_disk_full": [True],
+    "timeout_minutes": [0.1, 600.0],
+    "knn_every": [0, 1],
+    "log_every": [1],
+    "tracker": ["wandb", "tensorboard"],
+}
+FIELDS = get_type_hints(PretrainConfig)
+
+
+def kinds(field):
+    """The types of a field, NoneType among them if it may be None."""
+    return set(get_args(FIELDS[field]) or [FIELDS[field]])
+
+
+NUMBERS = [field for field in FIELDS if kinds(field) & {int, float}]
+
+
+def some_configs():
+    """Two with all fields at other values but for one that excludes another; many with some."""
+    draw = random.Random(0)
+    for number, share in enumerate((1, 1, *[0.3] * 30)):
+        values = {name: draw.choice(v) for name, v in OTHERS.items() if draw.random() < share}
+        values.pop(("resume", "overwrite")[number % 2], None)
+        yield PretrainConfig(**values)
+
+
+def parse(args):
+    return tyro.cli(PretrainConfig, args=args, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 @pytest.mark.parametrize(
@@ -26,10 +100,30 @@ from effssl import PretrainConfig
         ("weight_decay", -1.0, "weight_decay must be 0 or more"),
         ("seed", -1, "seed must be 0 or more"),
         ("tracker", "mlflow", "tracker must be one of tensorboard, trackio, wandb"),
+        ("lr_scaling", "square", "lr_scaling must be one of none, linear, sqrt; got 'square'"),
+        ("micro_batch", 0, "micro_batch must be 1 or more; got 0"),
+        ("checkpoint_steps", 0, "checkpoint_steps must be 1 or more; got 0"),
+        ("keep_checkpoints", 0, "keep_checkpoints must be 1 or more; got 0"),
+        ("log_every", 0, "log_every must be 1 or more; got 0"),
+        ("knn_every", -1, "knn_every must be 0 or more; got -1"),
+        ("workers", -1, "workers must be 0 or more; got -1"),
+        ("cache_gb", -0.1, "cache_gb must be 0 or more; got -0.1"),
+        ("max_minutes", 0.0, "max_minutes must be above 0; got 0.0"),
+        ("checkpoint_minutes", 0.0, "checkpoint_minutes must be above 0; got 0.0"),
+        ("timeout_minutes", 0.0, "timeout_minutes must be above 0; got 0.0"),
+        ("grad_clip", 0.0, "grad_clip must be above 0; got 0.0"),
+        ("grad_clip", float("inf"), "grad_clip must be above 0.*; got inf"),
     ],
 )
 def test_a_value_out_of_bounds_is_named(field, value, message):
     with pytest.raises(ValueError, match=message):
+        PretrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("field", NUMBERS)
+def test_every_number_is_bounded(field, value):
+    with pytest.raises(ValueError, match=f"^{field} must be "):
         PretrainConfig(**{field: value})
 
 
@@ -62,3 +156,93 @@ def test_every_field_is_a_documented_flag():
         line = help_text.split(flag, 1)[1].split("--", 1)[0]
         documented = line.split("(default")[0].replace("│", "").split()
         assert len(documented) >= 4, f"{flag}: {line}"
+
+
+# The flags and the file that make a configuration
+
+
+def test_the_values_tried_are_those_of_every_field():
+    assert OTHERS.keys() == FIELDS.keys()
+    for field in dataclasses.fields(PretrainConfig):
+        assert field.default not in OTHERS[field.name]
+
+
+def test_the_flags_of_a_configuration_make_it():
+    for config in some_configs():
+        assert parse(config.flags()) == config
+    assert PretrainConfig().flags() == [] and parse([]) == PretrainConfig()
+
+
+def test_the_file_of_a_configuration_makes_it_but_for_what_is_of_one_launch(tmp_path):
+    for config in some_configs():
+        config.save(tmp_path / "config.json")
+        loaded = PretrainConfig.load(tmp_path / "config.json")
+        assert loaded == dataclasses.replace(config, resume=False, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("style", ["--config {}", "--config={}"])
+def test_flags_beside_a_file_win_wherever_they_stand(tmp_path, style):
+    file = tmp_path / "config.json"
+    config = PretrainConfig(views=8, lr=0.5, tracker="wandb", checkpoint_minutes=None, cpu=True)
+    config.save(file)
+    given, changed = style.format(file).split(), ["--views", "2", "--tracker", "None", "--resume"]
+    expected = dataclasses.replace(config, views=2, tracker=None, resume=True)
+    assert parse(expand_config([*given, *changed])) == expected
+    assert parse(expand_config([*changed, *given])) == expected
+    assert parse(expand_config(given)) == config
+    assert expand_config(changed) == changed
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"viewz": 4}', "'viewz' is not a field of .*; did you mean 'views'\\? rename or delete"),
+        ('{"qqqqqq": 4}', "'qqqqqq' is not a field of this version's PretrainConfig; rename"),
+        ('{"views": 4', "config.json is not valid JSON: "),
+        ("", "config.json is not valid JSON: "),
+        ("[1, 2]", "config.json holds no configuration but list"),
+        ("null", "config.json holds no configuration but NoneType"),
+        ('{"views": 1}', "views must be 2 or more"),
+        ('{"views": "4"}', "views"),
+        ('{"lr": "0.1"}', "lr"),
+        ('{"lr": null}', "lr"),
+        ('{"loss": ["bt"]}', "loss must be one of"),
+        ('{"resume": true, "overwrite": true}', "exclude each other"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_clear_error(tmp_path, content, message):
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        PretrainConfig.load(file)
+
+
+def test_bytes_that_are_no_text_are_not_json(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\x80\x04\x95\xff")
+    with pytest.raises(ValueError, match="config.json is not valid JSON"):
+        PretrainConfig.load(tmp_path / "config.json")
+
+
+def test_a_missing_file_and_a_missing_name_say_what_to_give(tmp_path):
+    for path in (tmp_path / "config.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match="no configuration .*: give the config.json of"):
+            expand_config(["--config", str(path)])
+    with pytest.raises(ValueError, match="give the config.json of a run"):
+        expand_config(["--views", "2", "--config"])
+
+
+WRONG = [3, 2.5, True, "no", "3", ["a"], {}, None]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_value_of_another_type_is_named(tmp_path, field):
+    file = tmp_path / "config.json"
+    for value in WRONG:
+        right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
+        file.write_text(json.dumps({field: value}))
+        if right:
+            PretrainConfig.load(file)
+            continue
+        with pytest.raises(ValueError, match=field):
+            PretrainConfig.load(file)

@@ -326,7 +326,7 @@ def test_an_interrupted_stream_ends_with_the_same_weights_by_any_workers(tmp_pat
     for workers, killed_at in ((0, 8), (2, 11)):  # the second epoch has steps 7 to 12
         run = tmp_path / f"{workers} {killed_at}"
         with monkeypatch.context() as patch:
-            kill(patch, "Monitor.step", killed_at)
+            kill(patch, "step", killed_at)
             with pytest.raises(Killed):
                 pretrain(tmp_path / "data", run, **config)
         again = pretrain(tmp_path / "data", run, **(config | {"workers": workers}), resume=True)
