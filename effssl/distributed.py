@@ -4,6 +4,7 @@ All statistics of a batch are made from sums and counts, never from means, so th
 hold different numbers of images.
 """
 
+import threading
 import time
 
 import torch
@@ -109,21 +110,36 @@ def is_lost_connection(error: BaseException) -> bool:
     )
 
 
+def start_heartbeat(every: float = 1.0) -> None:
+    """Count up in the store, from a thread: a process that waits for another one is alive too."""
+    store = dist.distributed_c10d._get_default_store().clone()
+    key = f"effssl/alive/{dist.get_rank()}"
+
+    def beat() -> None:
+        try:
+            while True:
+                store.add(key, 1)
+                time.sleep(every)
+        except RuntimeError:  # the store is gone, and with it the run
+            pass
+
+    threading.Thread(target=beat, daemon=True).start()
+
+
 def silent_processes(wait: float = 5.0) -> list[int]:
-    """Ranks that give no sign of life, to be asked by all that are left after a lost connection.
+    """Ranks whose heart does not beat, after a lost connection.
 
     Args:
-        wait: Seconds to wait for the others.
+        wait: Seconds to listen.
     """
-    rank, size = dist.get_rank(), world_size()
-    # the store by which the processes found each other; process 0 or the launcher keeps it
     store = dist.distributed_c10d._get_default_store()
+    keys = [f"effssl/alive/{rank}" for rank in range(world_size())]
     try:
-        store.set(f"effssl/alive/{rank}", "")
+        before = [store.add(key, 0) for key in keys]
         time.sleep(wait)
-        silent = [other for other in range(size) if not store.check([f"effssl/alive/{other}"])]
-        if rank == 0:
-            time.sleep(2)  # the others still ask the store
+        silent = [r for r, key in enumerate(keys) if store.add(key, 0) == before[r]]
+        if dist.get_rank() == 0:
+            time.sleep(2)  # the others still listen
     except RuntimeError:
         silent = [0]
     return silent

@@ -19,7 +19,7 @@ from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, load_source
-from effssl.distributed import is_lost_connection, max_, silent_processes
+from effssl.distributed import is_lost_connection, max_, silent_processes, start_heartbeat
 from effssl.hub.folder import save_pretrained, versions
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
@@ -75,6 +75,8 @@ def pretrain(config: PretrainConfig) -> Path:
         KeyboardInterrupt: After SIGINT.
     """
     accelerator = create_accelerator(config)
+    if accelerator.num_processes > 1:
+        start_heartbeat()
     try:
         run = _Run(accelerator, config)
         with StopSignals() as signals:

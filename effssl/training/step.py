@@ -145,7 +145,7 @@ class GradientOfBatch:
             # every image was broken: black ones keep step with the other processes, uncounted
             black = torch.zeros(2, config.in_chans, config.img_size, config.img_size)
             out = network(black.to(images.device, next(self.net.parameters()).dtype))[:0]
-            return out.reshape(config.views, 0, -1)
+            return out.reshape(config.views, 0, out.shape[-1])
         part = {name: values[:, chunk] for name, values in draws.items()}
         views = self.multi_view.apply(images, part, batch.sizes[chunk])  # (V, n, C, S, S)
         flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
