@@ -28,12 +28,18 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx, x, weight, bias, mean, var, count: float, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight, mean, var)
         ctx.count, ctx.eps = count, eps
+        if not x.numel():  # of which torch's own ends the process
+            return x.clone()
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         x, weight, mean, var = ctx.saved_tensors
+        if not x.numel():
+            none = torch.zeros_like(weight)
+            sum_(torch.stack([none, none]))  # which the other processes wait for
+            return grad, none, none, None, None, None, None
         # with the statistics as constants: what torch does in eval mode
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
             grad.contiguous(memory_format=_memory_format(x)),
@@ -53,7 +59,7 @@ class _GlobalBatchNorm(_BatchNorm):
     """What torch's SyncBatchNorm is on a GPU, for the CPU, where torch and its DDP refuse it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and self.track_running_stats:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
@@ -61,16 +67,20 @@ class _GlobalBatchNorm(_BatchNorm):
         with torch.no_grad():
             exact = x if x.dtype == torch.float64 else x.float()
             places = [0, *range(2, x.ndim)]
-            var, mean = torch.var_mean(exact, places, correction=0)
+            if x.numel():
+                var, mean = torch.var_mean(exact, places, correction=0)
+            else:  # every image of this process was broken
+                var = mean = exact.new_zeros(channels)
             count = mean.new_tensor([x.numel() / channels])
             means, variances, counts = gather(torch.cat([mean, var, count])).split(
                 [channels, channels, 1], dim=1
             )
-            total = counts.sum()
+            total = counts.sum().item()
+            if not total:
+                return x
             mean = (counts * means).sum(0) / total
             var = (counts * (variances + (means - mean).square())).sum(0) / total
-            total = total.item()
-            if self.track_running_stats:
+            if self.track_running_stats and self.training:
                 self.num_batches_tracked.add_(1)
                 momentum = self.momentum
                 if momentum is None:
@@ -135,9 +145,7 @@ class ChunkStatistics:
         self._norms = [
             module
             for module in model.modules()
-            if isinstance(module, _BatchNorm)
-            and module.track_running_stats
-            and module.momentum is not None
+            if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
 
     @contextmanager
@@ -147,12 +155,16 @@ class ChunkStatistics:
             (norm.momentum, *(buffer.clone() for buffer in norm.buffers(recurse=False)))
             for norm in self._norms
         ]
-        yield self
-        for norm, (momentum, mean, var, batches) in zip(self._norms, before, strict=True):
-            norm.momentum = momentum
-            norm.running_mean.copy_(mean.lerp_(norm.running_mean, momentum))
-            norm.running_var.copy_(var.lerp_(norm.running_var, momentum))
-            norm.num_batches_tracked.copy_(batches + 1)
+        try:
+            yield self
+        finally:
+            for norm, (momentum, mean, var, batches) in zip(self._norms, before, strict=True):
+                norm.momentum = momentum
+                batches += 1
+                weight = 1 / batches.item() if momentum is None else momentum
+                norm.running_mean.copy_(mean.lerp_(norm.running_mean, weight))
+                norm.running_var.copy_(var.lerp_(norm.running_var, weight))
+                norm.num_batches_tracked.copy_(batches)
 
     def weigh(self, chunk: int | None) -> None:
         """Let the next pass count as number ``chunk``, from 0, of a mean; None: not at all."""

@@ -151,7 +151,8 @@ def run(command: Callable[[], object]) -> None:
     try:
         command()
     except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine: data may differ there
+        # one line a machine, whose data may differ; each process may know of another lost one
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):
             print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

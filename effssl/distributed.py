@@ -6,6 +6,8 @@ hold different numbers of images.
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -110,20 +112,31 @@ def is_lost_connection(error: BaseException) -> bool:
     )
 
 
-def start_heartbeat(every: float = 1.0) -> None:
+@contextmanager
+def heartbeat(every: float = 1.0) -> Iterator[None]:
     """Count up in the store, from a thread: a process that waits for another one is alive too."""
+    if world_size() == 1:
+        yield
+        return
     store = dist.distributed_c10d._get_default_store().clone()
     key = f"effssl/alive/{dist.get_rank()}"
+    stop = threading.Event()
 
     def beat() -> None:
         try:
-            while True:
+            while not stop.wait(every):
                 store.add(key, 1)
-                time.sleep(every)
         except RuntimeError:  # the store is gone, and with it the run
             pass
 
-    threading.Thread(target=beat, daemon=True).start()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        # a thread that is in the store when Python ends aborts the process
+        stop.set()
+        thread.join(timeout=10)
 
 
 def silent_processes(wait: float = 5.0) -> list[int]:

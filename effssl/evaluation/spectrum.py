@@ -20,13 +20,14 @@ def effective_rank(features: Tensor) -> float:
         1 to min(N - 1, F); 0 if all features are the same.
     """
     x = features.double()
+    size = x.norm()
     x = x - x.mean(0)
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     values = torch.linalg.eigvalsh(gram.cpu()).clamp(min=0).sqrt()
-    total = values.sum()
-    if total == 0:
+    values = values[values > 1e-12 * size.cpu()]  # what rounding leaves of equal features
+    if not len(values):
         return 0.0
-    shares = values[values > 0] / total
+    shares = values / values.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 

@@ -9,12 +9,15 @@ from effssl.distributed import count_rows, gather_rows
 from effssl.evaluation.spectrum import effective_rank, unit_std
 
 _ROWS = 512  # images that are looked at; the cost grows with the cube
-LEAST_STD = 0.01
+LEAST_STD = 0.05  # healthy runs stay above 0.4
 LEAST_RANK = 0.02  # of what the batch and the width would let it be
 
 
 def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
-    """Spread and effective rank of what a batch became; the same for any number of processes.
+    """Spread and effective rank of what a batch became.
+
+    They are the same for any number of processes, but for batches of more than 512 images that
+    pass in chunks, of which each number of processes sees others.
 
     Args:
         features: Of one view of this process's images, (n, F).
@@ -51,7 +54,7 @@ def collapse_alarm(signs: dict[str, float], rows: int, width: int) -> str | None
             f"{signs[which + '_std']:.2g}, 1 would be even): {advice}"
         )
     possible = min(rows - 1, width, _ROWS - 1)
-    if signs["projection_rank"] < max(1.5, LEAST_RANK * possible):
+    if possible > 3 and signs["projection_rank"] < max(1.5, LEAST_RANK * possible):
         return (
             f"dimensional collapse: the projections use {signs['projection_rank']:.1f} of "
             f"{possible} dimensions: {advice}"

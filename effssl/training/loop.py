@@ -19,7 +19,7 @@ from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, load_source
-from effssl.distributed import is_lost_connection, max_, silent_processes, start_heartbeat
+from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
 from effssl.hub.folder import save_pretrained, versions
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
@@ -75,20 +75,20 @@ def pretrain(config: PretrainConfig) -> Path:
         KeyboardInterrupt: After SIGINT.
     """
     accelerator = create_accelerator(config)
-    if accelerator.num_processes > 1:
-        start_heartbeat()
-    try:
-        run = _Run(accelerator, config)
-        with StopSignals() as signals:
-            stopped_by = run.train(signals)
-    except RuntimeError as error:
-        if accelerator.num_processes == 1 or not is_lost_connection(error):
-            raise
-        silent = ", ".join(str(rank) for rank in silent_processes()) or "none"
-        raise ConnectionError(
-            f"process {accelerator.process_index} of {accelerator.num_processes} lost the others; "
-            f"no sign of life from process: {silent}; see its log, then go on with --resume"
-        ) from error
+    with heartbeat():
+        try:
+            run = _Run(accelerator, config)
+            with StopSignals() as signals:
+                stopped_by = run.train(signals)
+        except RuntimeError as error:
+            if accelerator.num_processes == 1 or not is_lost_connection(error):
+                raise
+            silent = ", ".join(str(rank) for rank in silent_processes()) or "none"
+            raise ConnectionError(
+                f"process {accelerator.process_index} of {accelerator.num_processes} lost the "
+                f"others; no sign of life from process: {silent}; see its log, then go on with "
+                "--resume"
+            ) from error
     accelerator.end_training()
     if stopped_by:
         raise_for(stopped_by)

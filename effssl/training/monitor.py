@@ -80,7 +80,7 @@ class Monitor:
         self.started = self.window_start = time.perf_counter()
         self.start_step = self.window_step = start_step
         self.waited = 0.0
-        self.alarm: str | None = None
+        self.alarmed, self.doubts = False, 0
         self.file = None
         if accelerator.is_main_process:
             path = config.run_folder / "metrics.jsonl"
@@ -190,11 +190,13 @@ class Monitor:
         if step < _SETTLED * self.total_steps:
             return
         alarm = collapse_alarm(signs, self.config.batch_size, self.config.projector_dim)
-        if alarm and not self.alarm:
-            logger.warning("step %d: %s", step, alarm)
-        elif self.alarm and not alarm:
-            logger.warning("step %d: no sign of collapse any more", step)
-        self.alarm = alarm
+        if bool(alarm) == self.alarmed:
+            self.doubts = 0
+            return
+        self.doubts += 1
+        if self.doubts == 2:  # lines in a row: at the border the signs come and go
+            self.alarmed, self.doubts = bool(alarm), 0
+            logger.warning("step %d: %s", step, alarm or "no sign of collapse any more")
 
     def __enter__(self) -> Monitor:
         return self

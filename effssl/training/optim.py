@@ -9,7 +9,7 @@ import logging
 import timm.optim
 import torch
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from effssl.model import SSLModel
 from effssl.seeding import seeded_generator
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _FUSED = ("adam", "adamw", "sgd")  # torch has them in one pass over the parameters
 _BASE_BATCH = 256
+_PROBE_IMAGES = 4
 
 
 def create_optimizer(
@@ -88,8 +89,8 @@ def freeze_what_gets_no_gradient(model: SSLModel) -> list[str]:
     The projector's batch norm takes every constant off the features, so that a bias which only
     shifts them, such as that of the last norm of a ViT or ConvNeXt, has a gradient of nothing but
     rounding noise; AdamW, which divides by the size of the gradient, would walk on it and shift the
-    features that are published. They are found by a pass in float64 of two images whose features
-    are pulled in opposite directions: what is common to all images then gets the gradient 0.
+    features that are published. They are found by passes in float64 of a few images whose features
+    are pulled in directions that sum to 0: what is common to all images then gets the gradient 0.
 
     Args:
         model: Is changed; its recorded input size is used.
@@ -97,25 +98,34 @@ def freeze_what_gets_no_gradient(model: SSLModel) -> list[str]:
     Returns:
         The names of the frozen parameters.
     """
-    draw = seeded_generator(0, "probe")
+    # by chance the images of one pass may be alike to a parameter that matters
+    frozen = _without_gradient(model, 0)
+    for attempt in (1, 2):
+        frozen = frozen and [name for name in _without_gradient(model, attempt) if name in frozen]
+    for name in frozen:
+        model.backbone.get_parameter(name).requires_grad_(False)
+    return frozen
+
+
+def _without_gradient(model: SSLModel, attempt: int) -> list[str]:
+    """Names of the backbone's parameters on which differences between images do not depend."""
+    draw = seeded_generator(0, "probe", attempt)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
     probe = copy.deepcopy(model.backbone).double().cpu().eval()
     with torch.no_grad():
         for parameter in probe.parameters():  # some start at 0 and hide what lies behind them
             if parameter.ndim < 2 or not parameter.any():
-                noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
-                parameter += 0.02 * noise
-    images = torch.rand(
-        2, *model.backbone.pretrained_cfg["input_size"], generator=draw, dtype=torch.float64
-    )
-    features = probe(images)
-    pull = torch.randn(features.shape[1], generator=draw, dtype=torch.float64)
+                parameter += 0.5 * noise(*parameter.shape)
+    images = noise(_PROBE_IMAGES, *model.backbone.pretrained_cfg["input_size"])
+    features = probe(images * noise(_PROBE_IMAGES, 1, 1, 1) + noise(_PROBE_IMAGES, 1, 1, 1))
+    pull = noise(*features.shape)
     names, parameters = zip(*probe.named_parameters(), strict=True)
     gradients = torch.autograd.grad(
-        (features[0] - features[1]) @ pull, parameters, allow_unused=True
+        ((pull - pull.mean(0)) * features).sum(), parameters, allow_unused=True
     )
     sizes = [0.0 if g is None else g.square().mean().sqrt().item() for g in gradients]
     typical = torch.tensor([size for size in sizes if size > 0]).median().item()
-    frozen = [name for name, size in zip(names, sizes, strict=True) if size < 1e-10 * typical]
-    for name in frozen:
-        model.backbone.get_parameter(name).requires_grad_(False)
-    return frozen
+    return [name for name, size in zip(names, sizes, strict=True) if size < 1e-10 * typical]

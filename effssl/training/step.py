@@ -95,6 +95,8 @@ class GradientOfBatch:
         self, batch: Batch, draws: dict[str, Tensor], step: int, watch: bool
     ) -> Gradient:
         chunks = self.local.chunks(batch.rows)
+        if world_size() == 1:  # with more, every process takes part in the statistics of a chunk
+            chunks = [chunk for chunk in chunks if chunk.start < chunk.stop]
         with ChunkStatistics(self.net.backbone).one_update() as statistics:
             features = []
             for i, chunk in enumerate(chunks):
@@ -104,7 +106,8 @@ class GradientOfBatch:
             sizes = [part.shape[1] for part in features]
             features = torch.cat(features, dim=1).requires_grad_()
             with self.accelerator.autocast():
-                z = self.net.projector(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+                z = self.net.projector(features.flatten(0, 1))
+            z = z.reshape(*features.shape[:2], z.shape[-1])
             loss, parts = self.loss_fn(z, return_parts=True)
             self.accelerator.backward(loss)
             statistics.weigh(None)
@@ -141,15 +144,11 @@ class GradientOfBatch:
         images = batch.images[chunk].to(self.accelerator.device, non_blocking=True)
         if config.precision == "fp64":
             images = images.double() / 255
-        if not len(images):
-            # every image was broken: black ones keep step with the other processes, uncounted
-            black = torch.zeros(2, config.in_chans, config.img_size, config.img_size)
-            out = network(black.to(images.device, next(self.net.parameters()).dtype))[:0]
-            return out.reshape(config.views, 0, out.shape[-1])
         part = {name: values[:, chunk] for name, values in draws.items()}
         views = self.multi_view.apply(images, part, batch.sizes[chunk])  # (V, n, C, S, S)
         flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return network(flat).unflatten(0, views.shape[:2])
+        out = network(flat)
+        return out.reshape(*views.shape[:2], out.shape[-1])  # unflatten refuses n = 0
 
     def _average_gradients(self) -> None:
         """As DDP does, whose own way takes one backward pass through all of the model."""

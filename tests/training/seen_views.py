@@ -30,8 +30,8 @@ CONFIG = {
 
 def main(data: str, folder: Path) -> None:
     apply = MultiView.apply
-    # which would destroy the process group that the second training needs
-    Accelerator.end_training = lambda self: None
+    # which destroys the process group that the second training needs
+    end_training, Accelerator.end_training = Accelerator.end_training, lambda self: None
     for name in ("map", "stream"):
         seen = []
 
@@ -44,6 +44,7 @@ def main(data: str, folder: Path) -> None:
         pretrain(PretrainConfig(dataset=data, streaming=name == "stream", output=output, **CONFIG))
         steps = {str(step): views.contiguous() for step, views in enumerate(seen)}
         save_file(steps, folder / f"{name}_{os.environ.get('RANK', '0')}.safetensors")
+    end_training(Accelerator())
 
 
 if __name__ == "__main__":

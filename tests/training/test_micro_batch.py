@@ -1,0 +1,288 @@
+"""The gradient of a batch in chunks is that of the whole batch, on one process and on several.
+
+Run by hand, the processes of the tests are
+
+    torchrun --standalone --nproc_per_node 2 tests/training/test_micro_batch.py FOLDER
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from effssl import MultiView, PretrainConfig, create_model
+from effssl.batch_norm import make_global
+from effssl.data.loader import Batch, LocalPart
+from effssl.losses import create_loss
+from effssl.training.step import GradientOfBatch
+
+IMAGES, SIZE = 12, 32
+CONFIG = {
+    "img_size": SIZE,
+    "projector_dim": 16,
+    "batch_size": IMAGES,
+    "views": 3,
+    "preset": "cifar",
+    "precision": "fp64",
+    "cpu": True,
+}
+CONVNEXT = {"backbone": "convnext_atto", "patch_size": 2}
+RESNET = {"backbone": "test_resnet"}
+# places in the global batch of images that could not be read: all of a chunk, and more
+BROKEN = (4, 5, 6, 7, 9)
+
+
+class CountedViews(MultiView):
+    """Notes how many images it makes views of at a time."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.counts: list[int] = []
+
+    def apply(self, images: Tensor, *args) -> Tensor:
+        self.counts.append(len(images))
+        return super().apply(images, *args)
+
+
+class Step:
+    """All that computes gradients of one configuration, with the same weights for all."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, **changes) -> None:
+        self.config = config = PretrainConfig(**(CONFIG | changes))
+        torch.manual_seed(0)
+        self.net = create_model(
+            config.backbone,
+            projector_dim=config.projector_dim,
+            img_size=config.img_size,
+            patch_size=config.patch_size,
+        )
+        if config.precision == "fp64":
+            self.net.double()
+        if world_size > 1:
+            make_global(self.net, torch.device("cpu"))
+        self.views = CountedViews(config.preset, views=config.views, size=config.img_size)
+        self.local = LocalPart(config.batch_size, config.micro_batch, rank, world_size)
+        accelerator = Accelerator(cpu=True)
+        assert accelerator.num_processes == world_size
+        loss_fn = create_loss(config.loss, dim=config.projector_dim)
+        model = accelerator.prepare(self.net).train()
+        self.gradient_of = GradientOfBatch(
+            accelerator, config, model, self.views, loss_fn, self.local
+        )
+
+    def __call__(self, broken: tuple[int, ...] = (), step: int = 0) -> dict[str, Tensor]:
+        """Loss and gradient, by part of the model."""
+        self.net.zero_grad()
+        draw = torch.Generator().manual_seed(step)
+        images = torch.randint(
+            256, (IMAGES, 3, SIZE + 8, SIZE + 8), generator=draw, dtype=torch.uint8
+        )
+        images[::2] //= 3
+        places = self.local.places
+        rows = [row for row, place in enumerate(places.tolist()) if place not in broken]
+        rows = torch.tensor(rows, dtype=torch.long)
+        sizes = torch.tensor([[SIZE + 8, SIZE + 8]]).repeat(len(rows), 1)
+        batch = Batch(images[places[rows]], sizes, rows, [])
+        loss = self.gradient_of(batch, step).loss
+        return {
+            "loss": loss.double(),
+            "backbone": flat_gradient(self.net.backbone),
+            "projector": flat_gradient(self.net.projector),
+        }
+
+    def loss_at(self, shift: float, direction: list[Tensor]) -> float:
+        """The loss with the weights moved."""
+        parameters = list(self.net.parameters())
+        with torch.no_grad():
+            torch._foreach_add_(parameters, direction, alpha=shift)
+        loss = float(self()["loss"])
+        with torch.no_grad():
+            torch._foreach_add_(parameters, direction, alpha=-shift)
+        return loss
+
+
+def flat_gradient(module: nn.Module) -> Tensor:
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return torch.cat([gradient.flatten().double() for gradient in gradients]).clone()
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest of the parts, each relative to its norm."""
+    return max(
+        float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected
+    )
+
+
+@pytest.mark.parametrize("loss", ["bt", "vicreg", "spectral"])
+@pytest.mark.parametrize("precision, tolerance", [("fp64", 1e-12), ("fp32", 1e-5)])
+def test_chunks_give_the_gradient_of_the_whole_batch(loss, precision, tolerance):
+    step = partial(Step, loss=loss, precision=precision, **CONVNEXT)
+    whole = step()()
+    for micro_batch in (3, 6):
+        found = difference(step(micro_batch=micro_batch)(), whole)
+        print(f"{loss}, {precision}, {IMAGES} images in chunks of {micro_batch}: {found:.1e}")
+        assert found <= tolerance
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4])
+def test_broken_images_leave_chunks_smaller_or_empty(micro_batch):
+    whole = Step(**CONVNEXT)(BROKEN)
+    chunked = Step(micro_batch=micro_batch, **CONVNEXT)(BROKEN)
+    found = difference(chunked, whole)
+    print(f"chunks of {micro_batch} without {len(BROKEN)} broken images: {found:.1e}")
+    assert found <= 1e-12
+
+
+def test_a_chunk_without_images_leaves_running_statistics_finite():
+    step = Step(micro_batch=4, **RESNET)
+    step(BROKEN)
+    assert all(buffer.isfinite().all() for buffer in step.net.buffers())
+
+
+def test_views_are_made_of_a_chunk_at_a_time():
+    whole, chunked = Step(**RESNET), Step(micro_batch=3, **RESNET)
+    whole()
+    chunked()
+    assert whole.views.counts == [12]
+    assert chunked.views.counts == [3] * 8  # two passes of each of four chunks
+
+
+def test_batch_norm_counts_a_batch_in_chunks_once():
+    whole, chunked = Step(**RESNET), Step(micro_batch=3, **RESNET)
+    for step in range(2):
+        whole(step=step)
+        chunked(step=step)
+    expected = dict(whole.net.named_buffers())
+    for name, buffer in chunked.net.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            assert buffer == 2, name
+    # what the first one sees does not depend on other norms, and its mean is that of the batch
+    first = next(name for name in expected if name.endswith("running_mean"))
+    found = dict(chunked.net.named_buffers())[first]
+    torch.testing.assert_close(found, expected[first], rtol=1e-12, atol=1e-12)
+    momenta = {m.momentum for m in chunked.net.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert momenta == {0.1}
+
+
+def with_dropout(step: Step) -> list[Tensor]:
+    """Put dropout into the backbone; the list gets what it left of each pass."""
+    seen: list[Tensor] = []
+    dropout = nn.Dropout(0.3).train()
+    dropout.register_forward_hook(lambda module, args, out: seen.append(out == 0))
+    backbone = step.net.backbone
+    backbone.stages[1].blocks[0].drop_path = dropout
+    return seen
+
+
+def test_both_passes_of_a_chunk_drop_the_same_and_others_do_not():
+    step = Step(micro_batch=3, **CONVNEXT)
+    seen = with_dropout(step)
+    step()
+    step(step=1)
+    assert len(seen) == 16
+    first, second, third = seen[:4], seen[4:8], seen[8:12]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not any(torch.equal(first[0], other) for other in (*first[1:], third[0]))
+
+
+def smooth(module: nn.Module) -> None:
+    """Replace what has kinks, at which differences are no slopes."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(module, name, nn.Softplus())
+        elif isinstance(child, nn.MaxPool2d):
+            setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
+        else:
+            smooth(child)
+
+
+@pytest.mark.parametrize("backbone", ["batch norm", "dropout"])
+def test_the_gradient_of_chunks_is_the_slope_of_their_loss(backbone):
+    step = Step(micro_batch=3, **(RESNET if backbone == "batch norm" else CONVNEXT))
+    smooth(step.net)
+    if backbone == "dropout":
+        with_dropout(step)
+    step()
+    torch.manual_seed(1)
+    parameters = list(step.net.parameters())
+    direction = [torch.randn_like(p) * p.detach().abs().mean() for p in parameters]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    expected = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+    near, far = (
+        (step.loss_at(h, direction) - step.loss_at(-h, direction)) / (2 * h) for h in (1e-5, 2e-5)
+    )
+    slope = (4 * near - far) / 3
+    print(f"{backbone}: slope {slope:.9g}, gradient {expected:.9g}")
+    assert slope == pytest.approx(expected, rel=1e-7)
+
+
+# what the processes compute, and which images are broken: in some all of a process's
+OF_PROCESSES = {
+    "no batch norm, whole": (CONVNEXT, ()),
+    "no batch norm": (CONVNEXT | {"micro_batch": 4}, ()),
+    "no batch norm, broken": (CONVNEXT | {"micro_batch": 4}, (0, 5)),
+    "no batch norm, a chunk broken": (CONVNEXT | {"micro_batch": 4}, BROKEN),
+    "no batch norm, whole, second half broken": (CONVNEXT, tuple(range(6, 12))),
+    "no batch norm, second halves broken": (
+        CONVNEXT | {"micro_batch": 4},
+        (2, 3, 6, 7, 10, 11),
+    ),
+    "batch norm, whole, second half broken": (RESNET, tuple(range(6, 12))),
+    "batch norm, half a chunk broken": (RESNET | {"micro_batch": 4}, (2, 3)),
+    "batch norm, whole": (RESNET, ()),
+    "batch norm": (RESNET | {"micro_batch": 4}, ()),
+    "batch norm, broken": (RESNET | {"micro_batch": 6}, (0, 5, 11)),
+}
+
+
+def buffers(module: nn.Module) -> Tensor:
+    return torch.cat([buffer.flatten().double() for buffer in module.buffers()])
+
+
+def compute_all(rank: int = 0, world_size: int = 1) -> dict[str, dict[str, Tensor]]:
+    found = {}
+    for name, (changes, broken) in OF_PROCESSES.items():
+        step = Step(rank, world_size, **changes)
+        found[name] = step(broken) | {"buffers": buffers(step.net)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def of_one_process():
+    return compute_all()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def of_processes(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("micro_batch")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(request.param), __file__, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("name", OF_PROCESSES)
+def test_processes_compute_the_gradient_of_one(of_one_process, of_processes, name):
+    for of_rank in of_processes:
+        found = difference(of_rank[name], of_one_process[name])
+        print(f"{name}, {len(of_processes)} processes: {found:.1e}")
+        assert found <= 1e-12
+        assert of_rank[name]["buffers"].isfinite().all()
+        assert of_rank[name].keys() == {"loss", "backbone", "projector", "buffers"}
+
+
+def main(folder: Path) -> None:
+    rank = int(os.environ["RANK"])
+    torch.save(compute_all(rank, int(os.environ["WORLD_SIZE"])), folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,185 @@
+"""Optimizer: what is frozen, decayed, scaled and clipped, against parameters before and after."""
+
+import copy
+
+import pytest
+import timm.optim
+import torch
+from test_loop import metrics, tiny
+
+import effssl
+from effssl import PretrainConfig
+from effssl.training.optim import create_optimizer, freeze_what_gets_no_gradient, scaled_lr
+
+SHIFTS = {
+    "convnext_atto": ({"patch_size": 2}, ["head.norm.bias"]),
+    "vit_tiny_patch16_224": ({"patch_size": 4}, ["norm.bias"]),
+    "resnet18_cifar": ({}, []),
+    "test_resnet": ({}, []),
+}
+
+
+def create(backbone, projector_dim=16):
+    torch.manual_seed(0)
+    changes = SHIFTS[backbone][0]
+    return effssl.create_model(
+        backbone, projector_dim=projector_dim, in_chans=1, img_size=32, **changes
+    )
+
+
+def weights_after(tmp_path, **changes):
+    """Parameters after each step of a run, in a list."""
+    config = tiny(tmp_path, checkpoint_steps=1, keep_checkpoints=100, knn_every=0, **changes)
+    effssl.pretrain(config)
+    files = sorted((tmp_path / "run" / "checkpoints").glob("*/state.pt"))
+    states = [torch.load(file)["model"] for file in files]
+    return [{k: v for k, v in state.items() if not is_buffer(k)} for state in states]
+
+
+def is_buffer(name):
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize("backbone", SHIFTS)
+def test_only_the_shift_of_all_features_is_frozen_and_nothing_else_is_touched(backbone):
+    model = create(backbone).train()
+    model.backbone.eval()  # a mode of its own
+    before = copy.deepcopy(model.state_dict())
+    modes = {name: module.training for name, module in model.named_modules()}
+    random = torch.get_rng_state()
+
+    frozen = freeze_what_gets_no_gradient(model)
+
+    assert frozen == SHIFTS[backbone][1]
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (name.removeprefix("backbone.") not in frozen), name
+        assert parameter.grad is None and parameter.dtype == torch.float32
+    after = model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_no_weights_make_a_parameter_that_matters_look_like_a_shift():
+    for seed in range(25):  # one pass of two images freezes some
+        torch.manual_seed(seed)
+        model = effssl.create_model("test_resnet", projector_dim=16, in_chans=1, img_size=32)
+        assert freeze_what_gets_no_gradient(model) == [], seed
+
+
+@pytest.mark.parametrize("backbone", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_the_gradient_of_what_is_frozen_is_rounding_noise_under_every_loss(backbone):
+    model = create(backbone).double().train()
+    (frozen,) = SHIFTS[backbone][1]
+    views = torch.randn(2, 3, 1, 32, 32, dtype=torch.float64)
+    z = model(views.flatten(0, 1), project=True).unflatten(0, (2, 3))
+    shift = model.backbone.get_parameter(frozen)
+    scale = model.backbone.get_parameter(frozen.replace("bias", "weight"))
+    for loss in ("bt", "vicreg", "spectral"):
+        value = effssl.create_loss(loss, dim=16)(z)
+        noise, gradient = torch.autograd.grad(value, [shift, scale], retain_graph=True)
+        assert noise.norm() < 1e-10 * gradient.norm(), loss
+
+
+@pytest.mark.parametrize("backbone", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_frozen_parameters_keep_their_value_through_a_run(tmp_path, caplog, backbone):
+    changes, (frozen,) = SHIFTS[backbone]
+    with caplog.at_level("INFO", logger="effssl"):
+        first, *_, last = weights_after(tmp_path, backbone=backbone, max_steps=3, **changes)
+    assert any(record.getMessage().endswith(f"depend on it: {frozen}") for record in caplog.records)
+    same = [name for name in first if torch.equal(first[name], last[name])]
+    assert same == [f"backbone.{frozen}"]
+    assert not first[same[0]].any()
+
+
+@pytest.mark.parametrize(
+    "scaling, batch_size, expected",
+    [
+        ("none", 512, 0.1),
+        ("linear", 512, 0.2),
+        ("sqrt", 512, 0.1414213562),
+        ("linear", 64, 0.025),
+        ("sqrt", 64, 0.05),
+    ],
+)
+def test_the_learning_rate_is_scaled_by_the_batch_and_logged(caplog, scaling, batch_size, expected):
+    config = PretrainConfig(lr=0.1, lr_scaling=scaling, batch_size=batch_size)
+    with caplog.at_level("INFO", logger="effssl"):
+        assert scaled_lr(config) == pytest.approx(expected)
+    logged = [record.getMessage() for record in caplog.records]
+    if scaling == "none":
+        assert logged == []
+    else:
+        assert len(logged) == 1
+        assert f"{expected:.4g} = 0.1 x {expected / 0.1:.4g}, {scaling}" in logged[0]
+        assert f"batch of {batch_size} over 256" in logged[0]
+
+
+@pytest.mark.parametrize("scaling, factor", [("linear", 8 / 256), ("sqrt", (8 / 256) ** 0.5)])
+def test_the_schedule_warms_up_to_the_scaled_rate_and_ends_near_zero(tmp_path, scaling, factor):
+    effssl.pretrain(tiny(tmp_path, lr_scaling=scaling, epochs=4, log_every=1, knn_every=0))
+    rates = [line["lr"] for line in metrics(tmp_path / "run")]
+    top = 1e-3 * factor
+    assert rates[:3] == pytest.approx([top / 3, 2 * top / 3, top])  # a tenth of 20 steps
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 0.02 * top
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_fused_optimizers_step_as_the_plain_ones_do(name):
+    fused_model = create("test_resnet")
+    plain_model = copy.deepcopy(fused_model)
+    config = PretrainConfig(optimizer=name, lr=1e-2, weight_decay=0.1)
+    fused = create_optimizer(fused_model, config)
+    plain = timm.optim.create_optimizer_v2(plain_model, opt=name, lr=1e-2, weight_decay=0.1)
+    assert all(group["fused"] for group in fused.param_groups)
+    assert not any(group["fused"] for group in plain.param_groups)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for a, b in zip(fused_model.parameters(), plain_model.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=draw)
+            b.grad = a.grad.clone()
+        fused.step()
+        plain.step()
+    for a, b in zip(fused_model.parameters(), plain_model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "adamw", "sgd"])
+def test_optimizers_by_name_train_and_decay_no_bias_and_no_norm(tmp_path, name):
+    first, _, last = weights_after(tmp_path, optimizer=name, max_steps=3, log_every=1)
+    assert all(value.isfinite().all() for value in last.values())
+    assert [k for k in first if torch.equal(first[k], last[k])] == []
+    assert all(line["loss"] is not None for line in metrics(tmp_path / "run"))
+
+    model = create("test_resnet")
+    config = PretrainConfig(optimizer=name, weight_decay=0.1)
+    decayed = {}
+    for group in create_optimizer(model, config).param_groups:
+        decayed |= {id(p): group["weight_decay"] for p in group["params"]}
+    assert {n: decayed[id(p)] for n, p in model.named_parameters()} == {
+        n: 0.0 if p.ndim < 2 else 0.1 for n, p in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_the_applied_gradient_has_the_norm_it_is_clipped_to(tmp_path, micro_batch):
+    plain = {
+        **{"optimizer": "momentum", "weight_decay": 0.0, "precision": "fp64"},  # a step: lr * grad
+        **{"max_steps": 1, "log_every": 1, "micro_batch": micro_batch},
+    }
+    (before,) = weights_after(tmp_path / "before", lr=1e-300, **plain)
+
+    def applied(folder, **changes):
+        (after,) = weights_after(tmp_path / folder, lr=1e-3, **changes, **plain)
+        (line,) = metrics(tmp_path / folder / "run")
+        gradient = torch.cat([(before[k] - after[k]).flatten() / 1e-3 for k in before])
+        return gradient, line["grad_norm"]
+
+    whole, norm = applied("whole")
+    assert whole.norm().item() == pytest.approx(norm, rel=1e-6)
+    clipped, norm_before = applied("clipped", grad_clip=norm / 50)
+    assert norm_before == norm
+    assert clipped.norm().item() == pytest.approx(norm / 50, rel=1e-6)
+    torch.testing.assert_close(clipped, whole / 50, rtol=1e-6, atol=1e-9 * norm)
+    loose, _ = applied("loose", grad_clip=2 * norm)
+    assert torch.equal(loose, whole)
