@@ -1,24 +1,15 @@
-"""Batch norm over processes is batch norm of the whole batch; chunks of a batch count once.
-
-Run by hand, the processes of the first test are
-
-    torchrun --standalone --nproc_per_node 3 tests/test_batch_norm.py FOLDER
-"""
+"""Batch norm over processes is batch norm of the whole batch; chunks of a batch count once."""
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from forked import launch, results
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -152,35 +143,21 @@ def compare_model(counts: list[int], rank: int) -> dict[str, float]:
     }
 
 
-def main(folder: Path) -> None:
-    """Compare with two, then with three processes; the third waits for its turn."""
+def compare_all() -> dict[str, dict]:
+    """What one process of a launch finds."""
     warnings.simplefilter("error")
-    rank = int(os.environ["RANK"])
-    for processes, counts in SPLITS.items():
-        if rank < processes:
-            store = f"file://{folder}/store{processes}"
-            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
-            found = {name: compare(case, counts, rank) for name, case in CASES.items()}
-            found["mobilenet"] = compare_model(counts, rank)
-            dist.destroy_process_group()
-            (folder / f"{processes}_{rank}.json").write_text(json.dumps(found))
+    dist.init_process_group("gloo")
+    counts, rank = SPLITS[dist.get_world_size()], dist.get_rank()
+    found = {name: compare(case, counts, rank) for name, case in CASES.items()}
+    found["mobilenet"] = compare_model(counts, rank)
+    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[int, list[dict]]:
     folder = tmp_path_factory.mktemp("batch_norm")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", "3", __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    return {
-        processes: [
-            json.loads((folder / f"{processes}_{rank}.json").read_text())
-            for rank in range(processes)
-        ]
-        for processes in SPLITS
-    }
+    return {w: results(launch(folder / str(w), w, compare_all)) for w in SPLITS}
 
 
 @pytest.mark.parametrize("processes", SPLITS)
@@ -284,7 +261,3 @@ def test_chunks_move_running_statistics_once_toward_their_mean(over_processes):
     assert {int(b) for n, b in model.named_buffers() if "num_batches" in n} == {1}
     tracked = [m for m in model.modules() if isinstance(m, norms) and m.track_running_stats]
     assert [m.momentum for m in tracked] == [0.1, 0.3, 0.02, None]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

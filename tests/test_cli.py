@@ -1,10 +1,8 @@
 """The command line as a user meets it: its help, its one-line errors, pretrain then evaluate."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+from forked import Forked
+from PIL import Image
 
 from effssl.cli import main
 
@@ -14,34 +12,28 @@ TINY = (
 ).split()
 
 
-def effssl(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "effssl.cli", *map(str, arguments)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def effssl(log, *arguments):
+    """The exit code and all that is printed."""
+    command = Forked(log, main, [str(argument) for argument in arguments])
+    return command.wait(), command.log()
 
 
-def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path):
-    result = effssl("pretrain", *TINY, "--output", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert f"effssl evaluate {tmp_path / 'run' / 'model'}" in result.stdout
+def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path, capsys):
+    code, shown = effssl(tmp_path / "log", "pretrain", *TINY, "--output", tmp_path / "run")
+    assert code == 0 and f"effssl evaluate {tmp_path / 'run' / 'model'}" in shown, shown
 
     small = ("--train-split", "train[:300]", "--test-split", "test[:100]")
-    result = effssl("evaluate", tmp_path / "run", *small)
-    assert result.returncode == 0, result.stderr
-    table, _, lines = result.stdout.partition("\nimport effssl\n")
+    code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small)
+    assert code == 0, shown
+    table, _, lines = shown.partition("\nimport effssl\n")
     for row in ("raw pixels", "random initialisation", "pretrained"):
         cells = table.split(row)[1].splitlines()[0].split()
         assert len(cells) == 2 and all(0 < float(cell) <= 100 for cell in cells)
     assert "k-NN: 20 neighbours" in table and "L2 chosen on 20 % of train" in table
 
-    code = "from PIL import Image\nimage = Image.new('L', (28, 28))\nimport effssl\n" + lines
-    code += "\nprint(tuple(features.shape))"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert shown.stdout.strip() == "(1, 96)", shown.stderr
+    names = {"image": Image.new("L", (28, 28))}
+    exec(f"import effssl\n{lines}", names)
+    assert names["features"].shape == (1, 96)
 
 
 @pytest.mark.parametrize(
@@ -55,23 +47,35 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path)
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     flags = TINY if arguments[0] == "pretrain" else []
     output = ["--output", tmp_path / "run"] if arguments[0] == "pretrain" else []
-    result = effssl(arguments[0], *flags, *output, *arguments[1:])
-    assert result.returncode == 2 and result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stderr.startswith("effssl: error: ") and message in result.stderr
+    code, shown = effssl(tmp_path / "log", arguments[0], *flags, *output, *arguments[1:])
+    assert code == 2 and len(shown.splitlines()) == 1, shown
+    assert shown.startswith("effssl: error: ") and message in shown
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("flags", [["--loss", "simclr"], ["--preset", "gray"], ["--vews", "4"]])
-def test_misspelt_choices_and_flags_are_exit_code_2(flags):
-    result = effssl("pretrain", *flags)
-    assert result.returncode == 2 and flags[-1] in result.stderr + result.stdout
+def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", *flags])
+    shown = capsys.readouterr()
+    assert ended.value.code == 2 and flags[-1] in shown.err + shown.out
 
 
-def test_help_teaches():
-    assert "pretrain" in effssl("--help").stdout and "evaluate" in effssl("--help").stdout
-    assert "Width D of the projector" in effssl("pretrain", "--help", COLUMNS="200").stdout
-    assert "Model folder, or the run folder" in effssl("evaluate", "--help", COLUMNS="200").stdout
+@pytest.mark.parametrize(
+    "command, taught",
+    [
+        ([], ["pretrain", "evaluate", "views"]),
+        (["pretrain"], ["Width D of the projector"]),
+        (["evaluate"], ["Model folder, or the run folder"]),
+    ],
+)
+def test_help_teaches(command, taught, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in taught)
 
 
 def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, capsys):

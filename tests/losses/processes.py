@@ -1,17 +1,10 @@
 """Every loss on real processes against one process that holds the whole batch.
 
-    torchrun --standalone --nproc_per_node 4 tests/losses/processes.py FOLDER
-
-The shards are uneven and differ in mean and scale. The first 2, then 3, then 4 processes form a
-group, and each writes what it found to FOLDER/{processes}_{rank}.json.
+The shards are uneven and differ in mean and scale.
 """
 
-import json
-import os
-import sys
 import warnings
 from itertools import product
-from pathlib import Path
 
 import references
 import torch
@@ -81,8 +74,11 @@ def compare(name: str, views: int, dim: int, counts: list[int]) -> dict[str, flo
     }
 
 
-def run(store: str, rank: int, processes: int) -> dict:
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
+def compare_all() -> dict:
+    """What one process of a launch finds."""
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo")
+    rank, processes = dist.get_rank(), dist.get_world_size()
     x = torch.full((2,), rank + 1.0, requires_grad=True)
     total = all_reduce_sum(x)
     (total * torch.tensor([1.0, rank])).sum().backward()
@@ -97,17 +93,3 @@ def run(store: str, rank: int, processes: int) -> dict:
         results.append(case | compare(name, views, dim, counts))
     dist.destroy_process_group()
     return {"sums": sums, "results": results}
-
-
-def main() -> None:
-    """Run with each number of processes in turn; those that a number leaves out wait."""
-    warnings.simplefilter("error")
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    for processes in SPLITS:
-        if rank < processes:
-            found = run(f"file://{folder}/store{processes}", rank, processes)
-            (folder / f"{processes}_{rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

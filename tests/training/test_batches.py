@@ -1,22 +1,28 @@
 """What a run sees: the same images and views for any number of processes, from any source."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, Features, Image
-from safetensors.torch import load_file
+from forked import launch, results
 
 import effssl
-from effssl import PretrainConfig
+from effssl import MultiView, PretrainConfig
 from effssl.training.batches import kept_side
 
-SCRIPT = Path(__file__).with_name("seen_views.py")
+TINY = {
+    "backbone": "test_resnet",
+    "img_size": 32,
+    "preset": "cifar",
+    "projector_dim": 16,
+    "views": 2,
+    "batch_size": 22,
+    "precision": "fp32",
+    "cpu": True,
+}
 
 
 def encoded(array, name):
@@ -48,32 +54,42 @@ def shards(tmp_path_factory):
     return folder
 
 
+def seen_views(shards, folder):
+    """The views of each step that a process of a launch trains on, from maps and from a stream."""
+    apply = MultiView.apply
+    Accelerator.end_training = lambda self: None  # the second run needs the process group too
+    seen = {"map": [], "stream": []}
+    for name, views in seen.items():
+
+        def record(*arguments, views=views):
+            views.append(apply(*arguments))
+            return views[-1]
+
+        MultiView.apply = record
+        config = TINY | {"dataset": str(shards), "output": str(folder / name)}
+        effssl.pretrain(PretrainConfig(**config, epochs=2, streaming=name == "stream"))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    return run(1, shards, tmp_path_factory.mktemp("alone"))
+
+
 def run(processes, shards, folder):
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc_per_node={processes}"]
-    command += [str(SCRIPT), str(shards), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    return {
-        name: [load_file(folder / f"{name}_{rank}.safetensors") for rank in range(processes)]
-        for name in ("map", "stream")
-    }
+    return results(launch(folder, processes, seen_views, shards, folder))
 
 
-def test_processes_see_the_images_and_views_of_one(shards, tmp_path_factory):
-    alone = run(1, shards, tmp_path_factory.mktemp("alone"))
-    for processes in (2, 3, 4):
-        together = run(processes, shards, tmp_path_factory.mktemp("together"))
-        for name, (whole,) in alone.items():
-            assert len(whole) == 8
-            # the broken image makes its batch smaller, and is in a dropped one at most
-            assert {views.shape[1] for views in whole.values()} == {21, 22}
-            for step, views in whole.items():
-                joined = torch.cat([part[step] for part in together[name]], dim=1)
-                torch.testing.assert_close(joined, views, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_see_the_images_and_views_of_one(shards, alone, tmp_path, processes):
+    together = run(processes, shards, tmp_path)
+    for name, whole in alone[0].items():
+        assert len(whole) == 8
+        # the broken image makes its batch smaller, and is in a dropped one at most
+        assert {views.shape[1] for views in whole} == {21, 22}
+        for step, views in enumerate(whole):
+            joined = torch.cat([part[name][step] for part in together], dim=1)
+            torch.testing.assert_close(joined, views, atol=1e-5, rtol=0)
 
 
 def test_cached_decoded_and_streamed_images_train_the_same_weights(shards, tmp_path):

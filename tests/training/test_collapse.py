@@ -1,12 +1,9 @@
 """Signs of collapse: the same for any number of processes, alarmed of once, and never in health."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+import torch.distributed as dist
+from forked import launch, results
 from test_loop import metrics, tiny
 
 import effssl
@@ -43,22 +40,16 @@ def test_no_more_than_512_images_are_looked_at():
     assert signs != collapse_signs(features[:500], projections[:500])
 
 
-SIGNS_OF_A_PART = """
-import json, os, sys
-import torch
-import torch.distributed as dist
-from effssl.training.collapse import collapse_signs
-
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-found = []
-for features, projections, counts in torch.load(sys.argv[1]):
-    parts = features.split(counts)[rank], projections.split(counts)[rank]
-    found.append(collapse_signs(*parts))
-with open(f"{sys.argv[1]}.{rank}", "w") as file:
-    json.dump(found, file)
-dist.destroy_process_group()
-"""
+def signs_of_parts(cases):
+    """What one process of a launch sees of its part."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    found = [
+        collapse_signs(features.split(counts)[rank], projections.split(counts)[rank])
+        for features, projections, counts in cases
+    ]
+    dist.destroy_process_group()
+    return found
 
 
 def test_two_processes_see_the_signs_of_one(tmp_path):
@@ -68,20 +59,7 @@ def test_two_processes_see_the_signs_of_one(tmp_path):
         (normal(700, 6), normal(700, 4, seed=1), [100, 600]),  # more than are looked at
         (torch.ones(8, 3), torch.ones(8, 3), [4, 4]),
     ]
-    torch.save(cases, tmp_path / "cases")
-    (tmp_path / "signs.py").write_text(SIGNS_OF_A_PART)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    path = os.pathsep.join([os.getcwd(), *sys.path])
-    done = subprocess.run(
-        [*command, str(tmp_path / "signs.py"), str(tmp_path / "cases")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    for rank in range(2):
-        found = json.loads((tmp_path / f"cases.{rank}").read_text())
+    for found in results(launch(tmp_path, 2, signs_of_parts, cases)):
         for signs, (features, projections, _) in zip(found, cases, strict=True):
             assert signs == pytest.approx(collapse_signs(features, projections), abs=1e-4)
 

@@ -1,19 +1,11 @@
-"""The gradient of a batch in chunks is that of the whole batch, on one process and on several.
+"""The gradient of a batch in chunks is that of the whole batch, on one process and on several."""
 
-Run by hand, the processes of the tests are
-
-    torchrun --standalone --nproc_per_node 2 tests/training/test_micro_batch.py FOLDER
-"""
-
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from forked import launch, results
 from torch import Tensor, nn
 
 from effssl import MultiView, PretrainConfig, create_model
@@ -245,10 +237,12 @@ def buffers(module: nn.Module) -> Tensor:
     return torch.cat([buffer.flatten().double() for buffer in module.buffers()])
 
 
-def compute_all(rank: int = 0, world_size: int = 1) -> dict[str, dict[str, Tensor]]:
+def compute_all() -> dict[str, dict[str, Tensor]]:
+    """What one process of a launch, or one alone, computes."""
+    state = PartialState(cpu=True)
     found = {}
     for name, (changes, broken) in OF_PROCESSES.items():
-        step = Step(rank, world_size, **changes)
+        step = Step(state.process_index, state.num_processes, **changes)
         found[name] = step(broken) | {"buffers": buffers(step.net)}
     return found
 
@@ -260,13 +254,7 @@ def of_one_process():
 
 @pytest.fixture(scope="module", params=[2, 3])
 def of_processes(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("micro_batch")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(request.param), __file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return results(launch(tmp_path_factory.mktemp("micro_batch"), request.param, compute_all))
 
 
 @pytest.mark.parametrize("name", OF_PROCESSES)
@@ -277,12 +265,3 @@ def test_processes_compute_the_gradient_of_one(of_one_process, of_processes, nam
         assert found <= 1e-12
         assert of_rank[name]["buffers"].isfinite().all()
         assert of_rank[name].keys() == {"loss", "backbone", "projector", "buffers"}
-
-
-def main(folder: Path) -> None:
-    rank = int(os.environ["RANK"])
-    torch.save(compute_all(rank, int(os.environ["WORLD_SIZE"])), folder / f"{rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

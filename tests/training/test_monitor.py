@@ -3,17 +3,15 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from test_loop import metrics, tiny
+from accelerate.state import AcceleratorState
+from forked import Forked
+from test_loop import Killed, kill, metrics, tiny
 
 import effssl
 
-HERE = Path(__file__).parent
 PARTS = {
     "bt": {"invariance", "redundancy"},
     "vicreg": {"invariance", "variance", "covariance"},
@@ -83,21 +81,16 @@ def test_skipped_steps_are_counted_and_written_without_numbers_that_json_lacks(t
     assert not any("feature_std" in line for line in skipped)
 
 
-INTERRUPTED = """
-import sys
-from pathlib import Path
-import effssl, pytest
-from accelerate.state import AcceleratorState
-from test_loop import Killed, kill, tiny
-
-config = {"tracker": sys.argv[1], "log_every": 1, "knn_every": 0}
-with pytest.MonkeyPatch.context() as patch:
-    kill(patch, "step", 7)  # after the checkpoint of step 5
-    with pytest.raises(Killed):
-        effssl.pretrain(tiny(Path(sys.argv[2]), **config))
-AcceleratorState._reset_state(reset_partial_state=True)
-effssl.pretrain(tiny(Path(sys.argv[2]), resume=True, **config))
-"""
+def interrupted(tracker, folder):
+    """A run that is killed after the checkpoint of step 5, and resumed."""
+    os.chdir(folder / "work")
+    config = {"tracker": tracker, "log_every": 1, "knn_every": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        kill(patch, "step", 7)
+        with pytest.raises(Killed):
+            effssl.pretrain(tiny(folder, **config))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    effssl.pretrain(tiny(folder, resume=True, **config))
 
 
 def track(tracker, tmp_path):
@@ -106,26 +99,14 @@ def track(tracker, tmp_path):
     Returns:
         The files in the home and in the working directory.
     """
-    for name in ("home", "work"):
-        (tmp_path / name).mkdir()
-    path = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **{"HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(path)},
-        **{"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_MODE": "offline"},
-        **{"OMP_NUM_THREADS": "1", "NO_PROXY": "*"},
-    }
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "WANDB_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, tracker, str(tmp_path)],
-        env=inherited | environment,
-        cwd=tmp_path / "work",
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 11))
     home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir(), work.mkdir()
+    environment = {
+        **{"HOME": str(home), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": "", "XDG_DATA_HOME": ""},
+        **{"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_MODE": "offline", "NO_PROXY": "*"},
+    }
+    Forked(tmp_path / "log", interrupted, tracker, tmp_path, environment=environment).result()
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 11))
     files = [f.relative_to(tmp_path) for d in (home, work) for f in d.rglob("*") if f.is_file()]
     return [str(file) for file in files]
 

@@ -2,18 +2,19 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from forked import free_port, launch, results
+from test_loop import EXAMPLE
+from test_resume import lines, until
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pretrain.py"
+from effssl import cli
+
 TINY = {
     "backbone": "test_resnet",  # has batch norm
     "in_chans": "1",
@@ -33,60 +34,30 @@ MEASURED = {
     "mobilenetv3_small_050": {"img_size": "32"},
 }
 EXACT = 1e-9  # of the weights of runs in float64, relative to their norm
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
 
 def flags(output: Path, **changes: str) -> list[str]:
-    command = [str(EXAMPLE), "--cpu", "--output", str(output)]
+    found = ["--cpu", "--output", str(output)]
     for name, value in (TINY | changes).items():
-        command += [f"--{name.replace('_', '-')}", value]
-    return command
+        found += [f"--{name.replace('_', '-')}", value]
+    return found
 
 
-def launcher(processes: int) -> list[str]:
-    if processes == 1:
-        return [sys.executable]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, f"--nproc_per_node={processes}"]
+def pretrain(arguments: list[str], threads: int = 1) -> None:
+    torch.set_num_threads(threads)
+    cli.main(["pretrain", *arguments])
 
 
 @contextmanager
-def started(*commands: list[str], environments: list[dict] | None = None, threads: int = 1):
-    """Processes that are gone afterwards, and those that they started with them."""
-    inherited = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
-    inherited["OMP_NUM_THREADS"] = str(threads)
-    processes = []
+def started(run: Path, processes: int, *arguments: str, threads: int = 1, **changes: str):
+    """The processes of a run, which are gone afterwards."""
+    logs = run.with_name(f"{run.name}-logs-of-{processes}")
+    forks = launch(logs, processes, pretrain, [*flags(run, **changes), *arguments], threads)
     try:
-        for number, command in enumerate(commands):
-            more = environments[number] if environments else {}
-            processes.append(
-                subprocess.Popen(
-                    command, env=inherited | more, stderr=subprocess.PIPE, text=True, bufsize=1
-                )
-            )
-        yield processes
+        yield forks
     finally:
-        for process in processes:
-            children = list(descendants(process.pid))
-            for pid in (process.pid, *children):
-                if process.poll() is None or pid != process.pid:
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
-            process.stderr.close()
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """Processes that a process started, and those that they started."""
-    for file in Path("/proc").glob(f"{pid}/task/*/children"):
-        for child in map(int, file.read_text().split()):
-            yield child
-            yield from descendants(child)
-
-
-def ended(*processes: subprocess.Popen, timeout: float = 300) -> list[tuple[int, str]]:
-    """Exit codes and logs."""
-    found = [(p.communicate(timeout=timeout)[1], p.returncode) for p in processes]
-    return [(code, log) for log, code in found]
+        for fork in forks:
+            fork.process.kill()
 
 
 def final_state(run: Path) -> dict[str, torch.Tensor]:
@@ -94,11 +65,10 @@ def final_state(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True)["model"]
 
 
-def train(run: Path, processes: int, threads: int = 1, **changes: str) -> dict:
+def train(run: Path, processes: int, *arguments: str, threads: int = 1, **changes: str) -> dict:
     """The weights and buffers that a run ends with."""
-    with started([*launcher(processes), *flags(run, **changes)], threads=threads) as launched:
-        ((code, log),) = ended(*launched)
-    assert code == 0, log
+    with started(run, processes, *arguments, threads=threads, **changes) as forks:
+        results(forks)
     return final_state(run)
 
 
@@ -135,48 +105,36 @@ def test_processes_end_with_the_weights_of_one_in_chunks_too(tmp_path):
     assert found <= EXACT
 
 
-def wait_for_lines(run: Path, lines: int, process: subprocess.Popen) -> None:
-    """Wait until a run has written so many metrics."""
-    file, end = run / "metrics.jsonl", time.monotonic() + 120
-    while not file.exists() or file.read_text().count("\n") < lines:
-        assert process.poll() is None and time.monotonic() < end, "no metrics"
-        time.sleep(0.01)
-
-
 def test_a_run_of_one_process_goes_on_with_two(tmp_path, of_one_process):
-    run, changes = tmp_path / "run", {"log_every": "1"}
-    with started([*launcher(1), *flags(run, **changes)]) as (process,):
-        wait_for_lines(run, 2, process)
+    run = tmp_path / "run"
+    with started(run, 1, log_every="1") as (process,):
+        until(lambda: lines(run) >= 2, process.alive)
         process.send_signal(signal.SIGTERM)
-        ((code, log),) = ended(process)
-    assert code == 128 + signal.SIGTERM and "SIGTERM: stopped after step" in log, log
+        assert process.wait() == 128 + signal.SIGTERM, process.log()
+    assert "SIGTERM: stopped after step" in process.log()
     step = torch.load(max(run.glob("checkpoints/*/state.pt")), weights_only=True)["step"]
     assert 2 <= step < 24
-    with started([*launcher(2), *flags(run, **changes), "--resume"]) as launched:
-        ((code, log),) = ended(*launched)
-    assert code == 0, log
-    found = difference(final_state(run), of_one_process)
+    found = difference(train(run, 2, "--resume", log_every="1"), of_one_process)
     print(f"1 process for {step} steps, then 2, against 1: {found:.1e}")
     assert found <= EXACT
 
 
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as listener:
-        listener.bind((address, 0))
-        return listener.getsockname()[1]
-
-
 def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path, of_one_process):
-    port = free_port("127.0.0.2")
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    accelerate += ["--num_machines", "2", "--num_processes", "2"]
-    accelerate += ["--main_process_ip", "127.0.0.2", "--main_process_port", str(port)]
-    commands = [
-        [*accelerate, "--machine_rank", str(rank), *flags(tmp_path / "run")] for rank in (0, 1)
+    accelerate += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.2"]
+    accelerate += ["--main_process_port", str(free_port("127.0.0.2"))]
+    machines = [
+        subprocess.Popen(
+            [*accelerate, "--machine_rank", str(rank), EXAMPLE, *flags(tmp_path / "run")],
+            env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
     ]
-    with started(*commands, environments=2 * [{"ACCELERATE_USE_CPU": "true"}]) as machines:
-        for code, log in ended(*machines):
-            assert code == 0, log
+    for machine in machines:
+        _, log = machine.communicate(timeout=300)
+        assert machine.returncode == 0, log
     found = difference(final_state(tmp_path / "run"), of_one_process)
     print(f"2 machines against 1 process: {found:.1e}")
     assert found <= EXACT
@@ -184,20 +142,16 @@ def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path
 
 @pytest.mark.parametrize("lost, lost_by", [(0, "SIGKILL"), (1, "SIGSTOP")])
 def test_processes_end_and_name_the_one_that_is_lost(tmp_path, lost, lost_by):
-    command = [sys.executable, *flags(tmp_path / "run", epochs="100000", log_every="1")]
-    shared = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1"}
-    shared["MASTER_PORT"] = str(free_port())
-    environments = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(3)]
-    command += ["--timeout-minutes", "0.2"]
-    with started(*3 * [command], environments=environments) as processes:
-        wait_for_lines(tmp_path / "run", 1, processes[0])
+    run, changes = tmp_path / "run", {"epochs": "100000", "log_every": "1"}
+    with started(run, 3, timeout_minutes="0.2", **changes) as processes:
+        until(lambda: lines(run) >= 1, processes[0].alive)
         processes[lost].send_signal(getattr(signal, lost_by))
-        others = [rank for rank in range(3) if rank != lost]
-        found = ended(*(processes[rank] for rank in others), timeout=120)
-    for rank, (code, log) in zip(others, found, strict=True):
-        assert code == 2, log
-        line = f"process {rank} of 3 lost the others; no sign of life from process: {lost};"
-        assert log.count("effssl: error:") == log.count(line) == 1, log
+        for rank in {0, 1, 2} - {lost}:
+            process = processes[rank]
+            assert process.wait(timeout=120) == 2, process.log()
+            line = f"process {rank} of 3 lost the others; no sign of life from process: {lost};"
+            assert process.log().count("effssl: error:") == 1, process.log()
+            assert line in process.log()
 
 
 @pytest.mark.slow

@@ -2,10 +2,8 @@
 
 import json
 import math
-import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from PIL import Image
 from test_data_sets import write_parquet
 from test_loop import EXAMPLE, TINY, Killed, kill, metrics, torchrun
@@ -28,55 +27,23 @@ from effssl.training.stop import StopSignals
 EVERY_STEP = {"log_every": 1, "checkpoint_steps": 3, "knn_every": 0}
 TIMES = {"views_per_s", "waiting", "memory_mb"}  # what of a line is not a function of the config
 
-# processes are forked from one that has imported everything: a fresh start takes seconds
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["effssl.cli", "effssl.training.loop"])
-
 
 def flags(output, **changes):
     return PretrainConfig(**(TINY | EVERY_STEP | {"output": str(output)} | changes)).flags()
 
 
-def _command(args, log, most_bytes):
-    if most_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    torch.set_num_threads(1)
-    cli.main(["pretrain", *args])
-
-
-class Command:
-    """``effssl pretrain`` in a process of its own, whose files may be limited in size."""
+class Command(Forked):
+    """``effssl pretrain`` in a process of its own."""
 
     def __init__(self, output, *more, args=None, most_bytes=None, **changes):
         self.output = Path(output)
-        self.file = self.output.with_name(self.output.name + ".log")
         args = flags(output, **changes) if args is None else args
-        args = [*args, *more], str(self.file), most_bytes
-        self.process = _forks.Process(target=_command, args=args)
-        self.process.start()
-
-    def alive(self):
-        return self.process.is_alive()
-
-    def wait(self):
-        """The exit code; negative is the signal that ended it."""
-        self.process.join(timeout=200)
-        assert not self.alive()
-        return self.process.exitcode
+        log = self.output.with_name(self.output.name + ".log")
+        super().__init__(log, cli.main, ["pretrain", *args, *more], most_bytes=most_bytes)
 
     def finish(self):
         assert self.wait() == 0, self.log()
         return self.output
-
-    def log(self):
-        return self.file.read_text()
-
-    def kill(self):
-        os.kill(self.process.pid, signal.SIGKILL)
-        assert self.wait() == -signal.SIGKILL, self.log()
 
 
 def until(condition, alive):
@@ -235,32 +202,18 @@ def test_twenty_kills_at_random_moments_leave_no_trace(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "number, code, program",
-    [
-        (signal.SIGTERM, 143, [EXAMPLE]),
-        (signal.SIGINT, 130, ["-m", "effssl.cli", "pretrain"]),
-    ],
-    ids=["SIGTERM", "SIGINT"],
+    "number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )
-def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(
-    whole, tmp_path, number, code, program
-):
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(whole, tmp_path, number, code):
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, *program, *flags(output, epochs=6, checkpoint_steps=None)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: lines(output) >= 6, lambda: process.poll() is None)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == code, stderr
-    assert stdout == "" and "Traceback" not in stderr
-    last = metrics(output)[-1]["step"]
-    assert f"{number.name}: stopped after step {last} of 30, the checkpoint is saved" in stderr
-    assert ("effssl: interrupted; a run goes on with --resume" in stderr) == (code == 130)
+    command = Command(output, epochs=6, checkpoint_steps=None)
+    until(lambda: lines(output) >= 6, command.alive)
+    command.send_signal(number)
+    assert command.wait() == code, command.log()
+    log, last = command.log(), metrics(output)[-1]["step"]
+    assert "Traceback" not in log and "model folder:" not in log
+    assert f"{number.name}: stopped after step {last} of 30, the checkpoint is saved" in log
+    assert ("effssl: interrupted; a run goes on with --resume" in log) == (code == 130)
     assert steps_of_checkpoints(output)[-1] == last < 30
     assert json.loads((output / "model" / "training.json").read_text())["step"] == last
     assert_nothing_partial(output)
