@@ -9,7 +9,7 @@ from effssl.evaluation import evaluate
 
 @pytest.fixture(scope="module")
 def sources():
-    return load_source(split="train[:600]", in_chans=1), load_source(split="test[:200]", in_chans=1)
+    return load_source(split="train[:300]", in_chans=1), load_source(split="test[:200]", in_chans=1)
 
 
 def test_the_table_has_both_baselines_and_depends_on_the_seed_alone(sources):

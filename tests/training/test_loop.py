@@ -51,8 +51,15 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("in_chans", [1, 3])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone, in_chans",
+    [
+        # of each backbone one in the default suite
+        pytest.param(name, channels, marks=pytest.mark.slow if (i + channels // 2) % 2 else [])
+        for i, name in enumerate(BACKBONES)
+        for channels in (1, 3)
+    ],
+)
 def test_two_steps_of_any_backbone_give_a_model_that_loads(tmp_path, backbone, in_chans):
     config = tiny(
         tmp_path,
