@@ -1,6 +1,6 @@
 """Memory and time of a step with 2, 4 and 8 views, the batch whole and in four chunks.
 
-    python benchmarks/micro_batch.py                 the table, on two cores some 5 minutes
+    python benchmarks/micro_batch.py                 the table, some 4 minutes
     python benchmarks/micro_batch.py --device cuda --backbone resnet50 --img-size 224
 
 One row is one number of views; every measurement is a process of its own. A step makes the views of
