@@ -45,7 +45,7 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
         raise error if isinstance(error, OSError) else (error.__context__ or error) from None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    folders = _checkpoints(run_folder)
+    folders = checkpoints(run_folder)
     # later ones were skipped as torn, or this run would not be here
     kept = [f for f in folders if f <= folder][-keep:]
     for other in set(folders) - set(kept):
@@ -59,7 +59,7 @@ def load_checkpoint(run_folder: Path) -> dict | None:
     Raises:
         ValueError: If there are checkpoints but none is whole.
     """
-    folders = _checkpoints(run_folder)
+    folders = checkpoints(run_folder)
     for folder in reversed(folders):
         try:
             _check_sums(folder / _STATE_FILE)
@@ -80,14 +80,15 @@ def load_checkpoint(run_folder: Path) -> dict | None:
     return None
 
 
+def checkpoints(run_folder: Path) -> list[Path]:
+    """The folders of a run's checkpoints, torn ones too, the newest last."""
+    folders = (run_folder / "checkpoints").glob("step_*")
+    return sorted(folder for folder in folders if folder.suffix != ".partial")
+
+
 def _check_sums(file: Path) -> None:
     """torch writes checksums but reads without looking at them."""
     with zipfile.ZipFile(file) as archive:
         torn = archive.testzip()
     if torn is not None:
         raise ValueError(f"{torn} has another checksum")
-
-
-def _checkpoints(run_folder: Path) -> list[Path]:
-    folders = (run_folder / "checkpoints").glob("step_*")
-    return sorted(folder for folder in folders if folder.suffix != ".partial")

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from effssl.training.checkpoint import checkpoints
 from effssl.training.config import PretrainConfig
 from effssl.training.step import Gradient
 
@@ -85,6 +86,6 @@ class Faults:
             lower += " or use precision bf16 or fp32 instead of fp16"
         if self.config.grad_clip is None:
             lower += ", or set grad_clip"
-        checkpoints = sorted((self.config.run_folder / "checkpoints").glob("step_????????"))
-        last = f"the last good checkpoint is {checkpoints[-1]}" if checkpoints else "no checkpoint"
+        saved = checkpoints(self.config.run_folder)
+        last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint"
         return f"{lower}; {last}"

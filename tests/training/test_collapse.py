@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from forked import launch, results
-from test_loop import metrics, tiny
+from runs import metrics, tiny
 
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std

@@ -1,7 +1,6 @@
 """Runs on any data set: broken files, every kind of source, streams that stay small and resume."""
 
 import io
-import json
 import os
 import re
 import struct
@@ -17,7 +16,7 @@ import pytest
 import torch
 from datasets import Array3D, Dataset, Features, Image
 from PIL import Image as PILImage
-from test_loop import Killed, kill
+from runs import Killed, kill, metrics
 
 import effssl
 from effssl import PretrainConfig
@@ -44,10 +43,6 @@ def pretrain(data, output, **changes):
     return effssl.pretrain(
         PretrainConfig(**(TINY | {"dataset": str(data), "output": str(output)} | changes))
     )
-
-
-def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def noise(n, *shape, dtype=np.uint8):

@@ -8,14 +8,16 @@ import signal
 
 import pytest
 import torch
-from test_loop import TINY, Killed, kill, metrics
-from test_resume import (
+from runs import (
     EVERY_STEP,
+    TINY,
     Command,
+    Killed,
     assert_equal,
     assert_nothing_partial,
+    kill,
     lines,
-    one_thread,  # noqa: F401  autouse
+    metrics,
     state,
     steps_of_checkpoints,
     until,
@@ -26,6 +28,8 @@ from effssl import PretrainConfig
 from effssl.training import loop
 from effssl.training.checkpoint import load_checkpoint
 from effssl.training.faults import Faults
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Full disks: no file of a process may grow beyond a limit, set between the sizes of metrics.jsonl
 # and of a checkpoint, so that the operating system refuses to write the checkpoint

@@ -5,13 +5,13 @@ pytest -m gpu tests/training/test_gpu.py
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from test_loop import TINY, tiny
+from forked import free_port
+from runs import TINY, tiny
 
 import effssl
 
@@ -37,12 +37,13 @@ def weights(folder):
 
 def train(config, processes):
     """Run a configuration on the first GPU, in new processes and in whole float32."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0", "NVIDIA_TF32_OVERRIDE": "0"}
     if processes > 1:
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": "0"}
+        environment |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "LOCAL_RANK": "0",
+        }
         environment |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     running = [
         subprocess.Popen(

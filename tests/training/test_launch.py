@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from test_loop import launch, metrics, tiny
+from runs import launch, metrics, tiny
 
 import effssl
 

@@ -2,41 +2,16 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from forked import Forked
+from runs import TINY, Killed, kill, launch, metrics, tiny, torchrun
 
 import effssl
 from effssl import PretrainConfig, cli
-from effssl.training import loop
 from effssl.training.optim import create_optimizer
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pretrain.py"
-TINY = {
-    "backbone": "test_resnet",
-    "in_chans": 1,
-    "img_size": 32,
-    "preset": "grey",
-    "projector_dim": 16,
-    "views": 2,
-    "batch_size": 8,
-    "split": "train[:40]",
-    "precision": "fp32",
-    "cpu": True,
-}
-
-
-def tiny(tmp_path, **changes):
-    return PretrainConfig(**(TINY | {"output": str(tmp_path / "run"), "epochs": 2} | changes))
-
-
-def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
 
 BACKBONES = {
     "resnet18": {},
@@ -92,26 +67,6 @@ def test_learning_rate_warms_up_and_ends_near_zero(tmp_path):
     rates = [line["lr"] for line in metrics(tmp_path / "run")]
     assert rates[0] == pytest.approx(1e-3 / 3) and max(rates) == pytest.approx(1e-3)
     assert rates[-1] < 0.02 * 1e-3
-
-
-class Killed(Exception):
-    pass
-
-
-def kill(monkeypatch, name, at_step, *, before=False):
-    """Make a method raise in place of a kill, after or before it did its work at a step."""
-    owner = loop.Monitor if name == "step" else loop._Run
-    original = getattr(owner, name)
-
-    def killed(self, *arguments, **more):
-        step = arguments[0] if owner is loop.Monitor else self.step
-        if before and step == at_step:
-            raise Killed
-        original(self, *arguments, **more)
-        if step == at_step:
-            raise Killed
-
-    monkeypatch.setattr(owner, name, killed)
 
 
 @pytest.mark.parametrize(
@@ -272,24 +227,6 @@ def test_the_tracker_gets_the_metrics(tmp_path):
     events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "effssl"))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(1, 11))
-
-
-def launch(tmp_path, *flags, launcher):
-    config = PretrainConfig(**TINY, output=str(tmp_path / "run"), max_steps=3)
-    return subprocess.run(
-        [*launcher, str(EXAMPLE), *config.flags(), *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def torchrun(processes):
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        f"--nproc_per_node={processes}",
-    ]
 
 
 def test_two_processes_make_one_run_and_one_set_of_files(tmp_path):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from forked import Forked
-from test_loop import Killed, kill, metrics, tiny
+from runs import Killed, kill, metrics, state, tiny
 
 import effssl
+from effssl.training.checkpoint import load_checkpoint
 
 PARTS = {
     "bt": {"invariance", "redundancy"},
@@ -60,9 +61,8 @@ def test_the_norm_of_the_gradient_is_that_of_the_first_step_of_plain_descent(tmp
         )
         model = effssl.from_pretrained(effssl.pretrain(config))
         names = [f"{name}" for name, _ in model.named_parameters()]
-        file = tmp_path / str(lr) / "run" / "checkpoints" / "step_00000001" / "state.pt"
-        state = torch.load(file)["model"]
-        weights.append(torch.cat([state[name].flatten() for name in names]))
+        saved = state(tmp_path / str(lr) / "run", 1)["model"]
+        weights.append(torch.cat([saved[name].flatten() for name in names]))
         lines += metrics(tmp_path / str(lr) / "run")
     by_hand = ((weights[0] - weights[1]) / 1e-3).norm().item()
     assert [line["grad_norm"] for line in lines] == pytest.approx([by_hand] * 2, rel=1e-6)
@@ -112,8 +112,7 @@ def track(tracker, tmp_path):
 
 
 def tracker_id(run):
-    files = sorted((run / "checkpoints").glob("*/state.pt"))
-    return torch.load(files[-1])["tracker_id"]
+    return load_checkpoint(run)["tracker_id"]
 
 
 def test_tensorboard_has_every_step_once_after_a_resume(tmp_path):

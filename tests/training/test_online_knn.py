@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
-from test_loop import metrics, tiny
+from runs import metrics, state, tiny
 
 import effssl
 from effssl.data import cache
@@ -59,9 +59,8 @@ def test_measuring_leaves_the_run_as_it_would_be_without(tmp_path):
     for every in (0, 1):
         folder = tmp_path / str(every)
         effssl.pretrain(tiny(folder, epochs=3, log_every=1, knn_every=every))
-        state = torch.load(folder / "run" / "checkpoints" / "step_00000015" / "state.pt")
         lines = metrics(folder / "run")
-        states.append((state["model"], [line["loss"] for line in lines]))
+        states.append((state(folder / "run", 15)["model"], [line["loss"] for line in lines]))
         assert sum("knn" in line for line in lines) == 3 * every
     (weights, losses), (measured_weights, measured_losses) = states
     assert losses == measured_losses

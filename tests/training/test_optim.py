@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm.optim
 import torch
-from test_loop import metrics, tiny
+from runs import metrics, state, steps_of_checkpoints, tiny
 
 import effssl
 from effssl import PretrainConfig
@@ -31,9 +31,9 @@ def weights_after(tmp_path, **changes):
     """Parameters after each step of a run, in a list."""
     config = tiny(tmp_path, checkpoint_steps=1, keep_checkpoints=100, knn_every=0, **changes)
     effssl.pretrain(config)
-    files = sorted((tmp_path / "run" / "checkpoints").glob("*/state.pt"))
-    states = [torch.load(file)["model"] for file in files]
-    return [{k: v for k, v in state.items() if not is_buffer(k)} for state in states]
+    run = tmp_path / "run"
+    states = [state(run, step)["model"] for step in steps_of_checkpoints(run)]
+    return [{k: v for k, v in saved.items() if not is_buffer(k)} for saved in states]
 
 
 def is_buffer(name):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from forked import free_port, launch, results
-from test_loop import EXAMPLE
-from test_resume import lines, until
+from runs import EXAMPLE, lines, until
 
 from effssl import cli
+from effssl.training.checkpoint import load_checkpoint
 
 TINY = {
     "backbone": "test_resnet",  # has batch norm
@@ -60,16 +60,11 @@ def started(run: Path, processes: int, *arguments: str, threads: int = 1, **chan
             fork.process.kill()
 
 
-def final_state(run: Path) -> dict[str, torch.Tensor]:
-    file = sorted(run.glob("checkpoints/step_????????"))[-1] / "state.pt"
-    return torch.load(file, weights_only=True)["model"]
-
-
 def train(run: Path, processes: int, *arguments: str, threads: int = 1, **changes: str) -> dict:
     """The weights and buffers that a run ends with."""
     with started(run, processes, *arguments, threads=threads, **changes) as forks:
         results(forks)
-    return final_state(run)
+    return load_checkpoint(run)["model"]
 
 
 def difference(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -112,7 +107,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path, of_one_process):
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM, process.log()
     assert "SIGTERM: stopped after step" in process.log()
-    step = torch.load(max(run.glob("checkpoints/*/state.pt")), weights_only=True)["step"]
+    step = load_checkpoint(run)["step"]
     assert 2 <= step < 24
     found = difference(train(run, 2, "--resume", log_every="1"), of_one_process)
     print(f"1 process for {step} steps, then 2, against 1: {found:.1e}")
@@ -135,7 +130,7 @@ def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path
     for machine in machines:
         _, log = machine.communicate(timeout=300)
         assert machine.returncode == 0, log
-    found = difference(final_state(tmp_path / "run"), of_one_process)
+    found = difference(load_checkpoint(tmp_path / "run")["model"], of_one_process)
     print(f"2 machines against 1 process: {found:.1e}")
     assert found <= EXACT
 

@@ -13,79 +13,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from forked import Forked
 from PIL import Image
+from runs import (
+    EVERY_STEP,
+    EXAMPLE,
+    TINY,
+    Command,
+    Killed,
+    assert_equal,
+    assert_nothing_partial,
+    flags,
+    kill,
+    lines,
+    metrics,
+    state,
+    steps_of_checkpoints,
+    torchrun,
+    truncate,
+    until,
+)
 from test_data_sets import write_parquet
-from test_loop import EXAMPLE, TINY, Killed, kill, metrics, torchrun
 
 import effssl
-from effssl import PretrainConfig, cli
-from effssl.training.checkpoint import load_checkpoint, save_checkpoint
+from effssl import PretrainConfig
 from effssl.training.stop import StopSignals
 
-EVERY_STEP = {"log_every": 1, "checkpoint_steps": 3, "knn_every": 0}
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TIMES = {"views_per_s", "waiting", "memory_mb"}  # what of a line is not a function of the config
-
-
-def flags(output, **changes):
-    return PretrainConfig(**(TINY | EVERY_STEP | {"output": str(output)} | changes)).flags()
-
-
-class Command(Forked):
-    """``effssl pretrain`` in a process of its own."""
-
-    def __init__(self, output, *more, args=None, most_bytes=None, **changes):
-        self.output = Path(output)
-        args = flags(output, **changes) if args is None else args
-        log = self.output.with_name(self.output.name + ".log")
-        super().__init__(log, cli.main, ["pretrain", *args, *more], most_bytes=most_bytes)
-
-    def finish(self):
-        assert self.wait() == 0, self.log()
-        return self.output
-
-
-def until(condition, alive):
-    """Wait for something that a process does, which must not end before."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert alive() and time.monotonic() < end
-        time.sleep(0.002)
-
-
-def lines(output):
-    """Whole lines of metrics.jsonl, also while it is written."""
-    try:
-        return (Path(output) / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def steps_of_checkpoints(output):
-    return sorted(int(folder.name[5:]) for folder in (output / "checkpoints").iterdir())
-
-
-def state(output, step):
-    file = output / "checkpoints" / f"step_{step:08d}" / "state.pt"
-    return torch.load(file, weights_only=True)
-
-
-def assert_equal(a, b, where=""):
-    """Nested dicts and lists of tensors and numbers, bit by bit."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def computed(output):
@@ -104,20 +59,6 @@ def assert_same_run(output, other):
     assert_equal(a, b)
     assert computed(output) == computed(other)
     assert [line["step"] for line in metrics(output)] == list(range(1, last + 1))
-
-
-def assert_nothing_partial(folder):
-    left = [p for p in folder.rglob("*") if p.name.endswith((".partial", ".earlier"))]
-    assert not left
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the other processes; on busy cores it is also faster than two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -301,10 +242,6 @@ def test_max_minutes_stops_with_a_checkpoint_and_exit_code_0(whole, tmp_path):
 # Torn checkpoints
 
 
-def truncate(folder):
-    os.truncate(folder / "state.pt", (folder / "state.pt").stat().st_size // 2)
-
-
 def flip_bytes(folder):
     with open(folder / "state.pt", "r+b") as file:
         file.seek((folder / "state.pt").stat().st_size // 2)
@@ -336,44 +273,6 @@ def test_a_run_of_torn_checkpoints_alone_is_one_line_and_changes_nothing(copy):
     assert command.log().splitlines()[-1].startswith("effssl: error: none of the 3 checkpoints in")
     assert "Traceback" not in command.log()
     assert metrics(copy) == before and steps_of_checkpoints(copy) == [25, 27, 30]
-
-
-def small_state():
-    draw = torch.Generator().manual_seed(0)
-    return {"model": {"a": torch.randn(1000, generator=draw), "b": torch.arange(10)}, "name": "x"}
-
-
-def test_no_flipped_byte_of_a_checkpoint_goes_unnoticed(tmp_path):
-    file = save_checkpoint(tmp_path, 5, small_state(), keep=2) / "state.pt"
-    content, draw = file.read_bytes(), random.Random(0)
-    for place in draw.sample(range(len(content)), 300):
-        torn = bytearray(content)
-        torn[place] ^= 0xFF
-        file.write_bytes(torn)
-        try:
-            loaded = load_checkpoint(tmp_path)
-        except ValueError:  # none is whole
-            continue
-        assert_equal(loaded, {"step": 5} | small_state(), f"byte {place}")
-
-
-@pytest.mark.parametrize("keep", [1, 2, 3])
-def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path, keep):
-    for step in (2, 4, 6, 7, 10):
-        save_checkpoint(tmp_path, step, small_state(), keep=keep)
-    assert steps_of_checkpoints(tmp_path) == [2, 4, 6, 7, 10][-keep:]
-    assert_nothing_partial(tmp_path)
-
-
-@pytest.mark.parametrize("keep", [1, 2])
-def test_a_torn_checkpoint_takes_no_place_of_one_that_is_kept(tmp_path, keep):
-    for step in (3, 10, 12):
-        save_checkpoint(tmp_path, step, small_state(), keep=3)
-    for step in (10, 12):
-        truncate(tmp_path / "checkpoints" / f"step_{step:08d}")
-    assert load_checkpoint(tmp_path)["step"] == 3
-    save_checkpoint(tmp_path, 6, small_state(), keep=keep)
-    assert load_checkpoint(tmp_path)["step"] == 6
 
 
 # Longer and shorter
