@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
+from effssl.hub.naming import ModelName
+
 Loss = Literal["bt", "vicreg", "spectral"]
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
@@ -171,12 +173,16 @@ class PretrainConfig:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
 
-    def flags(self) -> list[str]:
-        """The command-line flags that make this configuration, but for those at their defaults."""
+    def flags(self, without: tuple[str, ...] = ()) -> list[str]:
+        """The command-line flags that make this configuration, but for those at their defaults.
+
+        Args:
+            without: Fields that are left out besides.
+        """
         flags = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value != field.default and field.name not in without:
                 flags.append("--" + field.name.replace("_", "-"))
                 flags += [] if value is True else [str(value)]
         return flags
@@ -226,7 +232,7 @@ class PretrainConfig:
     @property
     def name(self) -> str:
         """Name of the model that the run makes, such as ``resnet50-bt-p256-aug4``."""
-        return f"{self.backbone}-{self.loss}-p{self.projector_dim}-aug{self.views}"
+        return str(ModelName(self.backbone, self.loss, self.projector_dim, self.views))
 
     @property
     def run_folder(self) -> Path:
