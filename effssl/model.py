@@ -19,14 +19,17 @@ class SSLModel(nn.Module):
 
     Attributes:
         backbone: A timm model without classifier. Its ``pretrained_cfg`` says what input it takes.
-        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D.
+        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D; None in weights of timm's own.
         backbone_args: The arguments, beside its name, that make ``timm.create_model`` build it.
     """
 
-    def __init__(self, backbone: nn.Module, projector_dim: int, backbone_args: dict) -> None:
+    def __init__(self, backbone: nn.Module, projector_dim: int | None, backbone_args: dict) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_args = backbone_args
+        if projector_dim is None:
+            self.projector = None
+            return
         self.projector = nn.Sequential(
             nn.Linear(backbone.head_hidden_size, projector_dim, bias=False),
             nn.BatchNorm1d(projector_dim),
@@ -39,24 +42,26 @@ class SSLModel(nn.Module):
     @property
     def num_features(self) -> int:
         """Width F of the features."""
-        return self.projector[0].in_features
+        return self.backbone.head_hidden_size
 
     @property
-    def projector_dim(self) -> int:
-        """Width D of the projections."""
-        return self.projector[-1].out_features
+    def projector_dim(self) -> int | None:
+        """Width D of the projections; None without projector."""
+        return None if self.projector is None else self.projector[-1].out_features
 
     def set_input(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Record the input that the backbone is trained on; transforms and saved folders follow it.
+
+        What was recorded of weights that it started from, such as their tag, is dropped.
 
         Args:
             size: Side of the square image in pixels.
             mean: Per channel, of pixels scaled to [0, 1].
             std: Per channel, likewise.
         """
-        self.backbone.pretrained_cfg.update(
-            input_size=(len(mean), size, size), mean=tuple(mean), std=tuple(std)
-        )
+        cfg = untrained_cfg(self.backbone.pretrained_cfg)
+        cfg |= {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
+        self.backbone.pretrained_cfg = self.backbone.default_cfg = cfg
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers leave undecayed, such as position embeddings."""
@@ -66,7 +71,11 @@ class SSLModel(nn.Module):
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
         """Features (N, F) of images (N, C, H, W), or their projections (N, D)."""
         features = self.backbone(x)
-        return self.projector(features) if project else features
+        if not project:
+            return features
+        if self.projector is None:
+            raise ValueError("these weights came without a projector: only features can be had")
+        return self.projector(features)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -122,17 +131,14 @@ def create_model(
     if patch_size is not None:
         backbone_args["patch_size"] = patch_size
     net = build_backbone(backbone, backbone_args, pretrained=pretrained)
-    cfg = dict(net.pretrained_cfg)
-    if not pretrained:
-        cfg = _untrained_cfg(cfg)
-    cfg["num_classes"] = 0
+    cfg = dict(net.pretrained_cfg) if pretrained else untrained_cfg(net.pretrained_cfg)
+    for key in ("mean", "std"):
+        if len(cfg[key]) != in_chans:
+            cfg[key] = (sum(cfg[key]) / len(cfg[key]),) * in_chans
+    size = img_size or cfg["input_size"][-1]
+    cfg |= {"num_classes": 0, "input_size": (in_chans, size, size)}
     net.pretrained_cfg = net.default_cfg = cfg
-    model = SSLModel(net, projector_dim, backbone_args)
-    mean, std = cfg["mean"], cfg["std"]
-    if len(mean) != in_chans:
-        mean, std = ((sum(s) / len(s),) * in_chans for s in (mean, std))
-    model.set_input(img_size or cfg["input_size"][-1], mean, std)
-    return model
+    return SSLModel(net, projector_dim, backbone_args)
 
 
 def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) -> nn.Module:
@@ -171,13 +177,14 @@ def _tags(architecture: str) -> list[str]:
     return [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
 
 
-def _untrained_cfg(cfg: dict) -> dict:
+def untrained_cfg(cfg: dict) -> dict:
     """What timm knows of a backbone's structure, without the origin of weights it does not have."""
     kept = (
         *("architecture", "fixed_input_size", "input_size", "pool_size"),
         *("first_conv", "classifier"),
     )
     return {k: cfg[k] for k in kept if k in cfg} | {
+        "num_classes": 0,
         "custom_load": False,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
