@@ -1,15 +1,16 @@
-"""The README's table: its first command, for several seeds, evaluated and collected.
+"""The README's table and model: its first command, for several seeds, evaluated and collected.
 
-    python benchmarks/main_job.py                # about 20 minutes on two cores
+    python benchmarks/main_job.py                # about 25 minutes on two cores
 
 Runs the ``effssl pretrain`` line of README.md once for each seed, evaluates every model, writes
-model_cards/results.csv and prints the table. Nothing is chosen by the test images: the flags were
-chosen on images held out of the training split.
+model_cards/results.csv and the card of the first seed's model, and prints the table. Nothing is
+chosen by the test images: the flags were chosen on images held out of the training split.
 """
 
 import csv
 import re
 import shlex
+import shutil
 import statistics
 import tempfile
 import time
@@ -21,10 +22,14 @@ import tyro
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import evaluate
+from effssl.evaluation import evaluate, record
+from effssl.evaluation.evaluate import Evaluation
+from effssl.hub.folder import add_evaluation
+from effssl.hub.push import prepare
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "model_cards" / "results.csv"
+CARDS = ROOT / "model_cards"
+RESULTS = CARDS / "results.csv"
 COLUMNS = [
     *("model", "flags", "encoder", "protocol", "top1", "seed", "images", "views", "minutes"),
     *("device", "torch", "timm", "effssl"),
@@ -37,14 +42,13 @@ def readme_flags() -> list[str]:
     return shlex.split(command)
 
 
-def measure(flags: list[str], seed: int) -> list[dict]:
+def measure(flags: list[str], seed: int, output: Path) -> tuple[list[dict], Evaluation]:
     """Pretrain with one seed and evaluate; a row an encoder and protocol."""
-    with tempfile.TemporaryDirectory() as folder:
-        extra = ["--seed", str(seed), "--output", f"{folder}/run"]
-        config = tyro.cli(effssl.PretrainConfig, args=[*flags, *extra])
-        started = time.perf_counter()
-        model = effssl.from_pretrained(effssl.pretrain(config))
-        minutes = (time.perf_counter() - started) / 60
+    extra = ["--seed", str(seed), "--output", str(output)]
+    config = tyro.cli(effssl.PretrainConfig, args=[*flags, *extra])
+    started = time.perf_counter()
+    model = effssl.from_pretrained(effssl.pretrain(config))
+    minutes = (time.perf_counter() - started) / 60
     train, test = (
         load_source(config.dataset, s, in_chans=config.in_chans) for s in ("train", "test")
     )
@@ -61,12 +65,26 @@ def measure(flags: list[str], seed: int) -> list[dict]:
         "timm": timm.__version__,
         "effssl": effssl.__version__,
     }
-    table = evaluate(model, train, test, seed=seed)
-    return [
+    found = evaluate(model, train, test, seed=seed)
+    rows = [
         run | {"encoder": encoder, "protocol": protocol, "top1": round(top1, 2)}
-        for encoder, row in table.items()
+        for encoder, row in found.top1.items()
         for protocol, top1 in row.items()
     ]
+    return rows, found
+
+
+def publish(run: Path, name: str, evaluations: list[Evaluation]) -> None:
+    """Put what the card is made from, the card and its figures in model_cards/; no weights."""
+    folder = run / "model"
+    dataset = effssl.PretrainConfig.load(run / "config.json").dataset
+    probe = {"weight": evaluations[0].probe.weight, "bias": evaluations[0].probe.bias}
+    splits = {"train_split": "train", "test_split": "test"}
+    add_evaluation(folder, record(evaluations, dataset=dataset, of="trainings", **splits), probe)
+    (CARDS / name).mkdir(parents=True, exist_ok=True)
+    for file in prepare(folder, f"org/{name}", license="apache-2.0"):
+        if file.suffix != ".safetensors":
+            shutil.copy(file, CARDS / name)
 
 
 def markdown_table(rows: list[dict]) -> str:
@@ -91,12 +109,15 @@ def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     Args:
         seeds: Two or more.
     """
-    flags, rows = readme_flags(), []
-    for seed in seeds:
-        rows += measure(flags, seed)
-        print(
-            f"seed {seed}:", *(f"{r['encoder']}, {r['protocol']} {r['top1']};" for r in rows[-6:])
-        )
+    flags, rows, evaluations = readme_flags(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            found, evaluation = measure(flags, seed, Path(folder) / str(seed))
+            rows += found
+            evaluations.append(evaluation)
+            shown = (f"{r['encoder']}, {r['protocol']} {r['top1']};" for r in found)
+            print(f"seed {seed}:", *shown, flush=True)
+        publish(Path(folder) / str(seeds[0]), rows[0]["model"], evaluations)
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

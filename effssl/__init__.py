@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from effssl import views as views
     from effssl.evaluation.features import extract_features as extract_features
     from effssl.evaluation.transform import create_transform as create_transform
-    from effssl.hub.folder import from_pretrained as from_pretrained
     from effssl.hub.folder import save_pretrained as save_pretrained
+    from effssl.hub.pull import from_pretrained as from_pretrained
+    from effssl.hub.pull import list_pretrained as list_pretrained
+    from effssl.hub.push import push_to_hub as push_to_hub
     from effssl.losses import create_loss as create_loss
     from effssl.model import SSLModel as SSLModel
     from effssl.model import create_model as create_model
@@ -37,9 +39,11 @@ _NAMES = {
     "create_model": "effssl.model",
     "create_transform": "effssl.evaluation.transform",
     "extract_features": "effssl.evaluation.features",
-    "from_pretrained": "effssl.hub.folder",
+    "from_pretrained": "effssl.hub.pull",
     "list_models": "effssl.model",
+    "list_pretrained": "effssl.hub.pull",
     "pretrain": "effssl.training.loop",
+    "push_to_hub": "effssl.hub.push",
     "save_pretrained": "effssl.hub.folder",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -30,7 +31,7 @@ def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def evaluate(
-    folder: Annotated[Path, tyro.conf.Positional],
+    model: Annotated[str, tyro.conf.Positional],
     dataset: str | None = None,
     protocol: tuple[Literal["knn", "linear"], ...] = ("knn", "linear"),
     train_split: str = "train",
@@ -39,12 +40,15 @@ def evaluate(
     label_column: str | None = None,
     seed: int = 0,
     workers: int = 0,
+    revision: str | None = None,
     cpu: bool = False,
 ) -> None:
     """Measure frozen features beside raw pixels and random weights, by the same protocols.
 
+    Of a folder here the result is noted in its training.json, from where it comes into the card.
+
     Args:
-        folder: Model folder, or the run folder that holds it.
+        model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
         dataset: Labelled images, as for pretrain; what the model was trained on if None.
         protocol: knn, linear, or both.
         train_split: Split that is voted with and fitted to.
@@ -53,22 +57,31 @@ def evaluate(
         label_column: Column with integer classes; found by type and name if None.
         seed: Of the random weights and of the held-out part of train.
         workers: Processes that decode images.
+        revision: Branch, tag or commit of the repository.
         cpu: Compute on the CPU even where there is a GPU.
     """
     import torch
 
-    from effssl.data import SAMPLE, load_source
-    from effssl.evaluation.evaluate import PROTOCOLS, evaluate
-    from effssl.hub.folder import from_pretrained, read_training
+    from effssl.data import load_source
+    from effssl.data.sources import is_public
+    from effssl.evaluation import PROTOCOLS, evaluate, record
+    from effssl.hub.folder import add_evaluation, read_training
+    from effssl.hub.pull import find_model, from_pretrained
 
-    if (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
-    model = from_pretrained(folder)
+    published = not Path(model).exists()
+    folder = find_model(model, revision)
+    encoder = from_pretrained(folder)
     if dataset is None:
-        trained = read_training(folder).get("config", {})
-        dataset = trained.get("dataset", SAMPLE)
-        image_column = image_column or trained.get("image_column")
-    shape = model.backbone.pretrained_cfg["input_size"]
+        run = folder.parent / "config.json"
+        trained = (
+            dataclasses.asdict(PretrainConfig.load(run))
+            if run.is_file()
+            else read_training(folder).get("config", {})
+        )
+        dataset, image_column = trained.get("dataset"), image_column or trained.get("image_column")
+        if dataset is None:
+            raise ValueError(f"{model} was not trained on public images: name some with --dataset")
+    shape = encoder.backbone.pretrained_cfg["input_size"]
     train, test = (
         load_source(
             dataset, split, in_chans=shape[0], image_column=image_column, label_column=label_column
@@ -76,21 +89,26 @@ def evaluate(
         for split in (train_split, test_split)
     )
     if torch.cuda.is_available() and not cpu:
-        model.to("cuda")
-    table = evaluate(
-        model, train, test, protocols=protocol, seed=seed, workers=workers, progress=True
+        encoder.to("cuda")
+    found = evaluate(
+        encoder, train, test, protocols=protocol, seed=seed, workers=workers, progress=True
     )
     print(f"\ntop-1 in percent on the {len(test.dataset):,} images of {dataset}, {test_split}")
     print(f"{'':24}" + "".join(f"{name:>10}" for name in protocol))
-    for name, row in table.items():
+    for name, row in found.top1.items():
         print(f"{name:24}" + "".join(f"{row[p]:10.2f}" for p in protocol))
     for name in protocol:
         print(PROTOCOLS[name])
+    if not published:
+        name = dataset if is_public(dataset) else None
+        noted = record([found], dataset=name, train_split=train_split, test_split=test_split)
+        probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
+        add_evaluation(folder, noted, probe)
     print(
         f"\nimport effssl\n"
-        f'model = effssl.from_pretrained("{folder}")\n'
+        f'model = effssl.from_pretrained("{model}")\n'
         f"transform = effssl.create_transform(model)\n"
-        f"features = model(transform(image)[None])  # (1, {model.num_features})"
+        f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
     )
 
 
@@ -144,6 +162,71 @@ def views(
     print(f"{len(shown)} images with {views} views each: {out}")
 
 
+def push(
+    model: Annotated[Path, tyro.conf.Positional],
+    repo_id: Annotated[str, tyro.conf.Positional],
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Publish a model on the Hub, with a card made from what its folder knows, in one commit.
+
+    Look at the card before, with --dry-run, and write in it above and below what is generated; that
+    stays. Log in with `hf auth login`, or set HF_TOKEN. Pushing the same again changes nothing.
+
+    Args:
+        model: Model folder, or the run folder that holds it.
+        repo_id: owner/name; made if it does not exist.
+        private: Make it private, if it is made.
+        revision: Branch to push to; made from main if it does not exist.
+        message: Of the commit.
+        license: Of the weights, by its identifier on the Hub, such as apache-2.0.
+        create_pr: Open a pull request instead of changing the branch.
+        dry_run: Check everything, write the card, and show what would be sent; no network.
+    """
+    from effssl.hub.pull import find_model
+    from effssl.hub.push import prepare, push_to_hub
+
+    folder = find_model(f"local-dir:{model}")
+    if dry_run:
+        for file in prepare(folder, repo_id, license):
+            print(f"{file.stat().st_size:12,} bytes  {file}")
+        print(f"nothing was sent to {repo_id}; read {folder / 'README.md'} before you do")
+        return
+    address = push_to_hub(
+        folder,
+        repo_id,
+        private=private,
+        revision=revision,
+        commit_message=message,
+        create_pr=create_pr,
+        license=license,
+    )
+    print(f'{address}\n\nimport effssl\nmodel = effssl.from_pretrained("{repo_id}")')
+
+
+def list_(
+    pattern: Annotated[str, tyro.conf.Positional] = "*",
+    author: str | None = None,
+) -> None:
+    """List models of effssl on the Hub, or without a connection those in the cache.
+
+    Args:
+        pattern: Of the id, or of what follows its owner, such as '*-bt-*'.
+        author: User or organisation that owns them.
+    """
+    from effssl.hub.pull import list_pretrained
+
+    ids = list_pretrained(pattern, author=author)
+    for repo_id in ids:
+        print(repo_id)
+    if not ids:
+        print(f"no model of effssl matches {pattern!r}", file=sys.stderr)
+
+
 def run(command: Callable[[], object]) -> None:
     """Run a command with its log on stderr; bad input becomes one line there and exit code 2."""
     logging.basicConfig(format="%(message)s")
@@ -185,7 +268,13 @@ def _is_main_process() -> bool:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``effssl`` command."""
-    commands = {"pretrain": pretrain, "evaluate": evaluate, "views": views}
+    commands = {
+        "pretrain": pretrain,
+        "evaluate": evaluate,
+        "views": views,
+        "push": push,
+        "list": list_,
+    }
     args = list(sys.argv[1:] if args is None else args)
 
     def command() -> None:

@@ -22,7 +22,7 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     code, shown = effssl(tmp_path / "log", "pretrain", *TINY, "--output", tmp_path / "run")
     assert code == 0 and f"effssl evaluate {tmp_path / 'run' / 'model'}" in shown, shown
 
-    small = ("--train-split", "train[:200]", "--test-split", "test[:50]")
+    small = ("--train-split", "train[:60]", "--test-split", "test[:50]")
     code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small)
     assert code == 0, shown
     table, _, lines = shown.partition("\nimport effssl\n")
@@ -66,7 +66,9 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
     [
         ([], ["pretrain", "evaluate", "views"]),
         (["pretrain"], ["Width D of the projector"]),
-        (["evaluate"], ["Model folder, or the run folder"]),
+        (["evaluate"], ["Model folder, the run folder"]),
+        (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),
+        (["list"], ["in the cache"]),
     ],
 )
 def test_help_teaches(command, taught, monkeypatch, capsys):

@@ -59,6 +59,13 @@ def read(dataset: str, split: str, streaming: bool) -> tuple[Dataset | IterableD
     return _load(dataset, split, streaming)
 
 
+def is_public(dataset: str) -> bool:
+    """Whether a data set is one that others have too, and not files of this machine."""
+    return dataset == SAMPLE or (
+        _HUB_ID.fullmatch(dataset) is not None and not Path(dataset).expanduser().exists()
+    )
+
+
 def _read_folder(path: Path, split: str, streaming: bool):
     from datasets import load_from_disk
 

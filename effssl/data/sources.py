@@ -14,6 +14,7 @@ import numpy as np
 from effssl.data.decode import BrokenImage, WrongChannels, decode_image
 from effssl.data.decode import pil_mode as pil_mode
 from effssl.data.readers import SAMPLE as SAMPLE
+from effssl.data.readers import is_public as is_public
 from effssl.data.readers import read
 
 if TYPE_CHECKING:

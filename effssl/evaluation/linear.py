@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,11 +21,15 @@ class LinearProbe:
         top1: Percentage of test images classified rightly.
         held_out_top1: The same on the held-out part of train, on which l2 was chosen.
         l2: The weight chosen.
+        weight: Of the classifier, (classes, F), for features as they come.
+        bias: Likewise, (classes,).
     """
 
     top1: float
     held_out_top1: float
     l2: float
+    weight: Tensor = field(compare=False, repr=False)
+    bias: Tensor = field(compare=False, repr=False)
 
 
 def linear_probe(
@@ -73,7 +77,9 @@ def linear_probe(
         if top1 > best_top1:
             best_l2, best_top1, best = l2, top1, start
     classifier = _fit(train, train_labels, best_l2, best)
-    return LinearProbe(_top1(classifier, test, test_labels), best_top1, best_l2)
+    top1 = _top1(classifier, test, test_labels)
+    weight = classifier[0] / std
+    return LinearProbe(top1, best_top1, best_l2, weight, classifier[1] - weight @ mean)
 
 
 def _fit(

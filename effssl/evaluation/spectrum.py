@@ -31,6 +31,19 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
+def eigenvalues(features: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of the features (population), largest first.
+
+    Args:
+        features: (N, F); computed in float64 with the memory of an F x F matrix.
+
+    Returns:
+        (F,), float64, on the CPU.
+    """
+    x = features.double() - features.double().mean(0)
+    return torch.linalg.eigvalsh((x.T @ x / len(x)).cpu()).clamp(min=0).flip(0)
+
+
 def unit_std(features: Tensor) -> float:
     """Mean over dimensions of the standard deviation of the features at unit length, times sqrt(F).
 

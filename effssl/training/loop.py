@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shlex
 import signal
 import time
 import uuid
@@ -18,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
-from effssl.data.sources import Source, load_source
+from effssl.data.sources import Source, is_public, load_source
 from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
 from effssl.hub.folder import save_pretrained, versions
 from effssl.losses import create_loss
@@ -29,7 +30,7 @@ from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
 from effssl.training.faults import Faults
 from effssl.training.launch import create_accelerator
-from effssl.training.monitor import Monitor, start_tracker
+from effssl.training.monitor import Monitor, read_history, start_tracker
 from effssl.training.online_knn import OnlineKNN
 from effssl.training.optim import (
     create_optimizer,
@@ -135,6 +136,8 @@ class _Run:
             state = load_checkpoint(config.run_folder)
         (state,) = broadcast_object_list([state])
         self.step = state["step"] if state else 0
+        self.minutes_before = state.get("minutes", 0.0) if state else 0.0
+        self.started = time.perf_counter()
         self.tracker_id = state["tracker_id"] if state else uuid.uuid4().hex
         self.broken = BrokenImages(self.batches.images, state["broken"] if state else ())
         if state:
@@ -157,7 +160,7 @@ class _Run:
 
     def train(self, signals: StopSignals) -> int:
         """Train to the end, or to a signal, whose number is returned; else 0."""
-        started = self.saved = time.perf_counter()
+        self.started = self.saved = time.perf_counter()
         monitor = Monitor(
             *(self.accelerator, self.config, self.broken, self.faults),
             *(self.step, self.total_steps, len(self.batches)),
@@ -170,7 +173,7 @@ class _Run:
                 for batch in monitor.waiting(self.loader):
                     self._train_on(batch, monitor)
                     last = self.step == self.total_steps
-                    request = max_(self._request(signals, started))
+                    request = max_(self._request(signals))
                     ends_epoch, stops = monitor.ends_epoch(self.step), request > _SAVE
                     if request or ends_epoch or self._is_save_due():
                         with monitor.aside():
@@ -228,18 +231,22 @@ class _Run:
             torch._foreach_mul_(gradients, self.config.grad_clip / norm)
         return loss, norm, good
 
-    def _request(self, signals: StopSignals, started: float) -> int:
+    def _request(self, signals: StopSignals) -> int:
         """What this process asks all to do after this step, by the clock of the main one."""
         if signals.received:
             return _SIGNAL + signals.received
         if not self.accelerator.is_main_process:
             return 0
-        minutes = (time.perf_counter() - started) / 60
+        minutes = self._minutes()
         if self.config.max_minutes is not None and minutes >= self.config.max_minutes:
             return _TIME_IS_UP
         since = (time.perf_counter() - self.saved) / 60
         every = self.config.checkpoint_minutes
         return _SAVE if every is not None and since >= every else 0
+
+    def _minutes(self) -> float:
+        """Since this launch began to train."""
+        return (time.perf_counter() - self.started) / 60
 
     def _is_save_due(self) -> bool:
         every = self.config.checkpoint_steps
@@ -272,6 +279,7 @@ class _Run:
             "broken": list(self.broken),
             "faults": self.faults.state_dict(),
             "tracker_id": self.tracker_id,
+            "minutes": self.minutes_before + self._minutes(),
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -281,14 +289,38 @@ class _Run:
     def _save_model(self) -> None:
         if not self.accelerator.is_main_process:
             return
+        config, seen = self.config, self.step * self.config.batch_size
+        public = is_public(config.dataset)
         training = {
-            "config": dataclasses.asdict(self.config),
+            # it goes wherever the folder goes, so nothing of this machine is in it
+            "config": dataclasses.asdict(config)
+            | {"output": None, "dataset": config.dataset if public else None},
+            "command": shlex.join(
+                ["effssl", "pretrain", *config.flags(("output", "resume", "overwrite", "dataset"))]
+                + (["--dataset", config.dataset] if public else [])
+            ),
+            "images": self.batches.images,
             "step": self.step,
+            "epoch": round(self.step / len(self.batches), 4),
+            "images_seen": seen,
+            "views_seen": seen * config.views,
+            "minutes": round(self.minutes_before + self._minutes(), 2),
+            "hardware": self._hardware(),
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
             "versions": versions(),
+            "history": read_history(config.run_folder),
         }
         save_pretrained(self.net, self.config.run_folder / "model", training=training)
+
+    def _hardware(self) -> str:
+        device, count = self.accelerator.device, self.accelerator.num_processes
+        if device.type == "cuda":
+            name = torch.cuda.get_device_name(device)
+        else:
+            kind = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
+            name = f"{kind}, {torch.get_num_threads()} threads"
+        return f"{count} x {name}" if count > 1 else name
 
 
 def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:

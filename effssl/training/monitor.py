@@ -51,6 +51,19 @@ def start_tracker(
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 
+def read_history(run_folder: Path, points: int = 200) -> dict[str, list]:
+    """Columns of metrics.jsonl, of at most so many lines, evenly spread, with those of a k-NN.
+
+    Numbers have five digits, and None stands where a line lacks one or it was not finite.
+    """
+    path = run_folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    every = math.ceil(len(lines) / points)
+    kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "knn" in line]
+    names = dict.fromkeys(name for line in kept for name in line)
+    return {name: [_short(line.get(name)) for line in kept] for name in names}
+
+
 class Monitor:
     """Writes a run's metrics; silent on every process but the main one.
 
@@ -212,6 +225,10 @@ class Monitor:
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.trackers = []
+
+
+def _short(value: float | None) -> float | None:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from effssl.evaluation.spectrum import effective_rank, unit_std
+from effssl.evaluation.spectrum import effective_rank, eigenvalues, unit_std
 
 
 def normal(*shape, seed=0):
@@ -87,3 +87,10 @@ def test_unit_std_of_features_beside_a_common_one():
 def test_unit_std_sees_directions_only():
     length = normal(50, 1).abs() + 0.1
     assert unit_std(length * normal(1, 8)) == pytest.approx(0, abs=1e-6)
+
+
+def test_eigenvalues_are_those_of_numpys_covariance_largest_first():
+    features = normal(50, 6) @ torch.diag(torch.tensor([3.0, 1, 4, 1, 5, 9]).double()) + 7
+    expected = np.linalg.eigvalsh(np.cov(features.numpy().T, bias=True))[::-1]
+    np.testing.assert_allclose(eigenvalues(features.float()), expected, rtol=1e-5)
+    assert (eigenvalues(normal(3, 6)) >= 0).all()

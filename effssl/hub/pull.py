@@ -1,0 +1,175 @@
+"""Models by name: a folder here, or a repository on the Hub."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound, EntryNotFoundError, RemoteEntryNotFoundError
+from torch import nn
+
+from effssl import __version__
+from effssl.hub.errors import hub_errors, retried
+from effssl.hub.folder import is_ours, load_folder
+from effssl.hub.model_config import WEIGHT_FILES, read_config
+from effssl.model import SSLModel
+
+logger = logging.getLogger(__name__)
+
+HUB_TAG = "effssl"
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def from_pretrained(
+    id_or_folder: str | os.PathLike,
+    *,
+    num_classes: int | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+) -> SSLModel | nn.Module:
+    """Load a model from a folder or from the Hub.
+
+    Nothing is unpickled. The weights must fit config.json tensor by tensor, and have the sha256
+    that stands there.
+
+    Args:
+        id_or_folder: A model folder, the run folder that holds it, or a repository ``owner/name``;
+            a folder of that name is preferred. ``local-dir:`` and ``hf-hub:`` before it decide, as
+            in timm, and ``@revision`` may follow the latter. timm's own repositories load too, as
+            backbones without projector.
+        num_classes: Width of a fresh classifier; None for features.
+        revision: Branch, tag or commit of the repository; ``main`` if None.
+        token: For private and gated repositories; what ``hf auth login`` saved if None.
+        cache_dir: Where to keep downloads; ``hub`` under HF_HOME if None.
+        local_files_only: Take only what was downloaded before.
+
+    Returns:
+        Without num_classes an `SSLModel` in eval mode with gradients off: ``model(x)`` gives
+        features, (N, F). With num_classes timm's backbone with a randomly initialised classifier,
+        in train mode with gradients on: ``model(x)`` gives logits, (N, num_classes).
+
+    Raises:
+        FileNotFoundError: If there is no such folder, repository, revision or file.
+        PermissionError: If the token does not give access.
+        ConnectionError: If the Hub cannot be reached, or cannot answer now.
+        ValueError: If a file is truncated, is not of this format, or does not fit the others.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be 1 or more, or None for features; got {num_classes}")
+    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    return load_folder(find_model(id_or_folder, revision, **options), num_classes=num_classes)
+
+
+def find_model(
+    id_or_folder: str | os.PathLike,
+    revision: str | None = None,
+    *,
+    token: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The model folder of that name, downloaded if need be; see `from_pretrained`."""
+    name = os.fspath(id_or_folder)
+    kind, _, rest = name.partition(":")
+    if kind == "hf-hub":
+        name, _, at = rest.partition("@")
+        revision = revision or at or None
+    elif kind == "local-dir" or Path(name).is_dir():
+        folder = Path(rest if kind == "local-dir" else name)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no model folder {str(folder)!r}")
+        return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    if not _REPO_ID.fullmatch(name):
+        raise FileNotFoundError(
+            f"no model folder {name!r}, and a repository on the Hub is owner/name"
+        )
+    return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
+
+
+def _download(
+    repo_id: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | os.PathLike | None,
+    local_files_only: bool,
+) -> Path:
+    def fetch(file: str, revision: str | None) -> Path:
+        return Path(
+            hf_hub_download(
+                *(repo_id, file),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                library_name="effssl",
+                library_version=__version__,
+            )
+        )
+
+    with hub_errors(repo_id, revision):
+        folder = fetch("config.json", revision).parent
+        commit = folder.name  # all files of one commit, even if another one comes meanwhile
+        files = read_config(folder).files
+        try:
+            for file in files or WEIGHT_FILES[:1]:
+                fetch(file, commit)
+        except RemoteEntryNotFoundError as error:
+            raise ValueError(
+                f"{repo_id} has no {' and '.join(files or WEIGHT_FILES[:1])}, and pickled weights "
+                "are not read: its owner can convert them to safetensors"
+            ) from error
+        try:
+            fetch("training.json", commit)
+        except EntryNotFoundError:
+            pass  # timm's have none
+    return folder
+
+
+def list_pretrained(
+    pattern: str = "*", *, author: str | None = None, token: str | None = None
+) -> list[str]:
+    """Ids of the models of effssl on the Hub, or without a connection of those in the cache.
+
+    Args:
+        pattern: Of the id, or of what follows its owner, such as ``*-bt-*``.
+        author: User or organisation that owns them; all if None.
+        token: To see private ones; what ``hf auth login`` saved if None.
+
+    Raises:
+        PermissionError: If the Hub does not know the token.
+    """
+    try:
+        if constants.is_offline_mode():
+            ids = _cached()
+        else:
+            with hub_errors(f"models tagged {HUB_TAG}"):
+                found = HfApi(token=token).list_models(filter=HUB_TAG, author=author)
+                ids = [model.id for model in found]
+    except ConnectionError as error:
+        logger.warning("%s; these are the models in the cache", error)
+        ids = _cached()
+    return sorted(
+        repo_id
+        for repo_id in ids
+        if author in (None, repo_id.partition("/")[0])
+        and any(fnmatch.fnmatchcase(n, pattern) for n in (repo_id, repo_id.partition("/")[2]))
+    )
+
+
+def _cached() -> list[str]:
+    """Ids of the models of effssl that were loaded before, whole, from the default cache."""
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return [
+        repo.repo_id
+        for repo in repos
+        if repo.repo_type == "model" and any(is_ours(r.snapshot_path) for r in repo.revisions)
+    ]

@@ -1,0 +1,191 @@
+"""Publishing a model folder: checked here first, then sent as one commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import validate_repo_id
+
+from effssl import __version__
+from effssl.hub.card import FIGURES, write_card
+from effssl.hub.errors import hub_errors, retried
+from effssl.hub.folder import CARD, PROBE, load_folder, save_pretrained, write_json
+from effssl.hub.model_config import WEIGHT_FILES, read_config
+from effssl.hub.pull import find_model
+from effssl.hub.weights import describe_file
+from effssl.model import SSLModel
+
+logger = logging.getLogger(__name__)
+
+_LOCAL_PATH = re.compile(r"""(^|[\s'"=])(/[\w.]|~/|file:|[A-Za-z]:\\|\\\\)""")
+_FILES = ("config.json", *WEIGHT_FILES, "training.json", PROBE, CARD, *FIGURES)
+
+
+def push_to_hub(
+    folder_or_model: str | os.PathLike | SSLModel,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    license: str | None = None,
+) -> str:
+    """Publish a model with a card made from what its folder knows, in one commit.
+
+    Everything is checked before anything is sent. A push that fails leaves the repository as it
+    was, or new and empty; pushing the same again makes no commit. What is written in the card
+    outside of its generated block is kept, whether here or on the Hub.
+
+    Args:
+        folder_or_model: A model folder, the run folder that holds it, or a model.
+        repo_id: ``owner/name``; made if it does not exist.
+        private: Make it private, if it is made.
+        revision: Branch to push to; made from ``main`` if it does not exist.
+        commit_message: Of the commit; says the model's name if None.
+        token: With write access; what ``hf auth login`` saved if None.
+        create_pr: Open a pull request instead of changing the branch.
+        license: Of the weights, by its identifier on the Hub; what the folder says if None.
+
+    Returns:
+        Address of the commit or pull request, or of the repository if it held all of it already.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the folder is not whole, would publish what it should not, or the Hub refuses
+            it.
+        PermissionError: If the token does not allow it.
+        ConnectionError: If the Hub cannot be reached, or cannot answer now.
+    """
+    if isinstance(folder_or_model, SSLModel):
+        with tempfile.TemporaryDirectory() as folder:
+            save_pretrained(folder_or_model, Path(folder) / "model", license=license)
+            return push_to_hub(
+                Path(folder) / "model",
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+                token=token,
+                create_pr=create_pr,
+            )
+    folder = find_model(f"local-dir:{os.fspath(folder_or_model)}")
+    prepare(folder, repo_id, license)  # before anything is asked of the Hub
+    message = commit_message or f"Upload {_title(folder)} with effssl"
+    api = HfApi(token=token, library_name="effssl", library_version=__version__)
+
+    def send() -> str:
+        return _send(api, folder, repo_id, private, revision, message, create_pr)
+
+    # where only the answer was lost, the next try finds all of it there; not so a pull request
+    return send() if create_pr else retried(send)
+
+
+def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path]:
+    """Check a model folder, write its card, and name the files that are to be sent.
+
+    Args:
+        folder: The model folder.
+        repo_id: Where it is to be published, for the card.
+        license: As for `push_to_hub`.
+
+    Raises:
+        ValueError: As for `push_to_hub`.
+    """
+    with hub_errors(repo_id):
+        validate_repo_id(repo_id)
+    if repo_id.count("/") != 1:
+        raise ValueError(f"{repo_id!r} has no owner: give owner/name")
+    load_folder(folder)
+    if license is not None:
+        if not re.fullmatch(r"[a-z0-9.-]+", license):
+            raise ValueError(f"license {license!r} must be an identifier such as apache-2.0 or mit")
+        config = json.loads((folder / "config.json").read_text())
+        config["pretrained_cfg"]["license"] = license
+        write_json(config, folder / "config.json")
+    if not read_config(folder).files:
+        raise ValueError(f"{folder} is timm's own: push it with timm.models.push_to_hf_hub")
+    for file in ("config.json", "training.json"):
+        if (folder / file).is_file():
+            _check_publishable(json.loads((folder / file).read_text()), folder / file)
+    write_card(folder, repo_id)
+    return list(_files(folder).values())
+
+
+def _check_publishable(value: object, path: Path, key: str = "") -> None:
+    """Find what belongs to this machine, or is no number."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_publishable(item, path, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for item in value:
+            _check_publishable(item, path, key)
+    elif isinstance(value, float) and not abs(value) < float("inf"):
+        raise ValueError(f"{path}: {key} is {value}, and only finite numbers are published")
+    elif isinstance(value, str) and _LOCAL_PATH.search(value):
+        raise ValueError(f"{path}: {key} holds a path of this machine, {value!r}: take it out")
+
+
+def _send(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    private: bool,
+    revision: str | None,
+    message: str,
+    create_pr: bool,
+) -> str:
+    """Bring a repository to hold what a prepared folder does; return an address."""
+    with hub_errors(repo_id, revision):
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        before = api.model_info(repo_id, revision=revision, files_metadata=True)
+        there = {file.rfilename: file for file in before.siblings if file.rfilename in _FILES}
+        theirs = ""
+        if CARD in there:
+            theirs = Path(api.hf_hub_download(repo_id, CARD, revision=before.sha)).read_text()
+        write_card(folder, repo_id, theirs)
+        files = _files(folder)
+        if there.keys() == files.keys() and all(_is_same(there[n], files[n]) for n in files):
+            logger.info("%s holds all of it", repo_id)
+            return str(address)
+        try:
+            commit = api.create_commit(
+                repo_id,
+                [CommitOperationAdd(name, path) for name, path in files.items()]
+                + [CommitOperationDelete(name) for name in there if name not in files],
+                commit_message=message,
+                revision=revision,
+                parent_commit=before.sha,
+                create_pr=create_pr,
+            )
+        except RuntimeError as error:  # around what went wrong with one of the large files
+            raise error.__cause__ or error from None
+    return commit.pr_url or commit.commit_url
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {name: folder / name for name in _FILES if (folder / name).is_file()}
+
+
+def _title(folder: Path) -> str:
+    config = read_config(folder)
+    return str(config.name or config.architecture)
+
+
+def _is_same(there: RepoSibling, file: Path) -> bool:
+    if there.lfs is not None:
+        return there.lfs.sha256 == describe_file(file)["sha256"]
+    content = file.read_bytes()
+    # as git names a file's content
+    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
