@@ -45,7 +45,7 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} cannot be the id of a repository: {error}") from error
+        raise ValueError(f"{repo_id!r} cannot be the id of a repository: {_line(error)}") from error
     except GatedRepoError as error:
         raise PermissionError(
             f"{repo_id} is gated: accept its conditions at {hub}/{repo_id}, then {_LOG_IN}"
@@ -69,7 +69,9 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
             "once with a connection, or give a folder that exists"
         ) from error
     except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{repo_id} is no model of effssl or timm: {error}") from error
+        raise FileNotFoundError(
+            f"{repo_id} is no model of effssl or timm: {_line(error)}"
+        ) from error
     except OfflineModeIsEnabled as error:
         raise ConnectionError(f"HF_HUB_OFFLINE is set: unset it to reach {hub}") from error
     except HfHubHTTPError as error:
@@ -87,10 +89,10 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
             raise ConnectionError(f"{repo_id} was changed meanwhile: do it again") from error
         if status == 429 or status >= 500:
             raise _try_later(repo_id, error) from error
-        raise ValueError(f"{hub} refuses it: {error.server_message or error}") from error
+        raise ValueError(f"{hub} refuses it: {_line(error.server_message or error)}") from error
     except httpx.HTTPError as error:
         raise ConnectionError(
-            f"the connection to {hub} failed: {error or type(error).__name__}; try again"
+            f"the connection to {hub} failed: {_line(error) or type(error).__name__}; try again"
         ) from error
 
 
@@ -108,6 +110,10 @@ def retried(ask: Callable[[], T]) -> T:
             logger.warning("%s; trying again", error)
             time.sleep(wait)
     return ask()
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def _status(error: BaseException | None) -> int:

@@ -1,168 +1,249 @@
 """Publishing and loading over HTTP, from a server in this process to clients in others."""
 
+import json
+import os
+import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from forked import Forked
-from server import FAULTS, TOKEN, HubServer, connect
+from clients import IMAGES, attempt, client, features_of, push_all
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from server import HubServer
 
 import effssl
 from effssl.hub.card import write_card
 from effssl.hub.weights import describe_file
 
-CLEAR = (FileNotFoundError, PermissionError, ConnectionError, ValueError)
-IMAGES = torch.linspace(0, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+
+def test_a_fresh_process_with_an_empty_cache_gets_the_same_features(tmp_path, hub, old_and_new):
+    _, new, expected = old_and_new
+    shutil.copytree(new, tmp_path / "run" / "model")
+
+    def run(*command, home, token):
+        environment = os.environ | hub.environment(tmp_path / home, token=token)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    # as a user does it, by the commands and the lines that they print
+    push = [sys.executable, "-m", "effssl.cli", "push", tmp_path / "run", "org/fresh"]
+    shown = run(*push, home="pushing", token=hub.token)
+    assert shown.startswith(f"{hub.url}/org/fresh/commit/")
+    code = shown.partition("\n\n")[2] + (
+        "import sys\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "features = model(load_file(sys.argv[1])['images'])\n"
+        "save_file({'features': features}, sys.argv[2])"
+    )
+    save_file({"images": IMAGES}, tmp_path / "in")
+    python = [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"]
+    run(*python, home="pulling", token=None)
+    assert torch.allclose(load_file(tmp_path / "out")["features"], expected, atol=1e-6)
 
 
-def save_model(folder, seed):
-    torch.manual_seed(seed)
+def push_and_look(folder, repo_id):
+    """What a user finds after each of several pushes."""
+
+    def info(revision="main"):
+        return HfApi().model_info(repo_id, revision=revision)
+
+    found = {"first": effssl.push_to_hub(folder, repo_id, private=True, license="mit")}
+    found["head"] = info().sha
+    found["again"] = effssl.push_to_hub(folder, repo_id)
+    found["head again"] = info().sha
+    found["branch"] = effssl.push_to_hub(folder, repo_id, revision="epoch-100")
+    found["branch head"] = info("epoch-100").sha
+    os.remove(folder / "linear_probe.safetensors")
+    found["request"] = effssl.push_to_hub(folder, repo_id, create_pr=True, commit_message="Less")
+    found["head after request"] = info().sha
+    found["less"] = effssl.push_to_hub(folder, repo_id, revision="epoch-100")
+    found["files"] = sorted(file.rfilename for file in info("epoch-100").siblings)
+    old = effssl.from_pretrained(repo_id, revision=found["head"])(IMAGES)
+    by_prefix = effssl.from_pretrained(f"hf-hub:{repo_id}@epoch-100")(IMAGES)
+    found["same features"] = torch.equal(old, by_prefix)
+    return found
+
+
+def test_pushing_again_changes_nothing_and_branches_and_requests_leave_main(
+    tmp_path, hub, old_and_new
+):
+    folder = shutil.copytree(old_and_new[1], tmp_path / "model")
+    shutil.copy(folder / "projector.safetensors", folder / "linear_probe.safetensors")
+    for leftover in ("pytorch_model.bin", ".DS_Store", "notes.txt"):
+        (folder / leftover).write_text("not to be published")
+    found = client(tmp_path, hub, push_and_look, folder, "org/again")
+    address = f"{hub.url}/org/again"
+    assert found["first"] == f"{address}/commit/{found['head']}"
+    assert found["again"] == address and found["head again"] == found["head"]
+    assert found["branch"] == address and found["branch head"] == found["head"]
+    assert found["request"] == f"{address}/discussions/1"
+    assert found["head after request"] == found["head"]
+    assert found["less"].startswith(f"{address}/commit/")
+    assert found["files"] == [
+        *(".gitattributes", "README.md", "config.json"),
+        *("model.safetensors", "projector.safetensors"),
+    ]
+    assert found["same features"]
+    repo = hub.repos["org/again"]
+    assert repo.private and "linear_probe.safetensors" in repo.at("main").files
+    assert json.loads(repo.at("main").files["config.json"])["pretrained_cfg"]["license"] == "mit"
+    messages = [commit.message for commit in repo.commits]
+    assert "Less" in messages and "Upload test_resnet with effssl" in messages
+
+
+def push_model(repo_id):
     model = effssl.create_model("test_resnet", projector_dim=8, img_size=32)
-    effssl.save_pretrained(model, folder)
-    return model.eval()
+    effssl.push_to_hub(model, repo_id)
+    return torch.equal(effssl.from_pretrained(repo_id)(IMAGES), model.eval()(IMAGES))
 
 
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with HubServer(tmp_path_factory.mktemp("hub") / "large") as server:
-        yield server
+def test_a_model_is_pushed_without_a_folder(tmp_path, hub):
+    assert client(tmp_path, hub, push_model, "org/model")
+    assert b"pretrained without labels" not in hub.repos["org/model"].at("main").files["README.md"]
 
 
-@pytest.fixture(scope="module")
-def old_and_new(tmp_path_factory):
-    """Two model folders, and the features of the second."""
-    folder = tmp_path_factory.mktemp("models")
-    save_model(folder / "old", 0)
-    write_card(folder / "old", "org/old")
-    model = save_model(folder / "new", 1)
-    with torch.no_grad():
-        return folder / "old", folder / "new", model(IMAGES)
+def run_lines(code):
+    names = {}
+    exec(code, names)
+    widths = {name: names[name].eval()(IMAGES).shape[1] for name in ("model", "classifier")}
+    return widths, type(names["same"]).__name__
 
 
-def client(tmp_path, hub, function, *args, token=TOKEN, offline=False, home="home"):
-    """The result of a function in a process that talks to the server."""
-    environment = hub.environment(tmp_path / home, token=token)
-    environment |= {"HF_HUB_OFFLINE": str(int(offline))}
-    return Forked(tmp_path / "client.log", connected, environment, function, *args).result()
+def test_the_lines_of_the_readme_load_what_was_published(tmp_path, hub, old_and_new):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "AutoModel" in c]
+    (repo_id,) = set(re.findall(r"org/[\w-]+", code))
+    hub.add_repo(repo_id, old_and_new[1])
+    found = client(tmp_path, hub, run_lines, code)
+    assert found == ({"model": 96, "classifier": 10}, "TimmWrapperModel")
 
 
-def connected(environment, function, *args):
-    connect(environment)
-    return function(*args)
+def edit(hub, repo_id, change):
+    """Write in a card as a user does on the Hub's own pages."""
+    repo = hub.repos[repo_id]
+    files = dict(repo.at("main").files)
+    files["README.md"] = change(files["README.md"].decode()).encode()
+    repo.commit("main", files, "written by hand")
 
 
-def attempt(function, *args, **options):
-    """What it returns, or the one line that it fails with."""
-    try:
-        return function(*args, **options)
-    except CLEAR as error:
-        assert "\n" not in str(error), error
-        return f"{type(error).__name__}: {error}"
+def test_what_is_written_around_the_generated_block_is_kept(tmp_path, hub, old_and_new):
+    folder = shutil.copytree(old_and_new[0], tmp_path / "model")
+    newer = shutil.copytree(old_and_new[1], tmp_path / "newer")
+    client(tmp_path, hub, push_all, [(folder, "org/edited")])
+    edit(
+        *(hub, "org/edited"),
+        lambda card: (
+            card.replace("<!-- effssl: made", "Read me first.\n\n<!-- effssl: made")
+            .replace("## Facts", "## Lies")
+            .replace("tags:\n", "language: fr\ntags:\n- mine\n")
+            + "\nWritten below.\n"
+        ),
+    )
+    (result,) = client(tmp_path, hub, push_all, [(newer, "org/edited")])
+    assert result.startswith(hub.url), result
+    card = hub.repos["org/edited"].at("main").files["README.md"].decode()
+    assert card.index("Read me first.") < card.index("## Facts") < card.index("Written below.")
+    assert "## Lies" not in card and "language: fr" in card and "- mine" in card
+    assert card == (newer / "README.md").read_text()
+    assert describe_file(newer / "model.safetensors")["sha256"] in card
+
+    # both were written in since
+    edit(hub, "org/edited", lambda card: card + "\nAnd again.\n")
+    (newer / "README.md").write_text(card + "\nNo, this.\n")
+    (result,) = client(tmp_path, hub, push_all, [(newer, "org/edited")])
+    assert result.startswith("ValueError") and "were both written in by hand" in result
+    (newer / "README.md").unlink()
+    client(tmp_path, hub, push_all, [(newer, "org/edited")])
+    card = hub.repos["org/edited"].at("main").files["README.md"].decode()
+    assert "And again." in card and "No, this." not in card
 
 
-def features_of(name, **options):
-    with torch.no_grad():
-        return effssl.from_pretrained(name, **options)(IMAGES)
+def try_to_load(names, cache):
+    return [attempt(effssl.from_pretrained, name, cache_dir=cache) for name in names]
 
 
-# --- every request of a push and of a pull fails in turn, in every way
+def test_what_is_not_there_or_not_allowed_is_one_line_with_the_way_out(tmp_path, hub, old_and_new):
+    new = shutil.copytree(old_and_new[1], tmp_path / "new")
+    hub.add_repo("org/open", new)
+    hub.add_repo("org/hidden", new, private=True)
+    hub.add_repo("else/gated", new, gated=True)
+    (tmp_path / "pickled").mkdir()
+    shutil.copy(new / "config.json", tmp_path / "pickled")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    hub.add_repo("org/pickled", tmp_path / "pickled")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "README.md").write_text("a model of words")
+    hub.add_repo("org/text", tmp_path / "text")
+    expected = {
+        "org/missing": "FileNotFoundError: no repository 'org/missing' at http.*hf auth login",
+        "org/hidden": "FileNotFoundError: no repository 'org/hidden' at .*private.*hf auth login",
+        "else/gated": "PermissionError: else/gated is gated: accept its conditions at http",
+        "hf-hub:org/open@v9": "FileNotFoundError: org/open has no revision 'v9': give a branch, ta",
+        "org/pickled": "ValueError: org/pickled has no model.safetensors.* pickled weights are not",
+        "org/text": "FileNotFoundError: org/text is no model of effssl or timm",
+        "resnet50": "FileNotFoundError: no model folder 'resnet50', and a repository.*owner/name",
+        "org/a--b": "ValueError: 'org/a--b' cannot be the id of a repository",
+    }
+    cache = str(tmp_path / "cache")
+    found = client(tmp_path, hub, try_to_load, list(expected), cache, token=None)
+    for line, pattern in zip(found, expected.values(), strict=True):
+        assert re.match(pattern, line), line
+    (line,) = client(tmp_path, hub, try_to_load, ["org/open"], cache, token="hf_wrong")
+    assert re.match("PermissionError: http.* does not know the token: log in with `hf auth", line)
+    pushes = {
+        (new, "else/gated"): "PermissionError: the token does not allow this in else/gated",
+        (new, "else/new"): "PermissionError: the token does not allow this in else/new",
+        (new, "no-owner"): "ValueError: 'no-owner' has no owner: give owner/name",
+        (tmp_path / "text", "org/x"): "FileNotFoundError: no config.json in",
+        (tmp_path / "nothing", "org/x"): "FileNotFoundError: no model folder",
+    }
+    found = client(tmp_path, hub, push_all, list(pushes))
+    for line, pattern in zip(found, pushes.values(), strict=True):
+        assert re.match(pattern, line), line
 
 
-def push_all(cases):
-    """Push each folder to its repository, many at a time since most of the time is waiting."""
-    with ThreadPoolExecutor(24) as pool:
-        return list(pool.map(lambda case: attempt(effssl.push_to_hub, *case), cases))
+LISTS = [("*", None), ("*-bt-*", None), ("org/*", "org"), ("else/*", None), ("*", "nobody")]
 
 
-def pull_all(cases):
-    """Load each repository twice from a cache of its own; features, or the error."""
-
-    def pull_twice(case):
-        repo_id, cache = case
-        found = [attempt(features_of, repo_id, cache_dir=cache) for _ in range(2)]
-        return ["" if isinstance(f, torch.Tensor) else f for f in found], found[1]
-
-    with ThreadPoolExecutor(24) as pool:
-        return list(pool.map(pull_twice, cases))
-
-
-def state_of(repo, old, new):
-    """Which of the two models the head of a repository holds whole."""
-    files = repo.at("main").files
-    for name, folder in {"old": old, "new": new}.items():
-        sums = {p.name: describe_file(p)["sha256"] for p in folder.glob("*.safetensors")}
-        weights = {n: content for n, content in files.items() if n.endswith(".safetensors")}
-        if sums == weights and files["config.json"] == (folder / "config.json").read_bytes():
-            assert b"effssl: made from" in files["README.md"]
-            return name
-    raise AssertionError(f"a mix: {files.keys()}")
+def load_and_list(names):
+    found = [attempt(features_of, name) for name in names]
+    return found, [effssl.list_pretrained(pattern, author=author) for pattern, author in LISTS]
 
 
 @pytest.mark.parametrize(
-    "times", [pytest.param(1, id="once"), pytest.param(99, id="for good", marks=pytest.mark.slow)]
+    "offline",
+    [
+        pytest.param(True, id="told so"),
+        # huggingface_hub waits long for a server
+        pytest.param(False, id="without an answer", marks=pytest.mark.slow),
+    ],
 )
-def test_a_push_that_fails_at_any_request_leaves_the_old_model_or_the_new(
-    tmp_path, hub, old_and_new, times
-):
-    old, new, _ = old_and_new
-    for name in ("first", "second"):  # which asks for less, since the old card is in the cache
-        hub.add_repo(f"org/{times}-{name}", old)
-        folder = shutil.copytree(new, tmp_path / name)
-        (result,) = client(tmp_path, hub, push_all, [(folder, f"org/{times}-{name}")])
-        assert result.startswith(hub.url), result
-    # two requests name their repository in the body only
-    count = 2 + sum(f"org/{times}-second" in path for _, path in hub.requests)
-    assert state_of(hub.repos[f"org/{times}-second"], old, new) == "new" and count >= 9
-
-    cases = []
-    for kind in FAULTS:
-        for request in range(count):
-            name = f"push-{times}-{kind}-{request}.x"
-            hub.add_repo(f"org/{name}", old)
-            hub.fail(name, request, kind, times)
-            cases.append((shutil.copytree(new, tmp_path / name), f"org/{name}"))
-    results = client(tmp_path, hub, push_all, cases)
-    assert len(results) == 7 * count
-    told = {kind: [] for kind in FAULTS}
-    for (_, repo_id), result in zip(cases, results, strict=True):
-        kind = repo_id.split("-")[2]
-        repo = hub.repos[repo_id]
-        assert len(repo.commits) <= 3, repo_id
-        state = state_of(repo, old, new)
-        if result.startswith("http"):
-            assert state == "new", repo_id
-        else:
-            told[kind].append(result)
-    for kind in ("401", "403"):
-        # nothing helps against these, but that a repository need not be made if it is there
-        assert len(told[kind]) == count - (times == 1), told[kind]
-        assert all(line.startswith("PermissionError") for line in told[kind]), told[kind]
-    for kind in set(FAULTS) - {"401", "403"}:
-        assert bool(told[kind]) == (times > 1), told[kind]
-
-
-def test_a_pull_that_fails_at_any_request_leaves_a_cache_that_loads(tmp_path, hub, old_and_new):
+def test_without_a_connection_the_cache_is_loaded_and_listed(tmp_path, old_and_new, offline):
     _, new, expected = old_and_new
-    hub.add_repo("org/pulled", new)
-    client(tmp_path, hub, features_of, "org/pulled")
-    count = sum("org/pulled" in path for _, path in hub.requests)
-    assert count >= 6
-    cases = []
-    for kind in FAULTS:
-        for request in range(count):
-            name = f"pull-{kind}-{request}.x"
-            hub.add_repo(f"org/{name}", new)
-            hub.fail(name, request, kind)
-            cases.append((f"org/{name}", tmp_path / name))
-    results = client(tmp_path, hub, pull_all, cases)
-    assert len(results) == 7 * count
-    told = {kind: [] for kind in FAULTS}
-    for (repo_id, _), ((first, second), features) in zip(cases, results, strict=True):
-        assert second == "" and torch.allclose(features, expected, atol=1e-6), (repo_id, second)
-        told[repo_id.split("-")[1]] += [first] * bool(first)
-    for kind in FAULTS:
-        # the file that may be missing is not asked for again when it was found to be
-        refused = kind in ("401", "403")
-        assert len(told[kind]) == count * refused, told[kind]
-        assert all(line.startswith("PermissionError") for line in told[kind]), told[kind]
+    names = ["org/a-bt-p8-aug2", "org/b-vicreg-p8-aug2", "else/c-bt-p8-aug2"]
+    with HubServer(tmp_path / "large") as hub:
+        carded = shutil.copytree(new, tmp_path / "carded")
+        write_card(carded, "org/x")
+        for name in names:
+            hub.add_repo(name, carded)
+        hub.add_repo("org/untagged", new)
+        hub.add_repo("org/hidden-bt-p8-aug2", carded, private=True)
+        features, lists = client(tmp_path, hub, load_and_list, names[:2], token=None)
+        assert all(torch.allclose(f, expected, atol=1e-6) for f in features)
+        everything = [names[2], *names[:2]]
+        assert lists == [everything, [names[2], names[0]], names[:2], [names[2]], []]
+        mine = client(tmp_path, hub, load_and_list, [])[1]
+        assert mine[2] == [*names[:2], "org/hidden-bt-p8-aug2"]
+    features, lists = client(tmp_path, hub, load_and_list, names, offline=offline)
+    assert all(torch.allclose(f, expected, atol=1e-6) for f in features[:2])
+    assert re.match(
+        "FileNotFoundError: else/c-bt-p8-aug2 is not in the cache and .*: load it once with a "
+        "connection, or give a folder that exists",
+        features[2],
+    )
+    assert lists == [names[:2], names[:1], names[:2], [], []]
