@@ -68,19 +68,19 @@ def evaluate(
     from effssl.hub.folder import add_evaluation, read_training
     from effssl.hub.pull import find_model, from_pretrained
 
-    published = not Path(model).exists()
+    on_hub = not (model.startswith("local-dir:") or Path(model).is_dir())
     folder = find_model(model, revision)
     encoder = from_pretrained(folder)
     if dataset is None:
+        # the run knows where images of this machine are, what is published does not
         run = folder.parent / "config.json"
-        trained = (
-            dataclasses.asdict(PretrainConfig.load(run))
-            if run.is_file()
-            else read_training(folder).get("config", {})
-        )
+        if folder.name == "model" and run.is_file():
+            trained = dataclasses.asdict(PretrainConfig.load(run))
+        else:
+            trained = read_training(folder).get("config", {})
         dataset, image_column = trained.get("dataset"), image_column or trained.get("image_column")
         if dataset is None:
-            raise ValueError(f"{model} was not trained on public images: name some with --dataset")
+            raise ValueError(f"{model} does not say what it was trained on: give --dataset")
     shape = encoder.backbone.pretrained_cfg["input_size"]
     train, test = (
         load_source(
@@ -99,7 +99,7 @@ def evaluate(
         print(f"{name:24}" + "".join(f"{row[p]:10.2f}" for p in protocol))
     for name in protocol:
         print(PROTOCOLS[name])
-    if not published:
+    if not on_hub:
         name = dataset if is_public(dataset) else None
         noted = record([found], dataset=name, train_split=train_split, test_split=test_split)
         probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}

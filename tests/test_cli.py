@@ -22,7 +22,7 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     code, shown = effssl(tmp_path / "log", "pretrain", *TINY, "--output", tmp_path / "run")
     assert code == 0 and f"effssl evaluate {tmp_path / 'run' / 'model'}" in shown, shown
 
-    small = ("--train-split", "train[:60]", "--test-split", "test[:50]")
+    small = ("--train-split", "train[:40]", "--test-split", "test[:50]")
     code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small)
     assert code == 0, shown
     table, _, lines = shown.partition("\nimport effssl\n")

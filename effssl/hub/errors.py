@@ -78,7 +78,7 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
         status = _status(error)
         if status == 401:
             raise PermissionError(
-                f"{hub} does not know the token: {_LOG_IN} that is not expired"
+                f"{hub} wants a token that it knows: {_LOG_IN} that is not expired"
             ) from error
         if status == 403:
             raise PermissionError(

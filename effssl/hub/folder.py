@@ -140,14 +140,21 @@ def build_sketch(config: ModelConfig) -> SSLModel:
 
 
 def read_training(folder: str | os.PathLike) -> dict:
-    """What training.json of a model folder says; empty if there is none."""
+    """What training.json of a model folder says; empty if there is none.
+
+    Raises:
+        ValueError: If it is not a JSON object.
+    """
     path = Path(folder) / "training.json"
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        training = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(training, dict) or not isinstance(training.get("config", {}), dict):
+        raise ValueError(f"{path} does not say how a model was trained: delete it")
+    return training
 
 
 def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None = None) -> None:

@@ -15,8 +15,9 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
 from effssl import __version__
-from effssl.hub.card import FIGURES, write_card
+from effssl.hub.card import write_card
 from effssl.hub.errors import hub_errors, retried
+from effssl.hub.figures import FIGURES
 from effssl.hub.folder import CARD, PROBE, load_folder, save_pretrained, write_json
 from effssl.hub.model_config import WEIGHT_FILES, read_config
 from effssl.hub.pull import find_model
@@ -112,8 +113,11 @@ def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path
         config = json.loads((folder / "config.json").read_text())
         config["pretrained_cfg"]["license"] = license
         write_json(config, folder / "config.json")
-    if not read_config(folder).files:
+    found = read_config(folder)
+    if not found.files:
         raise ValueError(f"{folder} is timm's own: push it with timm.models.push_to_hf_hub")
+    if "license" not in found.pretrained_cfg:
+        logger.warning("no licence: nobody may use the weights; give one, such as apache-2.0")
     for file in ("config.json", "training.json"):
         if (folder / file).is_file():
             _check_publishable(json.loads((folder / file).read_text()), folder / file)
@@ -170,7 +174,7 @@ def _send(
                 create_pr=create_pr,
             )
         except RuntimeError as error:  # around what went wrong with one of the large files
-            raise error.__cause__ or error from None
+            raise error.__cause__ or ConnectionError(f"the upload failed: {error}") from None
     return commit.pr_url or commit.commit_url
 
 

@@ -56,8 +56,7 @@ def read_history(run_folder: Path, points: int = 200) -> dict[str, list]:
 
     Numbers have five digits, and None stands where a line lacks one or it was not finite.
     """
-    path = run_folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = _whole_lines(run_folder / "metrics.jsonl")
     every = math.ceil(len(lines) / points)
     kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "knn" in line]
     names = dict.fromkeys(name for line in kept for name in line)
@@ -243,14 +242,19 @@ def _cut_after(path: Path, step: int) -> None:
     """Drop the lines of later steps, and a torn last one, so that every step stands there once."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(line + "\n")
+    kept = [json.dumps(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     partial.replace(path)
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines of metrics.jsonl before one that is torn."""
+    lines: list[dict] = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines

@@ -12,7 +12,7 @@ from effssl.evaluation import evaluate, record
 
 @pytest.fixture(scope="module")
 def sources():
-    return load_source(split="train[:300]", in_chans=1), load_source(split="test[:200]", in_chans=1)
+    return load_source(split="train[:200]", in_chans=1), load_source(split="test[:150]", in_chans=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def test_the_record_holds_every_seed_and_the_probe_takes_features_as_they_come(
 ):
     top1 = {name: {k: v + 1 for k, v in row.items()} for name, row in found.top1.items()}
     found = [found, dataclasses.replace(found, seed=4, top1=top1)]
-    splits = {"train_split": "train[:300]", "test_split": "test[:200]"}
+    splits = {"train_split": "train[:200]", "test_split": "test[:150]"}
     kept = record(found, dataset="fashion-mnist-sample", **splits)
-    assert kept["seeds"] == [0, 4] and kept["test_images"] == 200
+    assert kept["seeds"] == [0, 4] and kept["test_images"] == 150
     for i, evaluation in enumerate(found):
         for name, row in evaluation.top1.items():
             for protocol, top1 in row.items():

@@ -1,5 +1,7 @@
 """Publishing and loading over HTTP, from a server in this process to clients in others."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -16,23 +18,23 @@ from safetensors.torch import load_file, save_file
 from server import HubServer
 
 import effssl
+from effssl.cli import main
 from effssl.hub.card import write_card
 from effssl.hub.weights import describe_file
+
+
+def push_by_command(folder, repo_id):
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        main(["push", str(folder), repo_id])
+    return shown.getvalue()
 
 
 def test_a_fresh_process_with_an_empty_cache_gets_the_same_features(tmp_path, hub, old_and_new):
     _, new, expected = old_and_new
     shutil.copytree(new, tmp_path / "run" / "model")
 
-    def run(*command, home, token):
-        environment = os.environ | hub.environment(tmp_path / home, token=token)
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    # as a user does it, by the commands and the lines that they print
-    push = [sys.executable, "-m", "effssl.cli", "push", tmp_path / "run", "org/fresh"]
-    shown = run(*push, home="pushing", token=hub.token)
+    # as a user does it, by the command and the lines that it prints
+    shown = client(tmp_path, hub, push_by_command, tmp_path / "run", "org/fresh")
     assert shown.startswith(f"{hub.url}/org/fresh/commit/")
     code = shown.partition("\n\n")[2] + (
         "import sys\n"
@@ -41,8 +43,13 @@ def test_a_fresh_process_with_an_empty_cache_gets_the_same_features(tmp_path, hu
         "save_file({'features': features}, sys.argv[2])"
     )
     save_file({"images": IMAGES}, tmp_path / "in")
-    python = [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"]
-    run(*python, home="pulling", token=None)
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out"],
+        env=os.environ | hub.environment(tmp_path / "pulling", token=None),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
     assert torch.allclose(load_file(tmp_path / "out")["features"], expected, atol=1e-6)
 
 
@@ -194,7 +201,9 @@ def test_what_is_not_there_or_not_allowed_is_one_line_with_the_way_out(tmp_path,
     for line, pattern in zip(found, expected.values(), strict=True):
         assert re.match(pattern, line), line
     (line,) = client(tmp_path, hub, try_to_load, ["org/open"], cache, token="hf_wrong")
-    assert re.match("PermissionError: http.* does not know the token: log in with `hf auth", line)
+    assert re.match(
+        "PermissionError: http.* wants a token that it knows: log in with `hf auth", line
+    )
     pushes = {
         (new, "else/gated"): "PermissionError: the token does not allow this in else/gated",
         (new, "else/new"): "PermissionError: the token does not allow this in else/new",
@@ -247,3 +256,6 @@ def test_without_a_connection_the_cache_is_loaded_and_listed(tmp_path, old_and_n
         features[2],
     )
     assert lists == [names[:2], names[:1], names[:2], [], []]
+    if offline:
+        (line,) = client(tmp_path, hub, push_all, [(carded, "org/x")], offline=True)
+        assert re.match("ConnectionError: HF_HUB_OFFLINE is set: unset it to reach http", line)

@@ -114,8 +114,11 @@ def steps_of_checkpoints(output):
 
 
 def state(output, step):
+    """A checkpoint, but for the time that it took."""
     file = output / "checkpoints" / f"step_{step:08d}" / "state.pt"
-    return torch.load(file, weights_only=True)
+    found = torch.load(file, weights_only=True)
+    assert found.pop("minutes") > 0
+    return found
 
 
 def assert_equal(a, b, where=""):

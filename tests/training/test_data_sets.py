@@ -348,9 +348,8 @@ def megabytes(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize(
-    "train", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["read", "trained"]
-)
+@pytest.mark.parametrize("train", [False, True], ids=["read", "trained"])
+@pytest.mark.slow
 def test_the_memory_of_a_stream_does_not_grow_with_the_data(tmp_path, train):
     small, large = tmp_path / "small", tmp_path / "large"
     write_parquet(small, 6_000, shards=12, row_group=100)  # the shuffle buffer holds 4,096

@@ -30,6 +30,7 @@ def test_a_plugin_that_is_switched_off_does_no_harm(tmp_path, monkeypatch):
     effssl.pretrain(tiny(tmp_path, max_steps=1, knn_every=0))
 
 
+@pytest.mark.slow
 def test_accelerate_launch_with_fsdp_ends_with_one_line(tmp_path):
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     result = launch(tmp_path, launcher=[*launcher, "--use_fsdp", "--num_processes", "1"])

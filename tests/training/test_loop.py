@@ -4,6 +4,7 @@ import json
 import os
 import sys
 
+import forked
 import pytest
 import torch
 from forked import Forked
@@ -241,8 +242,10 @@ def test_two_processes_make_one_run_and_one_set_of_files(tmp_path):
         "metrics.jsonl",
         "model",
     ]
-    again = launch(tmp_path, launcher=torchrun(2))
-    assert again.returncode != 0 and again.stderr.count("effssl: error:") == 1
+    command = ["pretrain", *PretrainConfig.load(tmp_path / "run" / "config.json").flags()]
+    again = forked.launch(tmp_path / "again", 2, cli.main, command)
+    assert [fork.wait() for fork in again] == [2, 2]
+    assert "".join(fork.log() for fork in again).count("effssl: error:") == 1
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def of_one_process():
     return compute_all()
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def of_processes(request, tmp_path_factory):
     return results(launch(tmp_path_factory.mktemp("micro_batch"), request.param, compute_all))
 

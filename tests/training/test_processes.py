@@ -114,6 +114,7 @@ def test_a_run_of_one_process_goes_on_with_two(tmp_path, of_one_process):
     assert found <= EXACT
 
 
+@pytest.mark.slow
 def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path, of_one_process):
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     accelerate += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.2"]
@@ -135,7 +136,9 @@ def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path
     assert found <= EXACT
 
 
-@pytest.mark.parametrize("lost, lost_by", [(0, "SIGKILL"), (1, "SIGSTOP")])
+@pytest.mark.parametrize(
+    "lost, lost_by", [(0, "SIGKILL"), pytest.param(1, "SIGSTOP", marks=pytest.mark.slow)]
+)
 def test_processes_end_and_name_the_one_that_is_lost(tmp_path, lost, lost_by):
     run, changes = tmp_path / "run", {"epochs": "100000", "log_every": "1"}
     with started(run, 3, timeout_minutes="0.2", **changes) as processes:

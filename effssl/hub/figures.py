@@ -1,0 +1,51 @@
+"""The figures of a model card."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+FIGURES = ("loss.png", "spectrum.png")
+
+
+def draw_figures(training: dict, folder: Path) -> None:
+    """Write the figures that there are facts for into a model folder, and delete the others.
+
+    Args:
+        training: What training.json says.
+        folder: The model folder.
+    """
+    history = training.get("history")
+    spectra = [found["spectrum"] for found in training.get("evaluation", [])]
+    draws = {
+        FIGURES[0]: functools.partial(_draw_loss, history) if history else None,
+        FIGURES[1]: functools.partial(_draw_spectrum, spectra[0]) if spectra else None,
+    }
+    for name, draw in draws.items():
+        if draw is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3), dpi=120, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(folder / name, metadata={"Software": None})
+
+
+def _draw_loss(history: dict, axes) -> None:
+    axes.plot(history["epoch"], history["loss"], color="C0")
+    axes.set(xlabel="epoch", ylabel="loss")
+    if any(value is not None for value in history.get("knn", [])):
+        points = [
+            (e, k) for e, k in zip(history["epoch"], history["knn"], strict=True) if k is not None
+        ]
+        other = axes.twinx()
+        other.plot(*zip(*points, strict=True), "o-", color="C1")
+        other.set_ylabel("k-NN top-1 of held-out images, %", color="C1")
+    axes.grid(alpha=0.3)
+
+
+def _draw_spectrum(spectrum: dict, axes) -> None:
+    axes.loglog(spectrum["rank"], spectrum["eigenvalue"], ".-")
+    axes.set(xlabel="rank", ylabel="eigenvalue of the covariance")
+    axes.grid(alpha=0.3, which="both")
