@@ -9,6 +9,7 @@ chosen by the test images: the flags were chosen on images held out of the train
 
 import csv
 import re
+import runpy
 import shlex
 import shutil
 import statistics
@@ -85,6 +86,7 @@ def publish(run: Path, name: str, evaluations: list[Evaluation]) -> None:
     for file in prepare(folder, f"org/{name}", license="apache-2.0"):
         if file.suffix != ".safetensors":
             shutil.copy(file, CARDS / name)
+    runpy.run_path(str(CARDS / "write_cards.py"), run_name="__main__")
 
 
 def markdown_table(rows: list[dict]) -> str:

@@ -78,9 +78,10 @@ def evaluate(
             trained = dataclasses.asdict(PretrainConfig.load(run))
         else:
             trained = read_training(folder).get("config", {})
-        dataset, image_column = trained.get("dataset"), image_column or trained.get("image_column")
-        if dataset is None:
-            raise ValueError(f"{model} does not say what it was trained on: give --dataset")
+            # it may come from anybody, and is not to name files here
+            if not isinstance(trained.get("dataset"), str) or not is_public(trained["dataset"]):
+                raise ValueError(f"{model} does not name public images: give --dataset")
+        dataset, image_column = trained["dataset"], image_column or trained.get("image_column")
     shape = encoder.backbone.pretrained_cfg["input_size"]
     train, test = (
         load_source(
@@ -106,7 +107,7 @@ def evaluate(
         add_evaluation(folder, noted, probe)
     print(
         f"\nimport effssl\n"
-        f'model = effssl.from_pretrained("{model}")\n'
+        f"model = effssl.from_pretrained({_quoted(model, revision)})\n"
         f"transform = effssl.create_transform(model)\n"
         f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
     )
@@ -205,7 +206,13 @@ def push(
         create_pr=create_pr,
         license=license,
     )
-    print(f'{address}\n\nimport effssl\nmodel = effssl.from_pretrained("{repo_id}")')
+    print(address)
+    if not create_pr:
+        print(f"\nimport effssl\nmodel = effssl.from_pretrained({_quoted(repo_id, revision)})")
+
+
+def _quoted(name: str, revision: str | None) -> str:
+    return f'"{name}"' + (f', revision="{revision}"' if revision else "")
 
 
 def list_(

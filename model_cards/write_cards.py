@@ -8,7 +8,7 @@ and figures are made; its numbers are those of results.csv, which the programs i
 
 from pathlib import Path
 
-from effssl.hub.card import write_card
+from effssl.hub.card import compose_card, write_card
 from effssl.hub.folder import read_training
 from effssl.hub.model_config import read_config
 
@@ -37,5 +37,5 @@ def list_of_models() -> str:
 
 if __name__ == "__main__":
     for folder in CARDS.glob("*/config.json"):
-        write_card(folder.parent, f"org/{folder.parent.name}")
+        write_card(folder.parent, compose_card(folder.parent, f"org/{folder.parent.name}"))
     (CARDS / "README.md").write_text(list_of_models())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -15,106 +17,128 @@ from effssl.hub.folder import CARD, read_training
 from effssl.hub.model_config import ModelConfig, read_config
 
 _LOSS_TAGS = {"bt": "barlow-twins", "vicreg": "vicreg", "spectral": "spectral-contrastive"}
-# metadata that an earlier card may have had made; a licence may have been written there by hand
-_MADE = ("datasets", "base_model", "model-index")
-_START = "<!-- effssl: made from the files beside it; write above this line -->"
+_TAGS = ("timm", "transformers", "effssl", "self-supervised-learning")
+_MADE = ("library_name", "pipeline_tag", "license", "datasets", "base_model", "model-index")
+_START = "<!-- effssl {}: made from the files beside it; write above this line -->"
 _END = "<!-- effssl: until here; write below this line -->"
 
 
-def write_card(folder: Path, repo_id: str, theirs: str = "") -> None:
-    """Write README.md of a model folder and its figures.
+def compose_card(folder: Path, repo_id: str, theirs: str | None = None) -> str:
+    """README.md of a model folder, from its config.json and training.json.
 
-    Only the block between two marks is made anew. What stands above and below it is kept, of the
-    card in the folder or of the one on the Hub, whichever has anything there; so are metadata that
-    are not made here.
+    Only the block between two marks is made anew. What stands above and below it, and metadata that
+    are not made here, are taken from the card in the folder or from the one on the Hub: from the
+    one that was written in since they were the same, which the first mark tells.
 
     Args:
         folder: The model folder.
         repo_id: Where it is to be published, which the lines of code name.
-        theirs: The card that is there already.
+        theirs: The card that is there already, empty if there is none; None if that is not known.
 
     Raises:
-        ValueError: If both cards were written in by hand and differ there, or the metadata of one
-            are no YAML.
-    """
-    path = folder / CARD
-    ours = path.read_text() if path.is_file() else ""
-    kept = _kept(ours, theirs, path)
-    config, training = read_config(folder), read_training(folder)
-    try:
-        card = compose_card(config, training, repo_id, kept)
-        draw_figures(training, folder)
-    except KeyError as error:
-        raise ValueError(
-            f"{folder / 'training.json'} lacks {error}, which effssl writes: complete or delete it"
-        ) from error
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(card)
-    partial.replace(path)
-
-
-def compose_card(
-    config: ModelConfig, training: dict, repo_id: str, kept: tuple[dict, str, str] = ({}, "", "")
-) -> str:
-    """The text of the card, from config.json and training.json alone.
-
-    Args:
-        config: Of the model folder.
-        training: Of the model folder; empty if it has none.
-        repo_id: ``owner/name``.
-        kept: Metadata, text above and text below the block, of an earlier card.
+        ValueError: If both cards were written in and differ, the metadata of one are no YAML, or
+            training.json is not what effssl writes.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    metadata, above, below = kept
-    made = _metadata(config, training, repo_id)
-    tags = metadata.get("tags") or []
-    theirs = {*([tags] if isinstance(tags, str) else tags)} - {*made["tags"], *_LOSS_TAGS.values()}
-    made["tags"] += sorted(theirs)
-    metadata = made | {k: v for k, v in metadata.items() if k not in {*made, *_MADE}}
+    path = folder / CARD
+    ours = _Card.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    kept = _merged(ours, _Card.parse(theirs or ""), path)
+    config, training = read_config(folder), read_training(folder)
     environment = Environment(
         loader=PackageLoader("effssl", "hub"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    block = environment.get_template("card.md.jinja").render(
-        card_content(config, training, repo_id)
-    )
-    parts = ["---\n" + yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True) + "---"]
-    parts += [above, f"{_START}\n\n{block.strip()}\n\n{_END}", below]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    try:
+        made = _metadata(config, training, repo_id)
+        content = card_content(config, training, repo_id)
+    except KeyError as error:
+        raise ValueError(
+            f"{folder / 'training.json'} lacks {error}, which effssl writes: complete or delete it"
+        ) from error
+    block = environment.get_template("card.md.jinja").render(content)
+    if "license" in kept.metadata:  # which only its owner knows, by whatever way they say it
+        made.setdefault("license", kept.metadata["license"])
+    by_hand = kept.by_hand()
+    made["tags"] += by_hand.pop("tags")
+    card = _Card(made | by_hand, kept.above, kept.below)
+    # what is written by hand in both: what is sent now, or still what was sent before
+    card.base = ours.base if theirs is None and ours.is_changed() else card.digest()
+    return card.text(block)
 
 
-def _kept(ours: str, theirs: str, path: Path) -> tuple[dict, str, str]:
-    """Metadata, text above and text below the block of the card that somebody wrote in."""
-    mine, other = _split(ours), _split(theirs)
-    written = any(mine[1:]), any(other[1:])
-    if all(written) and mine[1:] != other[1:]:
+def write_card(folder: Path, card: str) -> None:
+    """Put a card and its figures into a model folder."""
+    draw_figures(read_training(folder), folder)
+    partial = folder / f".{CARD}.partial"
+    partial.write_text(card, encoding="utf-8")
+    partial.replace(folder / CARD)
+
+
+@dataclass
+class _Card:
+    """A card but for its block: its metadata, and the text above and below."""
+
+    metadata: dict
+    above: str = ""
+    below: str = ""
+    base: str = ""
+    """The digest of what was written by hand when it was last sent."""
+
+    @classmethod
+    def parse(cls, text: str) -> _Card:
+        found = re.match(r"---\n(.*?\n)?---\n", text, re.S)
+        try:
+            metadata = (yaml.safe_load(found[1] or "") if found else {}) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"the metadata of the card are no YAML: {error}") from error
+        if not isinstance(metadata, dict):
+            raise ValueError(f"the metadata of the card are {type(metadata).__name__}, not pairs")
+        text = text[found.end() :] if found else text
+        start = re.search(_START.format(r"([0-9a-f]*)"), text)
+        above, end, below = text.partition(_END)
+        if not start or not end:  # somebody's own card: all of it is kept
+            return cls(metadata, "", text.strip())
+        return cls(metadata, above[: start.start()].strip(), below.strip(), start[1])
+
+    def by_hand(self) -> dict:
+        """The metadata that effssl does not make."""
+        tags = self.metadata.get("tags") or []
+        tags = {str(tag) for tag in ([tags] if isinstance(tags, str) else tags)}
+        others = {key: value for key, value in self.metadata.items() if key not in _MADE}
+        return others | {"tags": sorted(tags - {*_TAGS, *_LOSS_TAGS.values()})}
+
+    def digest(self) -> str:
+        """Of all that is written by hand."""
+        parts = yaml.safe_dump([self.by_hand(), self.above, self.below], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def is_changed(self) -> bool:
+        return self.digest() != (self.base or _NOTHING)
+
+    def text(self, block: str) -> str:
+        metadata = yaml.safe_dump(self.metadata, sort_keys=False, allow_unicode=True)
+        made = f"{_START.format(self.base)}\n\n{block.strip()}\n\n{_END}"
+        parts = [f"---\n{metadata}---", self.above, made, self.below]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_NOTHING = _Card({}).digest()
+
+
+def _merged(ours: _Card, theirs: _Card, path: Path) -> _Card:
+    """The card that was changed since both were the same; theirs if none was."""
+    if theirs == _Card({}):  # there is none
+        return ours
+    there = theirs.digest()
+    if ours.is_changed() and there not in (ours.digest(), ours.base, _NOTHING):
         raise ValueError(
             f"{path} and the card on the Hub were both written in by hand and differ: delete the "
-            "one here to keep the Hub's, or copy its text into the one here"
+            "one here to keep the Hub's, then write in the one that comes in its place"
         )
-    newer = mine if written[0] else other
-    return (mine[0] | other[0] if written[1] else other[0] | mine[0]), *newer[1:]
-
-
-def _split(card: str) -> tuple[dict, str, str]:
-    found = re.match(r"---\n(.*?\n)?---\n", card, re.S)
-    try:
-        metadata = yaml.safe_load(found[1] or "") if found else {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"the metadata of the card are no YAML: {error}") from error
-    if not isinstance(metadata or {}, dict):
-        raise ValueError(
-            f"the metadata of the card are {type(metadata).__name__}, not names: values"
-        )
-    text = card[found.end() :] if found else card
-    above, start, rest = text.partition(_START)
-    block, end, below = rest.partition(_END)
-    if not start or not end:  # somebody's own card: all of it is kept
-        above, below = "", text
-    return metadata or {}, above.strip(), below.strip()
+    return ours if ours.is_changed() else theirs
 
 
 def _metadata(config: ModelConfig, training: dict, repo_id: str) -> dict:
@@ -139,7 +163,7 @@ def _metadata(config: ModelConfig, training: dict, repo_id: str) -> dict:
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-feature-extraction",
-        tags=["timm", "transformers", "effssl", "self-supervised-learning", *loss],
+        tags=[*_TAGS, *loss],
         license=config.pretrained_cfg.get("license"),
         datasets=[data] if data else None,
         base_model=started_from(trained),

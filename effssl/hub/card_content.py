@@ -172,10 +172,14 @@ def _training(training: dict) -> list[tuple[str, str]]:
 
 def _limits(config: ModelConfig, training: dict) -> list[str]:
     channels, size = config.pretrained_cfg["input_size"][:2]
-    limits = [
-        f"The backbone has seen {channels}-channel views of {size} px only; other images, sizes "
-        "and tasks were not tried."
-    ]
+    limits = []
+    if "config" in training:
+        before = started_from(training["config"])
+        limits.append(
+            f"It was trained on {channels}-channel views of {size} px only"
+            + (f", after what {before} was trained on" if before else "")
+            + "; other images, sizes and tasks were not tried."
+        )
     for found in training.get("evaluation", []):
         for name in ("raw pixels", "random initialisation"):
             worse = [

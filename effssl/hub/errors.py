@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -28,15 +29,19 @@ _LOG_IN = "log in with `hf auth login`, or give a token"
 
 
 @contextmanager
-def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
+def hub_errors(
+    repo_id: str, revision: str | None = None, *, local_files_only: bool = False
+) -> Iterator[None]:
     """Raise errors of huggingface_hub as built-in ones.
 
     Args:
         repo_id: The repository that is asked for.
         revision: Of it.
+        local_files_only: Whether only the cache was asked.
 
     Raises:
-        FileNotFoundError: If there is no such repository, revision or file, or not in the cache.
+        FileNotFoundError: If there is no such repository, revision or file; or if it is not in the
+            cache and the Hub gives no answer.
         PermissionError: If the token does not allow it.
         ConnectionError: If the Hub cannot be reached, or cannot answer now.
         ValueError: If the id is malformed, or the Hub refuses what was sent.
@@ -61,9 +66,11 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
             f"{hub}/{repo_id}/commits lists"
         ) from error
     except LocalEntryNotFoundError as error:
-        if _status(error.__cause__) == 429:
+        if _status(error.__cause__) == 429 or _status(error.__cause__) >= 500:
             raise _try_later(repo_id, error.__cause__) from error
-        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{hub} gave no answer"
+        why = f"{hub} gave no answer"
+        if local_files_only or constants.is_offline_mode():
+            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "only that was asked"
         raise FileNotFoundError(
             f"{repo_id}{f'@{revision}' if revision else ''} is not in the cache and {why}: load it "
             "once with a connection, or give a folder that exists"
@@ -90,6 +97,10 @@ def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
         if status == 429 or status >= 500:
             raise _try_later(repo_id, error) from error
         raise ValueError(f"{hub} refuses it: {_line(error.server_message or error)}") from error
+    except json.JSONDecodeError as error:  # such as the page of a gateway
+        raise ConnectionError(f"{hub} does not answer as a Hub: {_line(error)}") from error
+    except ValueError as error:
+        raise ValueError(_line(error)) from error
     except httpx.HTTPError as error:
         raise ConnectionError(
             f"the connection to {hub} failed: {_line(error) or type(error).__name__}; try again"

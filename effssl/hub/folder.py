@@ -18,11 +18,18 @@ import platform
 import shutil
 from pathlib import Path
 
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from effssl.hub.model_config import WEIGHT_FILES, ModelConfig, compose_config, read_config
+from effssl.hub.model_config import (
+    WEIGHT_FILES,
+    ModelConfig,
+    compose_config,
+    read_config,
+    read_json,
+)
 from effssl.hub.naming import ModelName
 from effssl.hub.weights import (
     check_weights,
@@ -81,7 +88,7 @@ def save_pretrained(
             write_json(training, partial / "training.json")
         if (folder / CARD).is_file():
             shutil.copy2(folder / CARD, partial)
-    except (OSError, ValueError):
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if folder.exists():
@@ -106,7 +113,7 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
     expected = {name: module.state_dict() for name, module in sketch.named_children()}
     # shapes first, so that no more is allocated than the files hold
     for tensors, file in zip(expected.values(), WEIGHT_FILES, strict=False):
-        check_weights(folder / file, tensors, dropped=config.classifiers)
+        check_weights(folder / file, tensors, dropped=_classifier(config, tensors))
     for file, said in config.files.items():
         found = describe_file(folder / file)
         if found != said:
@@ -124,6 +131,7 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
     }
     model = sketch
     if not fill(model, weights):
+        _check_tables(folder, sketch, weights)
         with without_initial_values():
             model = _build(config)
         model.load_state_dict(weights)
@@ -148,11 +156,8 @@ def read_training(folder: str | os.PathLike) -> dict:
     path = Path(folder) / "training.json"
     if not path.is_file():
         return {}
-    try:
-        training = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(training, dict) or not isinstance(training.get("config", {}), dict):
+    training = read_json(path)
+    if not isinstance(training.get("config", {}), dict):
         raise ValueError(f"{path} does not say how a model was trained: delete it")
     return training
 
@@ -166,11 +171,12 @@ def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None =
         probe: Weight and bias of the linear probe of the features, which get a file.
     """
     training = read_training(folder)
-    images = ("dataset", "train_split", "test_split")
+    # data sets that are not public have no name, but a number of images
+    images = ("dataset", "train_split", "test_split", "train_images", "test_images")
     others = [
         earlier
         for earlier in training.get("evaluation", [])
-        if any(earlier[key] != record[key] for key in images)
+        if any(earlier.get(key) != record[key] for key in images)
     ]
     if probe is not None:
         partial = folder / f".{PROBE}.partial"
@@ -178,6 +184,8 @@ def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None =
         partial.replace(folder / PROBE)
         record = record | {"probe": describe_file(folder / PROBE)}
         others = [{k: v for k, v in earlier.items() if k != "probe"} for earlier in others]
+    elif not any("probe" in earlier for earlier in others):
+        (folder / PROBE).unlink(missing_ok=True)
     write_json(training | {"evaluation": [*others, record]}, folder / "training.json")
 
 
@@ -192,14 +200,15 @@ def versions() -> dict[str, str]:
 def write_json(content: dict, path: Path) -> None:
     """Under a temporary name, then in its place; no number may be other than finite."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
 def _build(config: ModelConfig) -> SSLModel:
     backbone = build_backbone(config.architecture, config.model_args)
     # a model that timm builds describes ImageNet weights; these are what the folder says they are
-    cfg = untrained_cfg(backbone.pretrained_cfg) | config.pretrained_cfg | {"num_classes": 0}
+    cfg = untrained_cfg(backbone.pretrained_cfg) | config.pretrained_cfg
+    cfg |= {"architecture": config.architecture.partition(".")[0], "num_classes": 0}
     backbone.pretrained_cfg = backbone.default_cfg = cfg
     return SSLModel(backbone, config.projector_dim, dict(config.model_args))
 
@@ -213,7 +222,31 @@ def is_ours(folder: Path) -> bool:
     return bool(files) and all((folder / name).is_file() for name in files)
 
 
+def _check_tables(folder: Path, sketch: SSLModel, weights: dict[str, Tensor]) -> None:
+    """Refuse what is made and not saved, such as tables of positions, if it is huge."""
+    made = sum(tensor.nbytes for name, tensor in sketch.named_buffers() if name not in weights)
+    most = max(256_000_000, 4 * sum(tensor.nbytes for tensor in weights.values()))
+    if made > most:
+        raise ValueError(
+            f"{folder / 'config.json'} asks for tables of {made:,} bytes beside the weights: more "
+            f"than the {most:,} that they may have"
+        )
+
+
+def _classifier(config: ModelConfig, expected: dict[str, Tensor]) -> set[str]:
+    """Names that timm's own weights hold beside the backbone's."""
+    if config.files:
+        return set()
+    with torch.device("meta"), without_initial_values():
+        whole = timm.create_model(config.architecture, num_classes=1000, **config.model_args)
+    return whole.state_dict().keys() - expected.keys()
+
+
 def _name(training: dict | None) -> ModelName | None:
+    """The name of a model that was trained as effssl does it."""
     made = (training or {}).get("config", {})
     parts = [made.get(key) for key in ("backbone", "loss", "projector_dim", "views")]
-    return None if None in parts else ModelName(*parts)
+    try:
+        return ModelName.parse(str(ModelName(*parts)))
+    except ValueError:
+        return None

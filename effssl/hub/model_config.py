@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 
 from effssl.hub.naming import ModelName
+from effssl.hub.weights import shown
 from effssl.model import BACKBONE_ARGS, SSLModel
 
 FORMAT_VERSION = 1
@@ -47,7 +48,6 @@ class ModelConfig:
         projector_dim: Width of the projector; None if the folder has none.
         files: Bytes and sha256 of each file of weights; empty in a folder of timm's.
         name: Name of the model, if training gave it one.
-        has_classifier: Whether the weights may hold a classifier, as timm's do.
     """
 
     architecture: str
@@ -56,13 +56,6 @@ class ModelConfig:
     projector_dim: int | None
     files: dict[str, dict]
     name: ModelName | None = None
-    has_classifier: bool = False
-
-    @property
-    def classifiers(self) -> tuple[str, ...]:
-        """Modules of the weights that are a classifier and no part of the backbone."""
-        names = self.pretrained_cfg.get("classifier") or ()
-        return ((names,) if isinstance(names, str) else tuple(names)) * self.has_classifier
 
 
 def compose_config(
@@ -97,79 +90,87 @@ def read_config(folder: Path) -> ModelConfig:
         ValueError: If it is not of that format, or says anything that does not belong there.
     """
     path = folder / "config.json"
-    config = _read_json(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json in {str(folder)!r}: not a model folder")
+    config = read_json(path)
     try:
-        if not isinstance(config, dict):
-            raise ValueError(f"an object is wanted, not a {type(config).__name__}")
         return _checked(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path) -> object:
-    if not path.is_file():
-        raise FileNotFoundError(f"no config.json in {str(path.parent)!r}: not a model folder")
+def read_json(path: Path) -> dict:
+    """The object in a file that may come from anybody.
+
+    Raises:
+        ValueError: If it is too large, is not JSON, or is no object.
+    """
     size = path.stat().st_size
     if size > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; a configuration has {_MOST_BYTES:,} at most")
+        raise ValueError(f"{path} has {size:,} bytes; {_MOST_BYTES:,} are read at most")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {shown(found)}, and not an object")
+    return found
 
 
 def _checked(config: dict) -> ModelConfig:
     for key, kind in {"architecture": str, "pretrained_cfg": dict}.items():
         if not isinstance(config.get(key), kind):
-            raise ValueError(f"{key!r} must be a {kind.__name__}, is {_shown(config.get(key))}")
+            raise ValueError(f"{key!r} must be a {kind.__name__}, is {shown(config.get(key))}")
     architecture, cfg = config["architecture"], config["pretrained_cfg"]
     if not timm.is_model(architecture) or "/" in architecture or ":" in architecture:
         raise ValueError(
-            f"unknown architecture {_shown(architecture)}; a newer effssl or timm may know it"
+            f"unknown architecture {shown(architecture)}; a newer effssl or timm may know it"
         )
     ours = config.get("effssl")
     foreign = ours is None
+    cfg = {key: value for key, value in cfg.items() if value is not None}
     if foreign:  # timm's: it may say more than is needed here
-        cfg = {k: v for k, v in cfg.items() if k in _ALLOWED}
+        cfg = {key: value for key, value in cfg.items() if key in _ALLOWED}
     elif not isinstance(ours, dict):
-        raise ValueError(f"'effssl' must be an object, is {_shown(ours)}")
+        raise ValueError(f"'effssl' must be an object, is {shown(ours)}")
     elif ours.get("format") != FORMAT_VERSION:
         raise ValueError(
-            f"this effssl reads format {FORMAT_VERSION}, not {_shown(ours.get('format'))}: use the "
+            f"this effssl reads format {FORMAT_VERSION}, not {shown(ours.get('format'))}: use the "
             "version of effssl that wrote it"
         )
     model_args = _checked_args(config.get("model_args", {}), foreign)
     _check_cfg(cfg)
-    if foreign:
-        return ModelConfig(architecture, model_args, cfg, None, {}, has_classifier=True)
-
     channels = model_args.get("in_chans", 3)
-    size, mean, std = (cfg.get(key) or [] for key in ("input_size", "mean", "std"))
-    if size[:1] != [channels] or len(mean) != channels or len(std) != channels:
-        raise ValueError(
-            f"input_size, mean and std must be of the {channels} channels of model_args, are "
-            f"{_shown([size, mean, std])}"
-        )
+    for key, found in {
+        "input_size": cfg.get("input_size", [0])[0],
+        "mean": len(cfg.get("mean", [])),
+        "std": len(cfg.get("std", [])),
+    }.items():
+        if found != channels and (key in cfg or not foreign):
+            raise ValueError(f"{key} must be of the {channels} channels of model_args, not {found}")
+    if foreign:
+        return ModelConfig(architecture, model_args, cfg, None, {})
+
     dim = ours.get("projector_dim")
     if dim is not None and (type(dim) is not int or not 1 <= dim <= 65536):
-        raise ValueError(f"projector_dim must be 1 to 65536, is {_shown(dim)}")
+        raise ValueError(f"projector_dim must be 1 to 65536, is {shown(dim)}")
     names = WEIGHT_FILES[: 1 if dim is None else 2]
     files = ours.get("files")
     if not isinstance(files, dict) or files.keys() != set(names):
-        raise ValueError(f"files must be {' and '.join(names)}, is {_shown(files)}")
+        raise ValueError(f"files must be {' and '.join(names)}, is {shown(files)}")
     for file in files.values():
         if not isinstance(file, dict) or {k: type(file[k]) for k in file} != _FILE:
-            raise ValueError(f"bytes and sha256 of every file must be given, not {_shown(file)}")
+            raise ValueError(f"bytes and sha256 of every file must be given, not {shown(file)}")
     name = ours.get("name")
     if name is not None:
-        name = ModelName.parse(name if isinstance(name, str) else _shown(name))
+        name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
     return ModelConfig(architecture, model_args, cfg, dim, files, name)
 
 
 def _checked_args(model_args: object, foreign: bool) -> dict:
     """Only what is known to be harmless: timm would open files for some other arguments."""
     if not isinstance(model_args, dict):
-        raise ValueError(f"'model_args' must be a dict, is {_shown(model_args)}")
+        raise ValueError(f"'model_args' must be a dict, is {shown(model_args)}")
     model_args = dict(model_args)
     if foreign:
         model_args.pop("num_classes", None)
@@ -182,12 +183,12 @@ def _checked_args(model_args: object, foreign: bool) -> dict:
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(
                     f"{key} of model_args must be a whole number from 1 to {most}, is "
-                    f"{_shown(value)}"
+                    f"{shown(value)}"
                 )
         elif type(value) is not _TIMM_ARGS.get(key):
             raise ValueError(
                 f"model_args may hold {', '.join([*BACKBONE_ARGS, *_TIMM_ARGS])}, not "
-                f"{_shown({key: value})}"
+                f"{shown({key: value})}"
             )
     return model_args
 
@@ -195,10 +196,9 @@ def _checked_args(model_args: object, foreign: bool) -> dict:
 def _check_cfg(cfg: dict) -> None:
     for key, value in cfg.items():
         if key not in _ALLOWED:
-            raise ValueError(f"pretrained_cfg may not hold {_shown({key: value})}")
-        if value is None or _ALLOWED[key](value):
-            continue
-        raise ValueError(f"{key} of pretrained_cfg is {_shown(value)}, which timm does not write")
+            raise ValueError(f"pretrained_cfg may not hold {shown({key: value})}")
+        if not _ALLOWED[key](value):
+            raise ValueError(f"{key} of pretrained_cfg cannot be {shown(value)}")
 
 
 def _are_sides(value: object, count: int) -> bool:
@@ -236,9 +236,3 @@ _ALLOWED = {
 
 Those that name files or addresses to load from are not among them.
 """
-
-
-def _shown(value: object) -> str:
-    """A value in a message, cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -9,7 +9,11 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound, EntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.errors import (
+    CacheNotFound,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+)
 from torch import nn
 
 from effssl import __version__
@@ -55,9 +59,10 @@ def from_pretrained(
         in train mode with gradients on: ``model(x)`` gives logits, (N, num_classes).
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository, revision or file.
+        FileNotFoundError: If there is no such folder, repository, revision or file; or if it is not
+            in the cache and the Hub gives no answer.
         PermissionError: If the token does not give access.
-        ConnectionError: If the Hub cannot be reached, or cannot answer now.
+        ConnectionError: If the connection breaks, or the Hub cannot answer now.
         ValueError: If a file is truncated, is not of this format, or does not fit the others.
     """
     if num_classes is not None and num_classes < 1:
@@ -100,8 +105,8 @@ def _download(
     local_files_only: bool,
 ) -> Path:
     def fetch(file: str, revision: str | None) -> Path:
-        return Path(
-            hf_hub_download(
+        try:
+            path = hf_hub_download(
                 *(repo_id, file),
                 revision=revision,
                 token=token,
@@ -110,9 +115,11 @@ def _download(
                 library_name="effssl",
                 library_version=__version__,
             )
-        )
+        except RuntimeError as error:  # of the transport that the Hub has for large files
+            raise ConnectionError(f"the download of {file} failed: {error}") from error
+        return Path(path)
 
-    with hub_errors(repo_id, revision):
+    with hub_errors(repo_id, revision, local_files_only=local_files_only):
         folder = fetch("config.json", revision).parent
         commit = folder.name  # all files of one commit, even if another one comes meanwhile
         files = read_config(folder).files
@@ -126,8 +133,11 @@ def _download(
             ) from error
         try:
             fetch("training.json", commit)
-        except EntryNotFoundError:
+        except RemoteEntryNotFoundError:
             pass  # timm's have none
+        except LocalEntryNotFoundError:
+            if not (local_files_only or constants.is_offline_mode()):
+                raise
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -15,11 +14,11 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
 from effssl import __version__
-from effssl.hub.card import write_card
+from effssl.hub.card import compose_card, write_card
 from effssl.hub.errors import hub_errors, retried
 from effssl.hub.figures import FIGURES
 from effssl.hub.folder import CARD, PROBE, load_folder, save_pretrained, write_json
-from effssl.hub.model_config import WEIGHT_FILES, read_config
+from effssl.hub.model_config import WEIGHT_FILES, read_config, read_json
 from effssl.hub.pull import find_model
 from effssl.hub.weights import describe_file
 from effssl.model import SSLModel
@@ -44,8 +43,9 @@ def push_to_hub(
     """Publish a model with a card made from what its folder knows, in one commit.
 
     Everything is checked before anything is sent. A push that fails leaves the repository as it
-    was, or new and empty; pushing the same again makes no commit. What is written in the card
-    outside of its generated block is kept, whether here or on the Hub.
+    was, or new and empty, and may leave a branch that is not changed; pushing the same again makes
+    no commit. What is written in the card outside of its generated block is kept, whether here or
+    on the Hub.
 
     Args:
         folder_or_model: A model folder, the run folder that holds it, or a model.
@@ -69,7 +69,7 @@ def push_to_hub(
     """
     if isinstance(folder_or_model, SSLModel):
         with tempfile.TemporaryDirectory() as folder:
-            save_pretrained(folder_or_model, Path(folder) / "model", license=license)
+            save_pretrained(folder_or_model, Path(folder) / "model")
             return push_to_hub(
                 Path(folder) / "model",
                 repo_id,
@@ -78,6 +78,7 @@ def push_to_hub(
                 commit_message=commit_message,
                 token=token,
                 create_pr=create_pr,
+                license=license,
             )
     folder = find_model(f"local-dir:{os.fspath(folder_or_model)}")
     prepare(folder, repo_id, license)  # before anything is asked of the Hub
@@ -106,22 +107,22 @@ def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path
         validate_repo_id(repo_id)
     if repo_id.count("/") != 1:
         raise ValueError(f"{repo_id!r} has no owner: give owner/name")
-    load_folder(folder)
-    if license is not None:
-        if not re.fullmatch(r"[a-z0-9.-]+", license):
-            raise ValueError(f"license {license!r} must be an identifier such as apache-2.0 or mit")
-        config = json.loads((folder / "config.json").read_text())
-        config["pretrained_cfg"]["license"] = license
-        write_json(config, folder / "config.json")
+    if license is not None and not re.fullmatch(r"[a-z0-9.-]+", license):
+        raise ValueError(f"license {license!r} must be an identifier such as apache-2.0 or mit")
     found = read_config(folder)
     if not found.files:
         raise ValueError(f"{folder} is timm's own: push it with timm.models.push_to_hf_hub")
-    if "license" not in found.pretrained_cfg:
+    load_folder(folder)
+    if license is not None:
+        config = read_json(folder / "config.json")
+        config["pretrained_cfg"]["license"] = license
+        write_json(config, folder / "config.json")
+    elif "license" not in found.pretrained_cfg:
         logger.warning("no licence: nobody may use the weights; give one, such as apache-2.0")
     for file in ("config.json", "training.json"):
         if (folder / file).is_file():
-            _check_publishable(json.loads((folder / file).read_text()), folder / file)
-    write_card(folder, repo_id)
+            _check_publishable(read_json(folder / file), folder / file)
+    write_card(folder, compose_card(folder, repo_id))
     return list(_files(folder).values())
 
 
@@ -157,16 +158,18 @@ def _send(
         there = {file.rfilename: file for file in before.siblings if file.rfilename in _FILES}
         theirs = ""
         if CARD in there:
-            theirs = Path(api.hf_hub_download(repo_id, CARD, revision=before.sha)).read_text()
-        write_card(folder, repo_id, theirs)
-        files = _files(folder)
+            path = Path(api.hf_hub_download(repo_id, CARD, revision=before.sha))
+            theirs = path.read_text(encoding="utf-8")
+        card = compose_card(folder, repo_id, theirs)
+        files = _files(folder) | {CARD: card.encode()}
         if there.keys() == files.keys() and all(_is_same(there[n], files[n]) for n in files):
             logger.info("%s holds all of it", repo_id)
+            write_card(folder, card)
             return str(address)
         try:
             commit = api.create_commit(
                 repo_id,
-                [CommitOperationAdd(name, path) for name, path in files.items()]
+                [CommitOperationAdd(name, content) for name, content in files.items()]
                 + [CommitOperationDelete(name) for name in there if name not in files],
                 commit_message=message,
                 revision=revision,
@@ -175,6 +178,7 @@ def _send(
             )
         except RuntimeError as error:  # around what went wrong with one of the large files
             raise error.__cause__ or ConnectionError(f"the upload failed: {error}") from None
+    write_card(folder, card)  # not before it is there, or a second try would take it for old
     return commit.pr_url or commit.commit_url
 
 
@@ -187,9 +191,9 @@ def _title(folder: Path) -> str:
     return str(config.name or config.architecture)
 
 
-def _is_same(there: RepoSibling, file: Path) -> bool:
+def _is_same(there: RepoSibling, file: Path | bytes) -> bool:
     if there.lfs is not None:
-        return there.lfs.sha256 == describe_file(file)["sha256"]
-    content = file.read_bytes()
+        return isinstance(file, Path) and there.lfs.sha256 == describe_file(file)["sha256"]
+    content = file if isinstance(file, bytes) else file.read_bytes()
     # as git names a file's content
     return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -6,7 +6,7 @@ Nothing is unpickled, and nothing larger than the file itself is allocated for i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 import safetensors
@@ -70,15 +70,13 @@ def describe_file(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def check_weights(
-    path: Path, expected: dict[str, Tensor], *, dropped: tuple[str, ...] = ()
-) -> None:
+def check_weights(path: Path, expected: dict[str, Tensor], *, dropped: Container[str] = ()) -> None:
     """Compare the header of a file with the tensors that it is to fill, which may be on meta.
 
     Args:
         path: The file.
         expected: The tensors, as ``state_dict`` gives them.
-        dropped: Modules whose tensors the file may hold besides, such as a classifier.
+        dropped: Names that the file may hold besides, such as those of a classifier.
 
     Raises:
         FileNotFoundError: If there is no file.
@@ -89,9 +87,9 @@ def check_weights(
         found = {name: file.get_slice(name) for name in file.keys()}
         misfits = [f"lacks {name}" for name in expected if name not in found]
         misfits += [
-            f"has unknown {name}"
+            f"has unknown {shown(name)}"
             for name in found
-            if name not in expected and not _is_of(name, dropped)
+            if name not in expected and name not in dropped
         ]
         for name in sorted(expected.keys() & found.keys()):
             shape, dtype = tuple(found[name].get_shape()), found[name].get_dtype()
@@ -144,12 +142,15 @@ def _opened(path: Path):
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
-
-
-def _is_of(name: str, modules: tuple[str, ...]) -> bool:
-    return any(name.startswith(f"{module}.") for module in modules)
+        reason = shown(str(error), most=400)
+        raise ValueError(f"{path} is truncated or not a safetensors file: {reason}") from error
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape) or "a scalar"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A stranger's value in a message: on one line, without control characters, cut if long."""
+    text = ascii(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

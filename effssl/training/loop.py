@@ -21,7 +21,7 @@ from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, is_public, load_source
 from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
-from effssl.hub.folder import save_pretrained, versions
+from effssl.hub.folder import read_training, save_pretrained, versions
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.seeding import derived_seed
@@ -152,8 +152,9 @@ class _Run:
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
             self.faults.load_state_dict(state["faults"])
-            with surviving_a_full_disk(config, "the model folder", last=False):
-                self._save_model()  # the stop may have come just before it
+            if read_training(config.run_folder / "model").get("step") != self.step:
+                with surviving_a_full_disk(config, "the model folder", last=False):
+                    self._save_model()  # the stop came just before it
         self.gradient_of = GradientOfBatch(
             accelerator, config, self.model, multi_view, loss_fn, self.batches.local
         )
@@ -309,7 +310,7 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "precision": self.accelerator.mixed_precision,
             "versions": versions(),
-            "history": read_history(config.run_folder),
+            "history": read_history(config.run_folder, self.step),
         }
         save_pretrained(self.net, self.config.run_folder / "model", training=training)
 

@@ -51,12 +51,12 @@ def start_tracker(
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 
-def read_history(run_folder: Path, points: int = 200) -> dict[str, list]:
-    """Columns of metrics.jsonl, of at most so many lines, evenly spread, with those of a k-NN.
+def read_history(run_folder: Path, step: int, points: int = 200) -> dict[str, list]:
+    """Columns of metrics.jsonl up to a step, of so many lines, evenly spread, and those of a k-NN.
 
     Numbers have five digits, and None stands where a line lacks one or it was not finite.
     """
-    lines = _whole_lines(run_folder / "metrics.jsonl")
+    lines = [x for x in _whole_lines(run_folder / "metrics.jsonl") if x["step"] <= step]
     every = math.ceil(len(lines) / points)
     kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "knn" in line]
     names = dict.fromkeys(name for line in kept for name in line)

@@ -196,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "slow":
                 time.sleep(3)
             elif fault == "503":
-                raise Refused(503, "Service Unavailable")
+                # as a gateway does, which speaks no JSON
+                self._send(503, b"<html>Service Unavailable</html>", [("Retry-After", "1")])
+                return
             elif fault == "429":
                 raise Refused(429, "Too Many Requests", headers=[("Retry-After", "1")])
             elif fault == "401":

@@ -30,7 +30,7 @@ def state_of(repo, old, new):
         sums = {p.name: describe_file(p)["sha256"] for p in folder.glob("*.safetensors")}
         weights = {n: content for n, content in files.items() if n.endswith(".safetensors")}
         if sums == weights and files["config.json"] == (folder / "config.json").read_bytes():
-            assert b"effssl: made from" in files["README.md"]
+            assert b"made from the files beside it" in files["README.md"]
             return name
     raise AssertionError(f"a mix: {files.keys()}")
 

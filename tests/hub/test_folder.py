@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import effssl
 
-IMAGES = torch.rand(2, 3, 32, 32)
+IMAGES = torch.rand(2, 3, 64, 64)
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +108,15 @@ def test_a_run_folder_and_timms_prefix_are_taken_too(saved, tmp_path):
         assert torch.equal(effssl.from_pretrained(name)(IMAGES), saved[1](IMAGES))
 
 
-def test_a_folder_of_timms_is_a_backbone_without_projector_and_says_so(tmp_path, caplog):
-    model = timm.create_model("test_resnet", num_classes=7).eval()
+@pytest.mark.parametrize("backbone", ["test_resnet", "repvit_m0_9", "efficientvit_m0"])
+def test_a_folder_of_timms_is_a_backbone_without_projector_and_says_so(tmp_path, caplog, backbone):
+    model = timm.create_model(backbone, num_classes=7).eval()
     timm.models.save_for_hf(model, tmp_path / "timm", safe_serialization=True)
     loaded = effssl.from_pretrained(tmp_path / "timm")
     assert "is timm's, not effssl's: a backbone without projector" in caplog.text
     with torch.no_grad():
-        features = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
+        model.reset_classifier(0)
+        features = model(IMAGES)
         assert torch.equal(loaded(IMAGES), features)
     assert loaded.projector_dim is None
     with pytest.raises(ValueError, match="without a projector"):
@@ -197,7 +199,7 @@ def test_tensors_that_lack_are_too_many_or_of_another_shape_are_named(folder):
     with pytest.raises(ValueError) as caught:
         effssl.from_pretrained(folder)
     message = str(caught.value)
-    assert "lacks bn1.weight" in message and "has unknown head.new" in message
+    assert "lacks bn1.weight" in message and "has unknown 'head.new'" in message
     assert "conv1.0.weight is 2x2, not " in message
 
 

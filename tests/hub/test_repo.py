@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from clients import IMAGES, attempt, client, features_of, push_all
 from huggingface_hub import HfApi
@@ -19,7 +20,7 @@ from server import HubServer
 
 import effssl
 from effssl.cli import main
-from effssl.hub.card import write_card
+from effssl.hub.card import compose_card, write_card
 from effssl.hub.weights import describe_file
 
 
@@ -114,6 +115,18 @@ def test_a_model_is_pushed_without_a_folder(tmp_path, hub):
     assert b"pretrained without labels" not in hub.repos["org/model"].at("main").files["README.md"]
 
 
+def test_a_repository_of_timms_is_a_backbone_without_projector(tmp_path, hub):
+    model = timm.create_model("test_resnet", num_classes=7).eval()
+    timm.models.save_for_hf(model, tmp_path / "timm", safe_serialization=True)
+    hub.add_repo("timm/test_resnet.any", tmp_path / "timm")
+    found = client(tmp_path, hub, features_of, "hf-hub:timm/test_resnet.any", token=None)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
+    assert torch.allclose(found, expected, atol=1e-6)
+    (line,) = client(tmp_path, hub, push_all, [(tmp_path / "timm", "org/x")])
+    assert re.match("ValueError: .* is timm's own: push it with timm.models.push_to_hf_hub", line)
+
+
 def run_lines(code):
     names = {}
     exec(code, names)
@@ -145,9 +158,9 @@ def test_what_is_written_around_the_generated_block_is_kept(tmp_path, hub, old_a
     edit(
         *(hub, "org/edited"),
         lambda card: (
-            card.replace("<!-- effssl: made", "Read me first.\n\n<!-- effssl: made")
+            card.replace("<!-- effssl", "Read me first.\n\n<!-- effssl", 1)
             .replace("## Facts", "## Lies")
-            .replace("tags:\n", "language: fr\ntags:\n- mine\n")
+            .replace("tags:\n", "language: fr\ntags:\n- mine\n- 2024\n")
             + "\nWritten below.\n"
         ),
     )
@@ -158,6 +171,19 @@ def test_what_is_written_around_the_generated_block_is_kept(tmp_path, hub, old_a
     assert "## Lies" not in card and "language: fr" in card and "- mine" in card
     assert card == (newer / "README.md").read_text()
     assert describe_file(newer / "model.safetensors")["sha256"] in card
+
+    # here, after the two were the same
+    (newer / "README.md").write_text(card.replace("Written below.", "Written again."))
+    client(tmp_path, hub, push_all, [(newer, "org/edited")])
+    card = hub.repos["org/edited"].at("main").files["README.md"].decode()
+    assert "Written again." in card and "Written below." not in card
+    assert "Read me first." in card and "language: fr" in card
+
+    # in metadata alone, there
+    edit(hub, "org/edited", lambda card: card.replace("language: fr", "language: en"))
+    client(tmp_path, hub, push_all, [(newer, "org/edited")])
+    card = hub.repos["org/edited"].at("main").files["README.md"].decode()
+    assert "language: en" in card
 
     # both were written in since
     edit(hub, "org/edited", lambda card: card + "\nAnd again.\n")
@@ -237,7 +263,7 @@ def test_without_a_connection_the_cache_is_loaded_and_listed(tmp_path, old_and_n
     names = ["org/a-bt-p8-aug2", "org/b-vicreg-p8-aug2", "else/c-bt-p8-aug2"]
     with HubServer(tmp_path / "large") as hub:
         carded = shutil.copytree(new, tmp_path / "carded")
-        write_card(carded, "org/x")
+        write_card(carded, compose_card(carded, "org/x"))
         for name in names:
             hub.add_repo(name, carded)
         hub.add_repo("org/untagged", new)

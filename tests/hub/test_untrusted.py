@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import effssl
-from effssl.hub.model_config import read_config
+from effssl import cli
+from effssl.hub.folder import build_sketch
+from effssl.hub.model_config import ModelConfig, read_config
+from effssl.hub.weights import describe_file
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,7 @@ PATHS = ["../../etc/passwd", "/etc/passwd", "local-dir:/etc", "hf-hub:org/name",
     [
         lambda c, path: c.update(architecture=path),
         lambda c, path: c["pretrained_cfg"].update(file=path),
+        lambda c, path: c["pretrained_cfg"].update(crop_mode=path),
         lambda c, path: c["pretrained_cfg"].update(url=path),
         lambda c, path: c["pretrained_cfg"].update(hf_hub_id=path),
         lambda c, path: c["model_args"].update(checkpoint_path=path),
@@ -78,10 +82,10 @@ def test_paths_and_addresses_in_a_config_are_refused(folder, put, path):
         (lambda c: c["effssl"].update(projector_dim=65536), "projector.safetensors does not fit"),
         (lambda c: c["model_args"].update(in_chans=10**12), "in_chans of model_args must be"),
         (lambda c: c["model_args"].update(in_chans=-3), "in_chans of model_args must be"),
-        (lambda c: c["pretrained_cfg"].update(mean=[0.5] * 10**6), "bytes; a configuration has"),
-        (lambda c: c["pretrained_cfg"].update(mean=[0] * 10**6), "mean of pretrained_cfg is"),
+        (lambda c: c["pretrained_cfg"].update(mean=[0.5] * 10**6), "bytes; 4,000,000 are read at"),
+        (lambda c: c["pretrained_cfg"].update(mean=[0] * 10**6), "mean of pretrained_cfg cannot"),
         (lambda c: c["pretrained_cfg"].update(std=[0.5, 0.5, float("nan")]), "std of pretrained"),
-        (lambda c: c["pretrained_cfg"].update(std=[0, 0, 0]), "std of pretrained_cfg is"),
+        (lambda c: c["pretrained_cfg"].update(std=[0, 0, 0]), "std of pretrained_cfg cannot"),
         (lambda c: c["pretrained_cfg"].update(mean=[0.5]), "must be of the 3 channels"),
         (lambda c: c["pretrained_cfg"].update(input_size=[3, 10**7, 10**7]), "input_size of pretr"),
         (lambda c: c["pretrained_cfg"].update(crop_pct=1e-300), "crop_pct of pretrained"),
@@ -113,6 +117,43 @@ def test_a_vision_transformer_for_huge_images_needs_a_huge_file(tmp_path):
     change_config(tmp_path / "model", lambda c: c["model_args"].update(sizes))
     with pytest.raises(ValueError, match="pos_embed is 1x5x192, not 1x67108865x192"):
         effssl.from_pretrained(tmp_path / "model")
+
+
+def test_tables_that_are_made_and_not_saved_may_not_be_huge(tmp_path):
+    # attention masks of Swin: 19 GB beside weights of 2 MB
+    sizes = {"img_size": 8192, "patch_size": 1}
+    config = ModelConfig("swin_tiny_patch4_window7_224", sizes, {"input_size": [3, 32, 32]}, 8, {})
+    sketch = build_sketch(config)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model = effssl.create_model("swin_tiny_patch4_window7_224", img_size=56, projector_dim=8)
+    effssl.save_pretrained(model, folder)
+    assert sum(b.nbytes for b in sketch.buffers()) > 10e9
+    weights = model.backbone.state_dict()
+    for name, tensor in sketch.backbone.state_dict().items():
+        if tensor.shape != weights[name].shape:
+            weights[name] = torch.zeros(tensor.shape)
+    save_file(weights, folder / "model.safetensors")
+    told = describe_file(folder / "model.safetensors")
+    change_config(folder, lambda c: c["model_args"].update(sizes))
+    change_config(folder, lambda c: c["effssl"]["files"].update({"model.safetensors": told}))
+    with pytest.raises(ValueError, match="asks for tables of .* bytes beside the weights"):
+        effssl.from_pretrained(folder)
+
+
+def test_the_architecture_is_that_which_was_checked(folder):
+    change_config(folder, lambda c: c["pretrained_cfg"].update(architecture="local-dir:/etc"))
+    model = effssl.from_pretrained(folder)
+    assert model.backbone.pretrained_cfg["architecture"] == "test_resnet"
+
+
+def test_a_strangers_training_opens_nothing_here(folder, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for dataset in (str(tmp_path / "photos"), "/**", ["x"], None):
+        (folder / "training.json").write_text(json.dumps({"config": {"dataset": dataset}}))
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", str(folder)])
+        assert "does not name public images: give --dataset" in capsys.readouterr().err
 
 
 def test_a_file_that_was_changed_is_named_though_it_fits(folder):
@@ -203,7 +244,8 @@ def fuzz(examples):
 def loads_or_is_refused(folder):
     try:
         model = effssl.from_pretrained(folder)
-    except ValueError:
+    except ValueError as error:
+        assert len(str(error)) < 1000 and str(error).isprintable(), error
         return False
     assert isinstance(model, effssl.SSLModel)
     return True
