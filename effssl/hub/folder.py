@@ -10,11 +10,9 @@ README.md               the card, once `effssl.hub.card.write_card` has made it
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import shutil
 from pathlib import Path
 
@@ -79,9 +77,10 @@ def save_pretrained(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        files = {WEIGHT_FILES[0]: save_weights(model.backbone, partial / WEIGHT_FILES[0])}
-        if model.projector is not None:
-            files[WEIGHT_FILES[1]] = save_weights(model.projector, partial / WEIGHT_FILES[1])
+        files = {
+            WEIGHT_FILES[part]: save_weights(module, partial / WEIGHT_FILES[part])
+            for part, module in model.named_children()
+        }
         config = compose_config(model, files, _name(training), license)
         write_json(config, partial / "config.json")
         if training is not None:
@@ -100,7 +99,7 @@ def save_pretrained(
 def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | nn.Module:
     """Load a model folder, of effssl or of timm; see `effssl.from_pretrained`."""
     config = read_config(folder)
-    if not (folder / WEIGHT_FILES[0]).is_file():
+    if not (folder / WEIGHT_FILES["backbone"]).is_file():
         pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
         if pickles:
             raise ValueError(
@@ -112,8 +111,9 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
     sketch = build_sketch(config)
     expected = {name: module.state_dict() for name, module in sketch.named_children()}
     # shapes first, so that no more is allocated than the files hold
-    for tensors, file in zip(expected.values(), WEIGHT_FILES, strict=False):
-        check_weights(folder / file, tensors, dropped=_classifier(config, tensors))
+    for part, tensors in expected.items():
+        dropped = () if config.files else _classifier(config, tensors)
+        check_weights(folder / WEIGHT_FILES[part], tensors, dropped=dropped)
     for file, said in config.files.items():
         found = describe_file(folder / file)
         if found != said:
@@ -126,8 +126,8 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
 
     weights = {
         f"{part}.{name}": tensor
-        for (part, tensors), file in zip(expected.items(), WEIGHT_FILES, strict=False)
-        for name, tensor in read_weights(folder / file, tensors).items()
+        for part, tensors in expected.items()
+        for name, tensor in read_weights(folder / WEIGHT_FILES[part], tensors).items()
     }
     model = sketch
     if not fill(model, weights):
@@ -189,14 +189,6 @@ def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None =
     write_json(training | {"evaluation": [*others, record]}, folder / "training.json")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run computes."""
-    packages = ("effssl", "torch", "torchvision", "timm", "accelerate", "datasets")
-    return {"python": platform.python_version()} | {
-        package: importlib.metadata.version(package) for package in packages
-    }
-
-
 def write_json(content: dict, path: Path) -> None:
     """Under a temporary name, then in its place; no number may be other than finite."""
     partial = path.with_name(f"{path.name}.partial")
@@ -235,8 +227,6 @@ def _check_tables(folder: Path, sketch: SSLModel, weights: dict[str, Tensor]) ->
 
 def _classifier(config: ModelConfig, expected: dict[str, Tensor]) -> set[str]:
     """Names that timm's own weights hold beside the backbone's."""
-    if config.files:
-        return set()
     with torch.device("meta"), without_initial_values():
         whole = timm.create_model(config.architecture, num_classes=1000, **config.model_args)
     return whole.state_dict().keys() - expected.keys()

@@ -16,7 +16,7 @@ from effssl.hub.weights import shown
 from effssl.model import BACKBONE_ARGS, SSLModel
 
 FORMAT_VERSION = 1
-WEIGHT_FILES = ("model.safetensors", "projector.safetensors")
+WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}
 _FILE = {"bytes": int, "sha256": str}
 _MOST_BYTES = 4_000_000
 _PAPER = "arXiv:2312.10725"
@@ -154,7 +154,7 @@ def _checked(config: dict) -> ModelConfig:
     dim = ours.get("projector_dim")
     if dim is not None and (type(dim) is not int or not 1 <= dim <= 65536):
         raise ValueError(f"projector_dim must be 1 to 65536, is {shown(dim)}")
-    names = WEIGHT_FILES[: 1 if dim is None else 2]
+    names = [WEIGHT_FILES[part] for part in WEIGHT_FILES if part == "backbone" or dim is not None]
     files = ours.get("files")
     if not isinstance(files, dict) or files.keys() != set(names):
         raise ValueError(f"files must be {' and '.join(names)}, is {shown(files)}")

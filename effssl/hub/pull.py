@@ -122,13 +122,13 @@ def _download(
     with hub_errors(repo_id, revision, local_files_only=local_files_only):
         folder = fetch("config.json", revision).parent
         commit = folder.name  # all files of one commit, even if another one comes meanwhile
-        files = read_config(folder).files
+        files = list(read_config(folder).files) or [WEIGHT_FILES["backbone"]]
         try:
-            for file in files or WEIGHT_FILES[:1]:
+            for file in files:
                 fetch(file, commit)
         except RemoteEntryNotFoundError as error:
             raise ValueError(
-                f"{repo_id} has no {' and '.join(files or WEIGHT_FILES[:1])}, and pickled weights "
+                f"{repo_id} has no {' and '.join(files)}, and pickled weights "
                 "are not read: its owner can convert them to safetensors"
             ) from error
         try:

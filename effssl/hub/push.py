@@ -26,7 +26,7 @@ from effssl.model import SSLModel
 logger = logging.getLogger(__name__)
 
 _LOCAL_PATH = re.compile(r"""(^|[\s'"=])(/[\w.]|~/|file:|[A-Za-z]:\\|\\\\)""")
-_FILES = ("config.json", *WEIGHT_FILES, "training.json", PROBE, CARD, *FIGURES)
+_FILES = ("config.json", *WEIGHT_FILES.values(), "training.json", PROBE, CARD, *FIGURES)
 
 
 def push_to_hub(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
-import shlex
 import signal
 import time
 import uuid
@@ -19,9 +17,9 @@ from accelerate.utils import broadcast_object_list
 from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
-from effssl.data.sources import Source, is_public, load_source
+from effssl.data.sources import Source, load_source
 from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
-from effssl.hub.folder import read_training, save_pretrained, versions
+from effssl.hub.folder import read_training, save_pretrained
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.seeding import derived_seed
@@ -30,7 +28,7 @@ from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
 from effssl.training.faults import Faults
 from effssl.training.launch import create_accelerator
-from effssl.training.monitor import Monitor, read_history, start_tracker
+from effssl.training.monitor import Monitor, start_tracker
 from effssl.training.online_knn import OnlineKNN
 from effssl.training.optim import (
     create_optimizer,
@@ -38,6 +36,7 @@ from effssl.training.optim import (
     freeze_what_gets_no_gradient,
     scaled_lr,
 )
+from effssl.training.record import training_record
 from effssl.training.run_folder import (
     check_run_folder,
     prepare_run_folder,
@@ -290,38 +289,12 @@ class _Run:
     def _save_model(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        config, seen = self.config, self.step * self.config.batch_size
-        public = is_public(config.dataset)
-        training = {
-            # it goes wherever the folder goes, so nothing of this machine is in it
-            "config": dataclasses.asdict(config)
-            | {"output": None, "dataset": config.dataset if public else None},
-            "command": shlex.join(
-                ["effssl", "pretrain", *config.flags(("output", "resume", "overwrite", "dataset"))]
-                + (["--dataset", config.dataset] if public else [])
-            ),
-            "images": self.batches.images,
-            "step": self.step,
-            "epoch": round(self.step / len(self.batches), 4),
-            "images_seen": seen,
-            "views_seen": seen * config.views,
-            "minutes": round(self.minutes_before + self._minutes(), 2),
-            "hardware": self._hardware(),
-            "processes": self.accelerator.num_processes,
-            "precision": self.accelerator.mixed_precision,
-            "versions": versions(),
-            "history": read_history(config.run_folder, self.step),
-        }
+        training = training_record(
+            *(self.config, self.accelerator, self.step, len(self.batches)),
+            images=self.batches.images,
+            minutes=self.minutes_before + self._minutes(),
+        )
         save_pretrained(self.net, self.config.run_folder / "model", training=training)
-
-    def _hardware(self) -> str:
-        device, count = self.accelerator.device, self.accelerator.num_processes
-        if device.type == "cuda":
-            name = torch.cuda.get_device_name(device)
-        else:
-            kind = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
-            name = f"{kind}, {torch.get_num_threads()} threads"
-        return f"{count} x {name}" if count > 1 else name
 
 
 def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
