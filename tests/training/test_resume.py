@@ -162,7 +162,15 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(whole, tmp_path, n
     assert_same_run(output, whole)
 
 
-def test_a_second_ctrl_c_ends_the_process_at_once():
+@pytest.fixture
+def interruptible():
+    """As from a terminal: what a shell starts in the background ignores SIGINT."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(interruptible):
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
