@@ -230,10 +230,12 @@ def test_what_is_not_there_or_not_allowed_is_one_line_with_the_way_out(tmp_path,
     assert re.match(
         "PermissionError: http.* wants a token that it knows: log in with `hf auth", line
     )
+    copies = [shutil.copytree(new, tmp_path / name) for name in ("copy", "another")]
     pushes = {
         (new, "else/gated"): "PermissionError: the token does not allow this in else/gated",
-        (new, "else/new"): "PermissionError: the token does not allow this in else/new",
-        (new, "no-owner"): "ValueError: 'no-owner' has no owner: give owner/name",
+        # each its own folder, since they are pushed at the same time
+        (copies[0], "else/new"): "PermissionError: the token does not allow this in else/new",
+        (copies[1], "no-owner"): "ValueError: 'no-owner' has no owner: give owner/name",
         (tmp_path / "text", "org/x"): "FileNotFoundError: no config.json in",
         (tmp_path / "nothing", "org/x"): "FileNotFoundError: no model folder",
     }
