@@ -1,6 +1,6 @@
 """Weights in safetensors: written whole, and read only into the shapes that they were written from.
 
-Nothing is unpickled, and nothing larger than the file itself is allocated for it.
+Nothing is unpickled, and no weight is allocated that the file does not hold.
 """
 
 from __future__ import annotations

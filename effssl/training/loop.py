@@ -19,7 +19,7 @@ from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, load_source
 from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
-from effssl.hub.folder import read_training, save_pretrained
+from effssl.hub.folder import is_ours, read_training, save_pretrained
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.seeding import derived_seed
@@ -151,7 +151,8 @@ class _Run:
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
             self.faults.load_state_dict(state["faults"])
-            if read_training(config.run_folder / "model").get("step") != self.step:
+            saved = config.run_folder / "model"
+            if not is_ours(saved) or read_training(saved).get("step") != self.step:
                 with surviving_a_full_disk(config, "the model folder", last=False):
                     self._save_model()  # the stop came just before it
         self.gradient_of = GradientOfBatch(

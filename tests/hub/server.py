@@ -68,7 +68,6 @@ class HubServer:
 
     Attributes:
         requests: Method and path of every request so far.
-        token: The one that is known.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +85,6 @@ class HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.token = TOKEN
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

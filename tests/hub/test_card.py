@@ -109,7 +109,7 @@ def save(folder, backbone="test_resnet", in_chans=3, training=None):
     return folder
 
 
-def run_snippets(repo_ids, cards, folder):
+def run_snippets(cards, folder):
     """What each card's lines of Python print."""
     os.chdir(folder)
     Image.effect_noise((50, 40), 80).save("image.png")
@@ -130,15 +130,14 @@ def test_the_lines_of_code_print_what_the_card_says(tmp_path, hub):
         "five": {"in_chans": 5},
         "small": {"backbone": "resnet18_cifar"},
     }
-    ids, cards = [], []
+    cards = []
     for name, arguments in models.items():
         folder = save(tmp_path / name, **arguments)
         write_card(folder, compose_card(folder, f"org/card-{name}"))
         hub.add_repo(f"org/card-{name}", folder)
-        ids.append(f"org/card-{name}")
         cards.append((folder / "README.md").read_text())
     assert "import effssl.backbones" in cards[3] and "import effssl.backbones" not in cards[0]
-    printed = client(tmp_path, hub, run_snippets, ids, cards, tmp_path)
+    printed = client(tmp_path, hub, run_snippets, cards, tmp_path)
     for card, lines in zip(cards, printed, strict=True):
         said = re.findall(r"print\(.*\)  # (.*)$", card, re.M)
         assert lines == said and len(said) >= 5
