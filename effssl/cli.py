@@ -33,76 +33,104 @@ def pretrain(config: Annotated[PretrainConfig, tyro.conf.arg(name="")]) -> None:
 def evaluate(
     model: Annotated[str, tyro.conf.Positional],
     dataset: str | None = None,
-    protocol: tuple[Literal["knn", "linear"], ...] = ("knn", "linear"),
+    protocol: tuple[Literal["knn", "linear", "finetune", "spectrum"], ...] = (
+        "knn",
+        "linear",
+        "spectrum",
+    ),
     train_split: str = "train",
     test_split: str = "test",
     image_column: str | None = None,
     label_column: str | None = None,
-    seed: int = 0,
-    workers: int = 0,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    k: tuple[int, ...] | None = None,
+    temperature: float = 0.07,
+    labels: tuple[float, ...] = (1.0, 0.1, 0.01),
+    epochs: int | None = None,
+    lr: float = 1e-3,
+    layer_decay: float | None = None,
+    per_class: bool = False,
+    json: Path | None = None,
+    workers: int | None = None,
     revision: str | None = None,
     cpu: bool = False,
 ) -> None:
-    """Measure frozen features beside raw pixels and random weights, by the same protocols.
+    """Measure features beside raw pixels and random weights, by the same protocols.
 
-    Of a folder here the result is noted in its training.json, from where it comes into the card.
+    knn and linear are of frozen features; finetune trains all weights, for minutes, and takes the
+    first seed only; spectrum needs no labels: with it alone, --test-split names the images. Of a
+    folder here the result is noted in its training.json, from where it comes into the card and the
+    report. With several GPUs: torchrun --nproc_per_node 8 -m effssl.cli evaluate ...
 
     Args:
         model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
         dataset: Labelled images, as for pretrain; what the model was trained on if None.
-        protocol: knn, linear, or both.
+        protocol: One or more.
         train_split: Split that is voted with and fitted to.
-        test_split: Split that accuracy is measured on.
+        test_split: Split that everything is measured on.
         image_column: Column with the images; found by its type if None.
         label_column: Column with integer classes; found by type and name if None.
-        seed: Of the random weights and of the held-out part of train.
-        workers: Processes that decode images.
+        seeds: Of the random weights, the held-out part of train, and fine-tuning.
+        k: Neighbours that vote; of 1, 5, 20, 200 those that train has if None.
+        temperature: T of the vote's weights exp(cosine / T).
+        labels: Shares of the labels of train, for finetune.
+        epochs: Of finetune; 4 / sqrt(share) if None.
+        lr: Of finetune, after warm-up.
+        layer_decay: Of finetune: factor of the learning rate from each layer to the one below.
+        per_class: Print the accuracy of every class too.
+        json: File to write all numbers to, with accuracy by class and confusion matrices.
+        workers: Processes that decode images; if None one for each core up to 8.
         revision: Branch, tag or commit of the repository.
         cpu: Compute on the CPU even where there is a GPU.
     """
-    import torch
-
     from effssl.data import load_source
     from effssl.data.sources import is_public
-    from effssl.evaluation import PROTOCOLS, evaluate, record
-    from effssl.hub.folder import add_evaluation, read_training
-    from effssl.hub.pull import find_model, from_pretrained
+    from effssl.evaluation import evaluate, record
+    from effssl.evaluation.tables import accuracy_table, class_table, details, spectrum_table
+    from effssl.hub.folder import add_evaluation, write_json
 
-    on_hub = not (model.startswith("local-dir:") or Path(model).is_dir())
-    folder = find_model(model, revision)
-    encoder = from_pretrained(folder)
+    if json is not None and not json.parent.is_dir():
+        raise ValueError(f"no folder {json.parent} for the file {json.name}")
+    folder, encoder, trained = _load(model, revision, cpu)
     if dataset is None:
-        # the run knows where images of this machine are, what is published does not
-        run = folder.parent / "config.json"
-        if folder.name == "model" and run.is_file():
-            trained = dataclasses.asdict(PretrainConfig.load(run))
-        else:
-            trained = read_training(folder).get("config", {})
-            # it may come from anybody, and is not to name files here
-            if not isinstance(trained.get("dataset"), str) or not is_public(trained["dataset"]):
-                raise ValueError(f"{model} does not name public images: give --dataset")
-        dataset, image_column = trained["dataset"], image_column or trained.get("image_column")
-    shape = encoder.backbone.pretrained_cfg["input_size"]
-    train, test = (
-        load_source(
-            dataset, split, in_chans=shape[0], image_column=image_column, label_column=label_column
-        )
-        for split in (train_split, test_split)
-    )
-    if torch.cuda.is_available() and not cpu:
-        encoder.to("cuda")
+        dataset, image_column = _images_of(model, trained), image_column or trained["image_column"]
+    channels = encoder.backbone.pretrained_cfg["input_size"][0]
+    options = {"in_chans": channels, "image_column": image_column, "label_column": label_column}
+    unlabelled = protocol == ("spectrum",)
+    train = None if unlabelled else load_source(dataset, train_split, **options)
+    test = load_source(dataset, test_split, **options)
     found = evaluate(
-        encoder, train, test, protocols=protocol, seed=seed, workers=workers, progress=True
+        *(encoder, train, test),
+        protocols=protocol,
+        seeds=seeds,
+        k=k,
+        temperature=temperature,
+        shares=labels,
+        epochs=epochs,
+        lr=lr,
+        layer_decay=layer_decay,
+        preset=trained.get("preset", "imagenet"),
+        workers=workers,
+        progress=True,
     )
-    print(f"\ntop-1 in percent on the {len(test.dataset):,} images of {dataset}, {test_split}")
-    print(f"{'':24}" + "".join(f"{name:>10}" for name in protocol))
-    for name, row in found.top1.items():
-        print(f"{name:24}" + "".join(f"{row[p]:10.2f}" for p in protocol))
-    for name in protocol:
-        print(PROTOCOLS[name])
-    if not on_hub:
-        name = dataset if is_public(dataset) else None
-        noted = record([found], dataset=name, train_split=train_split, test_split=test_split)
+    if not _is_main_process():
+        return
+    noted = record(
+        [found],
+        dataset=dataset if is_public(dataset) else None,
+        train_split=None if unlabelled else train_split,
+        test_split=test_split,
+    )
+    print(f"\n{len(test.dataset):,} images of {dataset}, {test_split}")
+    if found.accuracy:
+        print(accuracy_table(noted))
+    if found.spectrum:
+        print(spectrum_table(noted))
+    if per_class and found.accuracy:
+        print(class_table(found, test))
+    if json is not None:
+        write_json(noted | details(found, test), json)
+    if Path(folder).parent.name != "snapshots":  # a download is not to be written to
         probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
         add_evaluation(folder, noted, probe)
     print(
@@ -111,6 +139,127 @@ def evaluate(
         f"transform = effssl.create_transform(model)\n"
         f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
     )
+
+
+def features(
+    model: Annotated[str, tyro.conf.Positional],
+    output: Path,
+    dataset: str | None = None,
+    split: str = "train",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    augmentations: int = 0,
+    preset: Preset | None = None,
+    project: bool = False,
+    batch_size: int = 256,
+    workers: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    cpu: bool = False,
+) -> None:
+    """Write the features of every image of a data set, in order, to a file.
+
+    A killed extraction goes on where it was when the same command is given again. With several
+    GPUs: torchrun --nproc_per_node 8 -m effssl.cli features ...
+
+    Args:
+        model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
+        output: x.safetensors or x.parquet, with features and labels; or a folder for
+            datasets.load_from_disk, with the columns of the data set and features.
+        dataset: Images, as for pretrain; what the model was trained on if None.
+        split: Split of the data set.
+        image_column: Column with the images; found by its type if None.
+        label_column: Column with integer classes; found by type and name if None.
+        augmentations: Average over so many random views of each image; 0: the image itself.
+        preset: What the views look like; that of the pretraining if None.
+        project: Projections instead of features.
+        batch_size: Images a forward pass.
+        workers: Processes that decode images; if None one for each core up to 8.
+        seed: Of the views.
+        revision: Branch, tag or commit of the repository.
+        cpu: Compute on the CPU even where there is a GPU.
+    """
+    from effssl.data import load_source
+    from effssl.evaluation import extract_features
+    from effssl.views import MultiView
+
+    _, encoder, trained = _load(model, revision, cpu)
+    if dataset is None:
+        dataset, image_column = _images_of(model, trained), image_column or trained["image_column"]
+    channels, size = encoder.backbone.pretrained_cfg["input_size"][:2]
+    options = {"in_chans": channels, "image_column": image_column, "label_column": label_column}
+    views = None
+    if augmentations:
+        preset = preset or trained.get("preset", "imagenet")
+        views = MultiView(preset, views=augmentations, size=size)
+    extract_features(
+        encoder,
+        load_source(dataset, split, **options),
+        output=output,
+        views=views,
+        project=project,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        progress=True,
+    )
+    if _is_main_process():
+        print(output)
+
+
+def report(
+    run: Annotated[Path, tyro.conf.Positional],
+    output: Path | None = None,
+    dataset: str | None = None,
+    images: int = 2000,
+) -> None:
+    """Write a page about a run, finished or not, to open in a browser: report.html in its folder.
+
+    Configuration, losses, speed, k-NN and spectra over time, images with their views, nearest
+    neighbours, a map of the features, evaluations, warnings. The file needs no network.
+
+    Args:
+        run: Run folder.
+        output: File to write; report.html in the run folder if None.
+        dataset: Where the images are now; where the run had them if None.
+        images: Images that are embedded for neighbours and map.
+    """
+    from effssl.report import write_report
+
+    print(write_report(run, output, dataset=dataset, images=images))
+
+
+def _load(model: str, revision: str | None, cpu: bool):
+    """A model folder, its model on the device to compute on, and the configuration of its run."""
+    import torch
+    from accelerate import PartialState
+
+    from effssl.hub.folder import read_training
+    from effssl.hub.pull import find_model, from_pretrained
+
+    folder = find_model(model, revision)
+    encoder = from_pretrained(folder)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        encoder.to(PartialState(cpu=cpu).device)
+    elif torch.cuda.is_available() and not cpu:
+        encoder.to("cuda")
+    # the run knows where images of this machine are, what is published does not
+    run = folder.parent / "config.json"
+    if folder.name == "model" and run.is_file():
+        return folder, encoder, dataclasses.asdict(PretrainConfig.load(run))
+    trained = dict.fromkeys(("dataset", "image_column")) | read_training(folder).get("config", {})
+    from effssl.data.sources import is_public
+
+    # it may come from anybody, and is not to name files here
+    if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
+        trained["dataset"] = None
+    return folder, encoder, trained
+
+
+def _images_of(model: str, trained: dict) -> str:
+    if trained["dataset"] is None:
+        raise ValueError(f"{model} does not name public images: give --dataset")
+    return trained["dataset"]
 
 
 def views(
@@ -142,9 +291,8 @@ def views(
     import torch
 
     from effssl.data import BrokenImage, load_source
-    from effssl.data.loader import DecodedImages
+    from effssl.data.loader import DecodedImages, kept_side
     from effssl.seeding import seeded_generator
-    from effssl.training.batches import kept_side
     from effssl.views import MultiView
     from effssl.views.picture import draw_views
 
@@ -278,6 +426,8 @@ def main(args: Sequence[str] | None = None) -> None:
     commands = {
         "pretrain": pretrain,
         "evaluate": evaluate,
+        "features": features,
+        "report": report,
         "views": views,
         "push": push,
         "list": list_,

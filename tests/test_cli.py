@@ -1,10 +1,15 @@
 """The command line as a user meets it: its help, its one-line errors, pretrain then evaluate."""
 
+import json
+import re
+
 import pytest
 from forked import Forked
 from PIL import Image
+from pyarrow import parquet
 
 from effssl.cli import main
+from effssl.hub.folder import PROBE, read_training
 
 TINY = (
     "--backbone test_resnet --in-chans 1 --img-size 32 --preset grey --projector-dim 16 --views 2 "
@@ -22,14 +27,37 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     code, shown = effssl(tmp_path / "log", "pretrain", *TINY, "--output", tmp_path / "run")
     assert code == 0 and f"effssl evaluate {tmp_path / 'run' / 'model'}" in shown, shown
 
-    small = ("--train-split", "train[:40]", "--test-split", "test[:50]")
-    code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small)
+    small = ["--train-split", "train[:60]", "--test-split", "test[:50]", "--seeds", "0", "1"]
+    more = ["--per-class", "--json", tmp_path / "numbers.json"]
+    code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small, *more)
     assert code == 0, shown
     table, _, lines = shown.partition("\nimport effssl\n")
-    for row in ("raw pixels", "random initialisation", "pretrained"):
-        cells = table.split(row)[1].splitlines()[0].split()
-        assert len(cells) == 2 and all(0 < float(cell) <= 100 for cell in cells)
-    assert "k-NN: 20 neighbours" in table and "L2 chosen on 20 % of train" in table
+    assert re.search(r"top-1 in percent +raw pixels +random initialisation +pretrained", table)
+    for row in ("k-NN 1 ", "k-NN 20 ", "linear "):
+        means = re.findall(r"(\d+\.\d\d) ± \d+\.\d\d", table.split(f"\n{row}")[1].splitlines()[0])
+        assert len(means) == 3 and all(0 < float(mean) <= 100 for mean in means)
+    assert "k-NN 200" not in table  # of 60 images
+    assert "L2 weight chosen on 20 % of train" in table and "Ankle boot" in table
+    assert re.search(r"RankMe +\d", table) and "preset grey" in table
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["seeds"] == [0, 1] and len(numbers["confusion"]["linear"]) == 10
+    (noted,) = read_training(tmp_path / "run/model")["evaluation"]
+    assert noted["top1"] == numbers["top1"] and (tmp_path / "run/model" / PROBE).is_file()
+
+    # another protocol joins what is noted
+    tune = ["--protocol", "finetune", "--labels", "0.5", "--epochs", "1"]
+    code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small, *tune)
+    assert code == 0, shown
+    (joined,) = read_training(tmp_path / "run/model")["evaluation"]
+    assert list(joined["top1"]["pretrained"]) == [*noted["top1"]["pretrained"], "fine-tuned 50 %"]
+    assert joined["top1"]["raw pixels"] == noted["top1"]["raw pixels"]
+    assert joined["probe"] == noted["probe"] and joined["spectrum"] == noted["spectrum"]
+
+    output = tmp_path / "features.parquet"
+    options = ["--split", "test[:30]", "--augmentations", "2", "--output", output]
+    code, shown = effssl(tmp_path / "log", "features", tmp_path / "run", *options)
+    assert code == 0 and shown.splitlines()[-1] == str(output), shown
+    assert parquet.read_metadata(output).num_rows == 30
 
     names = {"image": Image.new("L", (28, 28))}
     exec(f"import effssl\n{lines}", names)
@@ -42,6 +70,8 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
         (["pretrain", "--backbone", "resnet81"], "unknown backbone 'resnet81'; did you mean"),
         (["pretrain", "--views", "1"], "views must be 2 or more"),
         (["evaluate", "nowhere"], "no model folder 'nowhere'"),
+        (["features", "nowhere", "--output", "x.parquet"], "no model folder 'nowhere'"),
+        (["report", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
@@ -66,7 +96,9 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
     [
         ([], ["pretrain", "evaluate", "views"]),
         (["pretrain"], ["Width D of the projector"]),
-        (["evaluate"], ["Model folder, the run folder"]),
+        (["evaluate"], ["Model folder, the run folder", "needs no labels", "confusion"]),
+        (["features"], ["goes on where it was", "torchrun", "load_from_disk"]),
+        (["report"], ["nearest"]),
         (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),
         (["list"], ["in the cache"]),
     ],

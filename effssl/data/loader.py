@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,6 +60,14 @@ def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tenso
         return torch.from_numpy(decode_image(value, channels, short_side))
     except BrokenImage as error:
         return BrokenImage(f"{image_name(value, place)}: {error}")
+
+
+def kept_side(img_size: int) -> int:
+    """Pixels of the shorter side to which larger images are shrunk before views are made.
+
+    256 for views of 224, as is usual on ImageNet.
+    """
+    return math.ceil(img_size * 8 / 7)
 
 
 class DecodedImages(Dataset):

@@ -2,166 +2,352 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from effssl.data.sources import Source
-from effssl.evaluation.features import extract_features
-from effssl.evaluation.knn import knn
+from effssl.evaluation.accuracy import Accuracy
+from effssl.evaluation.features import extract_features, extract_views
+from effssl.evaluation.finetune import BATCH_SIZE, LR, WEIGHT_DECAY, default_epochs, finetune
+from effssl.evaluation.invariance import alignment, lidar, uniformity
+from effssl.evaluation.knn import TEMPERATURE, K, knn
 from effssl.evaluation.linear import LinearProbe, linear_probe
-from effssl.evaluation.spectrum import effective_rank, eigenvalues
+from effssl.evaluation.spectrum import Spectrum, spectrum
 from effssl.evaluation.transform import create_transform
 from effssl.model import SSLModel, build_backbone
 from effssl.seeding import derived_seed
+from effssl.views import MultiView
 
-PROTOCOLS = {
-    "knn": "k-NN: 20 neighbours, weights exp(cosine / 0.07), features not centred",
-    "linear": "linear: logistic regression on standardised features, L2 chosen on 20 % of train",
-}
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
+ENCODERS = ("raw pixels", "random initialisation", "pretrained")
+SHARES = (1.0, 0.1, 0.01)
+SPECTRUM_IMAGES = 10_000
+_VIEWS, _VIEWED_IMAGES = 10, 1000
 _PIXELS = 32
-_RANKS = 100  # of a spectrum, that are kept
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """`lidar`, `alignment` and `uniformity` of random views of images.
+
+    Attributes:
+        images: Number of images.
+        views: Views of each.
+        preset: What the views look like.
+        lidar: `effssl.evaluation.lidar`.
+        alignment: `effssl.evaluation.alignment`.
+        uniformity: `effssl.evaluation.uniformity`, of one view of each image.
+    """
+
+    images: int
+    views: int
+    preset: str
+    lidar: float
+    alignment: float
+    uniformity: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured with one seed.
+    """What `evaluate` measured.
 
     Attributes:
-        top1: Percent, as ``top1["pretrained"]["knn"]``, beside the same of ``"raw pixels"`` and
-            ``"random initialisation"``.
-        seed: Of the random initialisation and of what the linear probe holds out.
-        train_images: Labelled images that were voted with and fitted to.
-        test_images: Labelled images that were classified.
-        eigenvalues: Of the covariance of the pretrained features of test, largest first.
-        effective_rank: Of the same features.
-        probe: The linear probe of the pretrained features; None if there was none.
+        protocols: What the protocol of each kind of number is, in a sentence, by the name of the
+            number, such as ``k-NN 20``, ``linear`` or ``fine-tuned 10 %``.
+        accuracy: Of each encoder (``raw pixels``, ``random initialisation``, ``pretrained``) the
+            numbers by name, one for each seed; raw pixels are not fine-tuned, and fine-tuning
+            takes the first seed only.
+        seeds: Of the random initialisation, of what the linear probe holds out, and of fine-tuning.
+        classes: Number of classes of train; 0 if no labels were used.
+        train_images: Labelled images that were voted with and fitted to; 0 if there were none.
+        test_images: Images that were classified, or looked at.
+        spectrum: Of ``features`` and ``projections`` of test; empty if it was not asked for.
+        invariance: Likewise.
+        probe: The linear probe of the pretrained features and the first seed, if there was one.
     """
 
-    top1: dict[str, dict[str, float]]
-    seed: int
+    protocols: dict[str, str]
+    accuracy: dict[str, dict[str, list[Accuracy]]]
+    seeds: tuple[int, ...]
+    classes: int
     train_images: int
     test_images: int
-    eigenvalues: list[float]
-    effective_rank: float
+    spectrum: dict[str, Spectrum]
+    invariance: dict[str, Invariance]
     probe: LinearProbe | None = field(compare=False, repr=False)
-
-
-def record(
-    evaluations: Sequence[Evaluation],
-    *,
-    dataset: str | None,
-    train_split: str,
-    test_split: str,
-    of: str = "seeds",
-) -> dict:
-    """What training.json keeps of evaluations that differ by their seeds, and the card shows.
-
-    Args:
-        evaluations: One or more; the spectrum is that of the first.
-        dataset: Name of the data set; None if it is not public.
-        train_split: Split that was voted with and fitted to.
-        test_split: Split that accuracy was measured on.
-        of: What the spread is of: ``seeds`` of the evaluation, or ``trainings``.
-    """
-    first = evaluations[0]
-    values = first.eigenvalues
-    ranks = sorted({round(len(values) ** (i / (_RANKS - 1))) for i in range(_RANKS)})
-    return {
-        "dataset": dataset,
-        "train_split": train_split,
-        "train_images": first.train_images,
-        "test_split": test_split,
-        "test_images": first.test_images,
-        "protocols": {name: PROTOCOLS[name] for name in first.top1["pretrained"]},
-        "seeds": [evaluation.seed for evaluation in evaluations],
-        "of": of,
-        "top1": {
-            name: {
-                protocol: [round(e.top1[name][protocol], 2) for e in evaluations]
-                for protocol in row
-            }
-            for name, row in first.top1.items()
-        },
-        "spectrum": {
-            "rank": ranks,
-            "eigenvalue": [float(f"{values[rank - 1]:.4g}") for rank in ranks],
-            "effective_rank": round(first.effective_rank, 1),
-        },
-    }
 
 
 def evaluate(
     model: SSLModel,
-    train: Source,
+    train: Source | None,
     test: Source,
     *,
-    protocols: tuple[str, ...] = ("knn", "linear"),
-    seed: int = 0,
-    workers: int = 0,
+    protocols: Sequence[str] = ("knn", "linear", "spectrum"),
+    seeds: Sequence[int] = (0, 1, 2),
+    k: Sequence[int] | None = None,
+    temperature: float = TEMPERATURE,
+    shares: Sequence[float] = SHARES,
+    epochs: int | None = None,
+    lr: float = LR,
+    layer_decay: float | None = None,
+    preset: str = "imagenet",
+    workers: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Top-1 on test, in percent, of raw pixels, the random initialisation, and the model.
+    """Measure the model, and by the same protocols raw pixels and its random initialisation.
 
     Raw pixels are the model's input, resized to at most 32 x 32 and flattened. The random
-    initialisation is the same backbone with fresh weights.
+    initialisation is the same backbone with fresh weights. The model stays as it is.
 
     Args:
         model: From `from_pretrained`.
-        train: Labelled images of the protocols.
-        test: Labelled images on which accuracy is measured, and nothing is chosen.
-        protocols: Of ``knn`` and ``linear``.
-        seed: Of the random initialisation and of the part of train that the linear probe holds out.
-        workers: Processes that decode images.
-        progress: Show a progress bar.
+        train: Labelled images of the protocols; ``spectrum`` alone needs none.
+        test: Images on which everything is measured, and nothing is chosen; labelled, but for
+            ``spectrum``.
+        protocols: Of ``knn``, ``linear``, ``finetune`` and ``spectrum``.
+        seeds: One or more; see `Evaluation`.
+        k: Neighbours that vote; of 1, 5, 20, 200 those that train has if None.
+        temperature: Of the vote.
+        shares: Of the labels, for fine-tuning.
+        epochs: Of fine-tuning; `default_epochs` of the share if None.
+        lr: Of fine-tuning.
+        layer_decay: Of fine-tuning.
+        preset: What the views of ``spectrum`` look like; best that of the pretraining.
+        workers: Processes that decode images, as `extract_features`.
+        progress: Show progress bars.
 
     Raises:
-        ValueError: If a protocol is unknown or a source has no labels.
+        ValueError: If a protocol is unknown, a source has no labels, or train and test cannot be
+            compared (`check_labelled`).
     """
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol {protocol!r}; protocols are {', '.join(PROTOCOLS)}")
-    train_labels, test_labels = torch.tensor(train.labels()), torch.tensor(test.labels())
-    size = min(_PIXELS, model.backbone.pretrained_cfg["input_size"][-1])
-    encoders = {
-        "raw pixels": (nn.Flatten(), create_transform(model, img_size=size)),
-        "random initialisation": (_random_twin(model, seed), create_transform(model)),
-        "pretrained": (model, create_transform(model)),
-    }
-    table: dict[str, dict[str, float]] = {}
-    probe = None
-    for name, (encoder, transform) in encoders.items():
+    if not protocols or not seeds:
+        raise ValueError("one protocol and one seed, or more, are wanted")
+    labelled = set(protocols) - {"spectrum"}
+    if labelled and train is None:
+        raise ValueError(f"{', '.join(sorted(labelled))}: labelled images of train are wanted")
+    frozen = [protocol for protocol in protocols if protocol in ("knn", "linear")]
+    device = next(model.parameters()).device
+    compute = device if device.type == "cuda" else torch.device("cpu")  # float64 is wanted
 
-        def features(source: Source, encoder=encoder, transform=transform) -> Tensor:
-            return extract_features(
-                encoder, source, transform=transform, workers=workers, progress=progress
-            )
+    def features(encoder: nn.Module, source: Source, img_size: int | None = None) -> Tensor:
+        transform = create_transform(model, img_size=img_size)
+        options = {"transform": transform, "workers": workers, "progress": progress}
+        return extract_features(encoder, source, **options).to(compute)
 
-        data = (features(train), train_labels, features(test), test_labels)
-        table[name] = {}
-        if "knn" in protocols:
-            table[name]["knn"] = knn(*data)
-        if "linear" in protocols:
-            probe = linear_probe(*data, seed=seed)
-            table[name]["linear"] = probe.top1
-    of_pretrained = data[2]
+    accuracy: dict[str, dict[str, list[Accuracy]]] = {name: {} for name in ENCODERS}
+    probe, of_test = None, None
+    if labelled:
+        labels = [torch.tensor(source.labels()).to(compute) for source in (train, test)]
+        if k is None:
+            k = [count for count in K if count <= len(labels[0])]
+
+    def add(name: str, found: dict[str, Accuracy]) -> None:
+        for key, value in found.items():
+            accuracy[name].setdefault(key, []).append(value)
+
+    def measure(name: str, data: list[Tensor], seed: int) -> LinearProbe | None:
+        data = [data[0], labels[0], data[1], labels[1]]
+        if "knn" in frozen:
+            found = knn(*data, k=k, temperature=temperature)
+            add(name, {f"k-NN {count}": value for count, value in found.items()})
+        if "linear" not in frozen:
+            return None
+        probe = linear_probe(*data, seed=seed)
+        add(name, {"linear": probe.accuracy})
+        return probe
+
+    if frozen:
+        size = min(_PIXELS, model.backbone.pretrained_cfg["input_size"][-1])
+        pixels = [features(nn.Flatten(), source, size) for source in (train, test)]
+        pretrained = [features(model, source) for source in (train, test)]
+        of_test = pretrained[1]
+        for seed in seeds:
+            measure("raw pixels", pixels, seed)
+            twin = random_twin(model, seed)
+            measure("random initialisation", [features(twin, s) for s in (train, test)], seed)
+            found = measure("pretrained", pretrained, seed)
+            probe = probe or found
+    if "finetune" in protocols:
+        for name, net in zip(ENCODERS[1:], (random_twin(model, seeds[0]), model), strict=True):
+            for share in shares:
+                found = finetune(
+                    *(net, train, test),
+                    share=share,
+                    epochs=epochs,
+                    lr=lr,
+                    layer_decay=layer_decay,
+                    seed=seeds[0],
+                    workers=workers or 0,
+                    progress=progress,
+                )
+                add(name, {f"fine-tuned {100 * share:g} %": found})
+    spectra: dict[str, Spectrum] = {}
+    invariance: dict[str, Invariance] = {}
+    if "spectrum" in protocols:
+        looked_at = _first(test, SPECTRUM_IMAGES)
+        if of_test is None or len(of_test) != len(looked_at.dataset):
+            of_test = features(model, looked_at)
+        spectra = {name: spectrum(x) for name, x in _projected(model, of_test).items()}
+        invariance = _invariance(model, test, preset)
     return Evaluation(
-        top1=table,
-        seed=seed,
-        train_images=len(train_labels),
-        test_images=len(test_labels),
-        eigenvalues=eigenvalues(of_pretrained).tolist(),
-        effective_rank=effective_rank(of_pretrained),
+        protocols=_sentences(protocols, k, temperature, shares, epochs, lr, layer_decay),
+        accuracy={name: found for name, found in accuracy.items() if found},
+        seeds=tuple(seeds),
+        classes=int(labels[0].max()) + 1 if labelled else 0,
+        train_images=len(labels[0]) if labelled else 0,
+        test_images=len(test.dataset),
+        spectrum=spectra,
+        invariance=invariance,
         probe=probe,
     )
 
 
-def _random_twin(model: SSLModel, seed: int) -> nn.Module:
+def random_twin(model: SSLModel, seed: int) -> nn.Module:
+    """The same backbone with fresh weights, on the same device."""
     cfg = model.backbone.pretrained_cfg
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
         twin = build_backbone(cfg["architecture"], model.backbone_args)
     twin.pretrained_cfg = cfg
     return twin.to(next(model.parameters()).device)
+
+
+def record(
+    evaluations: Sequence[Evaluation],
+    *,
+    dataset: str | None,
+    train_split: str | None,
+    test_split: str,
+    of: str = "seeds",
+) -> dict:
+    """What training.json keeps of evaluations by the same protocols, and card and report show.
+
+    Args:
+        evaluations: One, or one for each of several trainings; the spectrum is that of the first.
+        dataset: Name of the data set; None if it is not public.
+        train_split: Split that was voted with and fitted to; None if there was none.
+        test_split: Split that everything was measured on.
+        of: What the spread is of: ``seeds`` of the evaluation, or ``trainings``.
+    """
+    first = evaluations[0]
+
+    def values(kind: str) -> dict:
+        found = {
+            name: {
+                key: [getattr(a, kind) for e in evaluations for a in e.accuracy[name][key]]
+                for key in row
+            }
+            for name, row in first.accuracy.items()
+        }
+        return {
+            name: {key: [round(v, 2) for v in vs] for key, vs in row.items() if None not in vs}
+            for name, row in found.items()
+        }
+
+    return {
+        "dataset": dataset,
+        "train_split": train_split,
+        "train_images": first.train_images,
+        "test_split": test_split,
+        "test_images": first.test_images,
+        "classes": first.classes,
+        "protocols": first.protocols,
+        "seeds": [seed for evaluation in evaluations for seed in evaluation.seeds],
+        "of": of,
+        "top1": values("top1"),
+        "top5": values("top5"),
+        "spectrum": {
+            name: found.record()
+            | {"views": first.invariance[name].views, "preset": first.invariance[name].preset}
+            | {"viewed_images": first.invariance[name].images}
+            | {
+                key: round(getattr(first.invariance[name], key), 3)
+                for key in ("lidar", "alignment", "uniformity")
+            }
+            for name, found in first.spectrum.items()
+        },
+    }
+
+
+def _sentences(
+    protocols: Sequence[str],
+    k: Sequence[int] | None,
+    temperature: float,
+    shares: Sequence[float],
+    epochs: int | None,
+    lr: float,
+    layer_decay: float | None,
+) -> dict[str, str]:
+    """The protocol of every number, by its name."""
+    sentences = {}
+    if "knn" in protocols:
+        for count in k:
+            sentences[f"k-NN {count}"] = (
+                f"vote of the {count} nearest images, weights exp(cosine / {temperature:g}), "
+                "features not centred"
+            )
+    if "linear" in protocols:
+        sentences["linear"] = (
+            "logistic regression on standardised features by L-BFGS, its L2 weight chosen on 20 % "
+            "of train"
+        )
+    if "finetune" in protocols:
+        decay = "" if layer_decay is None else f", layer-wise decay {layer_decay:g}"
+        for share in shares:
+            passes = default_epochs(share) if epochs is None else epochs
+            sentences[f"fine-tuned {100 * share:g} %"] = (
+                f"all weights trained on {100 * share:g} % of the labels of every class, {passes} "
+                f"epochs of AdamW, lr {lr:g}{decay}, weight decay {WEIGHT_DECAY:g}, batch "
+                f"{BATCH_SIZE}, cosine schedule, random crops of 35 % or more and flips, last epoch"
+            )
+    return sentences
+
+
+def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
+    """Features (..., F), and what the projector makes of them, (..., D)."""
+    both = {"features": features}
+    if model.projector is not None:
+        weight = next(model.projector.parameters())
+        flat = features.flatten(0, -2).to(weight.device)
+        training = model.projector.training
+        with torch.no_grad():
+            parts = [model.projector.eval()(part.to(weight.dtype)) for part in flat.split(4096)]
+        model.projector.train(training)
+        both["projections"] = torch.cat(parts).to(features).unflatten(0, features.shape[:-1])
+    return both
+
+
+def _invariance(model: SSLModel, test: Source, preset: str) -> dict[str, Invariance]:
+    size = model.backbone.pretrained_cfg["input_size"][-1]
+    images = _first(test, _VIEWED_IMAGES)
+    views = MultiView(preset, views=_VIEWS, size=size)
+    features = extract_views(model, images, views)
+    return {
+        name: Invariance(
+            images=len(images.dataset),
+            views=_VIEWS,
+            preset=preset,
+            lidar=lidar(x),
+            alignment=alignment(x),
+            uniformity=uniformity(x[0]),
+        )
+        for name, x in _projected(model, features).items()
+    }
+
+
+def _first(source: Source, most: int) -> Source:
+    """So many images at most, evenly spread: data sets are often sorted by class."""
+    count = len(source.dataset)
+    if count <= most:
+        return source
+    rows = [i * count // most for i in range(most)]
+    return replace(source, dataset=source.dataset.select(rows), num_images=most)

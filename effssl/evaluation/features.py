@@ -2,89 +2,290 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from effssl.data.decode import BrokenImage, image_name, open_image
+from effssl.data.loader import Batch, available_cores, collate, decode_or_broken, kept_side
 from effssl.data.sources import Source
-from effssl.evaluation.transform import create_transform
+from effssl.distributed import count_rows, gather_rows, max_, world_size
+from effssl.evaluation.feature_file import FeatureFile
+from effssl.evaluation.transform import EvalTransform, create_transform
+from effssl.hub.pull import from_pretrained
+from effssl.seeding import seeded_generator
+from effssl.views import MultiView
+
+_MOST_WORKERS = 8
+_FEW = 2000  # images, for which it does not pay to start workers
 
 
-class _TransformedImages(Dataset):
-    def __init__(self, source: Source, transform: Callable) -> None:
-        self.source, self.transform = source, transform
+def extract_features(
+    model: nn.Module | str | os.PathLike,
+    source: Source,
+    *,
+    output: str | os.PathLike | None = None,
+    views: MultiView | None = None,
+    project: bool = False,
+    transform: Callable | None = None,
+    batch_size: int = 256,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor | Path:
+    """Run a model in eval mode, without gradients, over every image in order.
+
+    Under a launcher such as torchrun each process takes a part of the images, and all get the
+    whole result. The batches, and with them the features, do not depend on how many there are.
+
+    Args:
+        model: An `SSLModel`, a timm backbone, or any module from images to vectors, whose weights,
+            buffers, mode and device stay as they are; or a model folder or Hub id, which is loaded
+            onto the launcher's device.
+        source: Map-style images, from `load_source`.
+        output: File to write instead of holding all features in memory: ``.safetensors`` with
+            ``features`` and, if the source has them, ``labels``; ``.parquet`` with the same
+            columns; or a folder, which becomes a ``datasets.Dataset`` of the source's own columns
+            and ``features``, for ``load_from_disk``. A killed extraction goes on where it was when
+            it is started again; all processes must see the folder.
+        views: If given, an image's features are the mean over so many random views of it (16 in
+            arXiv:2312.10725), instead of those of the transform.
+        project: Projections instead of features.
+        transform: From a PIL image, or uint8 pixels (C, H, W) where the source holds arrays, to
+            (C, S, S); `create_transform` of the model if None.
+        batch_size: Images a forward pass.
+        workers: Processes that decode and crop; if None one for each core up to 8, and none for
+            fewer than 2,000 images.
+        seed: Of the views.
+        progress: Show a progress bar.
+
+    Returns:
+        Float features on the CPU, (N, F), or the path of the output.
+
+    Raises:
+        ValueError: If an image is broken, since every one must have its features, the source is a
+            stream, or the output has another ending.
+        FileExistsError: If the output exists.
+    """
+    if source.streaming:
+        raise ValueError("features need a map-style source; load it without streaming")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and world_size() == 1:
+        PartialState()  # joins the other processes of the launcher
+    if isinstance(model, str | os.PathLike):
+        model = from_pretrained(model)
+        if world_size() > 1:
+            model.to(PartialState().device)
+    job = _Job(model, source, views, project, transform, batch_size, seed)
+    if workers is None:
+        few = len(source.dataset) < _FEW
+        workers = 0 if few else min(_MOST_WORKERS, max(1, available_cores() // world_size()))
+    rank = dist.get_rank() if world_size() > 1 else 0
+    bar = tqdm(
+        total=len(source.dataset),
+        desc="features",
+        unit="image",
+        unit_scale=True,
+        disable=None if progress and rank == 0 else True,
+    )
+    with bar:
+        if output is None:
+            first, end = ((rank + i) * job.batches // world_size() for i in (0, 1))
+            return _gathered(list(job.run(range(first, end), workers, bar)))
+        return _to_file(job, Path(output), workers, bar, rank)
+
+
+def extract_views(
+    model: nn.Module,
+    source: Source,
+    views: MultiView,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    seed: int = 0,
+) -> Tensor:
+    """Features of random views of every image, in eval mode and without gradients.
+
+    Args:
+        model: As `extract_features`.
+        source: Map-style images.
+        views: What makes the V views.
+        batch_size: Images a forward pass.
+        workers: Processes that decode.
+        seed: Of the views.
+
+    Returns:
+        Float features on the CPU, (V, N, F).
+
+    Raises:
+        ValueError: As `extract_features`.
+    """
+    job = _Job(model, source, views, False, None, batch_size, seed, average=False)
+    return torch.cat([f for _, f in job.run(range(job.batches), workers)], dim=1)
+
+
+class _Job:
+    """What is to be extracted, batch by batch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        views: MultiView | None,
+        project: bool,
+        transform: Callable | None,
+        batch_size: int,
+        seed: int,
+        average: bool = True,
+    ) -> None:
+        self.model, self.source, self.views, self.seed = model, source, views, seed
+        self.project, self.average, self.batch_size = project, average, batch_size
+        self.transform = transform
+        if transform is None and views is None:
+            self.transform = create_transform(model)
+        self.batches = -(-len(source.dataset) // batch_size)
+        parameter = next(model.parameters(), torch.empty(0))
+        self.device, self.dtype = parameter.device, parameter.dtype
+
+    def rows(self, batch: int) -> range:
+        """Rows of the source of a batch."""
+        first = batch * self.batch_size
+        return range(first, min(first + self.batch_size, len(self.source.dataset)))
+
+    def width(self) -> int:
+        """Of the features, from a first image."""
+        (features,) = (features for _, features in self.run([0], 0, first_only=True))
+        return features.shape[-1]
+
+    def fingerprint(self) -> str:
+        """Of all that the features depend on."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        what = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
+        digest.update(f"{what} {self.transform} {self.project} {self.batch_size}".encode())
+        digest.update(self.source.dataset._fingerprint.encode())
+        return digest.hexdigest()
+
+    def run(
+        self,
+        batches: Sequence[int],
+        workers: int,
+        bar: tqdm | None = None,
+        *,
+        first_only: bool = False,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Each batch's number and features, (n, F) each, or (V, n, F) if they are not averaged."""
+        loader = DataLoader(
+            _Images(self.source, self.transform, self.views),
+            batch_sampler=[list(self.rows(b))[: 1 if first_only else None] for b in batches],
+            collate_fn=_stack if self.views is None else _Padded(self.source.in_chans),
+            num_workers=workers if len(batches) > 1 else 0,
+            pin_memory=self.device.type == "cuda",
+        )
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch, images in zip(batches, loader, strict=True):
+                if isinstance(images, BrokenImage):
+                    raise images
+                # not inference mode, whose tensors could take no part in a probe's autograd
+                with torch.no_grad():
+                    features = self._features(images, batch).float().cpu()
+                if bar is not None:
+                    bar.update(len(self.rows(batch)))
+                yield batch, features
+        finally:
+            self.model.train(training)
+
+    def _features(self, images: Tensor | Batch, batch: int) -> Tensor:
+        if self.views is None:
+            images = images.to(self.device, non_blocking=True)
+            if isinstance(self.transform, EvalTransform):
+                images = self.transform.normalize(images)
+            return self._forward(images)
+        generator = seeded_generator(self.seed, "features", batch)
+        n, channels = images.images.shape[:2]
+        draws = self.views.draw(n, generator, channels=channels)
+        views = self.views.apply(images.images.to(self.device), draws, images.sizes)
+        features = [self._forward(view) for view in views]
+        stacked = torch.stack(features)
+        return stacked.mean(0) if self.average else stacked
+
+    def _forward(self, images: Tensor) -> Tensor:
+        images = images.to(self.dtype)
+        return self.model(images, project=True) if self.project else self.model(images)
+
+
+class _Images(Dataset):
+    def __init__(self, source: Source, transform: Callable | None, views: MultiView | None) -> None:
+        self.source, self.views = source, views
+        self.transform = transform.crop if isinstance(transform, EvalTransform) else transform
 
     def __len__(self) -> int:
         return len(self.source.dataset)
 
-    def __getitems__(self, indices: list[int]) -> list[Tensor | BrokenImage]:
-        values = self.source.dataset[indices][self.source.image_column]
-        return [self._read(row, value) for row, value in zip(indices, values, strict=True)]
+    def __getitems__(self, rows: list[int]) -> list[Tensor | BrokenImage]:
+        values = self.source.dataset[rows][self.source.image_column]
+        return [self._read(row, value) for row, value in zip(rows, values, strict=True)]
 
     def _read(self, row: int, value: object) -> Tensor | BrokenImage:
+        if self.views is not None:
+            # as training keeps images: a little more than the size of the views
+            return decode_or_broken(
+                value, f"row {row}", self.source.in_chans, kept_side(self.views.size)
+            )
         try:
             image = open_image(value, self.source.in_chans)
         except BrokenImage as error:
-            name = image_name(value, f"row {row}")
-            return BrokenImage(f"{name}: {error}; features need every image")
+            return BrokenImage(f"{image_name(value, f'row {row}')}: {error}")
         return self.transform(image)
 
 
 def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:
     # handed on, since an error raised in a worker comes with its traceback as the message
     broken = [image for image in images if isinstance(image, BrokenImage)]
-    return broken[0] if broken else torch.stack(images)
+    return BrokenImage(f"{broken[0]}; features need every image") if broken else torch.stack(images)
 
 
-def extract_features(
-    model: nn.Module,
-    source: Source,
-    *,
-    transform: Callable | None = None,
-    batch_size: int = 256,
-    workers: int = 0,
-    progress: bool = False,
-) -> Tensor:
-    """Run a model in eval mode, without gradients, over every image in order.
+class _Padded:
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
 
-    Args:
-        model: An `SSLModel`, a timm backbone, or any module from images to vectors. Its weights,
-            buffers and mode stay as they are.
-        source: Map-style images, from `load_source`.
-        transform: From a PIL image, or uint8 pixels (C, H, W) where the source holds arrays, to
-            (C, S, S); `create_transform` of the model if None.
-        batch_size: Images a forward pass.
-        workers: Processes that decode and transform.
-        progress: Show a progress bar.
+    def __call__(self, images: list[Tensor | BrokenImage]) -> Batch | BrokenImage:
+        batch = collate(images, self.channels)
+        if batch.broken:
+            return BrokenImage(f"{batch.broken[0]}; features need every image")
+        return batch
 
-    Returns:
-        Float features on the CPU, (N, F).
 
-    Raises:
-        ValueError: If an image is broken, since every one must have its features, or the source is
-            a stream.
-    """
-    if source.streaming:
-        raise ValueError("features need a map-style source; load it without streaming")
-    images = _TransformedImages(source, transform or create_transform(model))
-    loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=_stack)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            bar = tqdm(loader, desc="features", unit="batch", disable=None if progress else True)
-            features = []
-            for batch in bar:
-                if isinstance(batch, BrokenImage):
-                    raise batch
-                features.append(model(batch.to(device)).float().cpu())
-    finally:
-        model.train(training)
-    return torch.cat(
-        features
-    ).clone()  # an inference tensor could not take part in a probe's autograd
+def _gathered(batches: list[tuple[int, Tensor]]) -> Tensor:
+    """The features of all processes, which hold them in the order of their ranks, (N, F)."""
+    mine = torch.cat([features for _, features in batches]) if batches else None
+    if world_size() == 1:
+        return mine
+    device = PartialState().device
+    width = max_(0 if mine is None else mine.shape[1])
+    mine = torch.empty(0, width) if mine is None else mine
+    counts = count_rows(len(mine), device)
+    padded = gather_rows(mine.to(device).unsqueeze(0), max(counts))[0].cpu().split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
+
+
+def _to_file(job: _Job, output: Path, workers: int, bar: tqdm, rank: int) -> Path:
+    file = FeatureFile(output, job.source, job.width(), job.batches, job.fingerprint())
+    left = file.batches_left()
+    bar.update(len(job.source.dataset) - sum(len(job.rows(batch)) for batch in left))
+    first, end = ((rank + i) * len(left) // world_size() for i in (0, 1))
+    for batch, features in job.run(left[first:end], workers, bar):
+        file.write(batch, job.rows(batch), features)
+    file.finish()
+    return output

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from effssl.evaluation.accuracy import Accuracy, best_guesses, check_labelled
+
+K = (1, 5, 20, 200)
+TEMPERATURE = 0.07
+_QUERIES = 1024  # test images at a time
 
 
 def knn(
@@ -13,38 +21,52 @@ def knn(
     test_features: Tensor,
     test_labels: Tensor,
     *,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> float:
-    """Top-1 accuracy of a vote of the k nearest training images, weighted exp(cosine / T).
+    k: Sequence[int] = K,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Accuracy]:
+    """Accuracy of a vote of the k nearest training images, weighted exp(cosine / T).
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR
     2018, https://arxiv.org/abs/1805.01978, section 3.4. Features are scaled to unit length and not
-    centred.
+    centred. It computes where the features are.
 
     Args:
         train_features: (N, F).
         train_labels: Classes from 0, (N,).
         test_features: (M, F).
         test_labels: (M,).
-        k: Neighbours that vote.
+        k: Numbers of neighbours that vote, of which all are measured at once.
         temperature: T.
 
     Returns:
-        Percentage of test images classified rightly.
+        The accuracy by each k.
 
     Raises:
-        ValueError: If there are fewer than k training images.
+        ValueError: If there are fewer than k training images, temperature is not above 0, or train
+            and test cannot be compared (`check_labelled`).
     """
-    if not 1 <= k <= len(train_features):
-        raise ValueError(f"k must be 1 to the {len(train_features)} training images, got {k}")
+    classes = check_labelled(train_features, train_labels, test_features, test_labels)
+    wrong = [count for count in k if not 1 <= count <= len(train_features)]
+    if wrong or not k:
+        raise ValueError(
+            f"k must be 1 to the {len(train_features)} training images, got "
+            f"{', '.join(map(str, wrong)) or 'none'}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
     train, test = F.normalize(train_features), F.normalize(test_features)
-    classes = int(train_labels.max()) + 1
-    right = 0
-    for queries, labels in zip(test.split(1024), test_labels.split(1024), strict=True):
-        similarity, neighbours = (queries @ train.T).topk(k)
+    guesses = {count: [] for count in k}
+    for queries in test.split(_QUERIES):
+        similarity, neighbours = (queries @ train.T).topk(max(k))
         weights = torch.exp((similarity - similarity[:, :1]) / temperature)
-        votes = torch.zeros(len(queries), classes, device=queries.device)
-        votes.scatter_add_(1, train_labels[neighbours], weights)
-        right += int((votes.argmax(1) == labels).sum())
-    return 100 * right / len(test)
+        voted = train_labels[neighbours]
+        for count, found in guesses.items():
+            votes = weights.new_zeros(len(queries), classes)
+            votes.scatter_add_(1, voted[:, :count], weights[:, :count])
+            best = best_guesses(votes)
+            best = best.where(votes.gather(1, best) > 0, -1)  # nobody voted for these
+            found.append(best[:, : 1 if count < 5 else None])
+    return {
+        count: Accuracy.of(torch.cat(found), test_labels, classes)
+        for count, found in guesses.items()
+    }

@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import timm.data
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose
+from torchvision.transforms.v2.functional import normalize
 
 from effssl.data.decode import convert_image, pil_mode
 from effssl.model import SSLModel
 
 
-def create_transform(
-    model: SSLModel | nn.Module, *, img_size: int | None = None
-) -> Callable[[Image.Image | np.ndarray | Tensor], Tensor]:
+class EvalTransform:
+    """Resize, centre-crop and normalise one image as the weights were trained.
+
+    The two halves can be had by themselves, since batches are cropped as bytes and normalised at
+    once on the device.
+
+    Args:
+        config: From ``timm.data.resolve_data_config``.
+    """
+
+    def __init__(self, config: dict) -> None:
+        self.channels = config["input_size"][0]
+        self.mean, self.std = (list(config[key]) for key in ("mean", "std"))
+        self.resize_and_crop = timm.data.create_transform(
+            **config, is_training=False, normalize=False
+        )
+
+    def crop(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
+        """(C, S, S), uint8 of a PIL image, floats in [0, 1] of pixels.
+
+        Raises:
+            ValueError: If it is neither a PIL image nor uint8 pixels of the model's channels.
+        """
+        if isinstance(image, Image.Image):
+            return self.resize_and_crop(convert_image(image, pil_mode(self.channels)))
+        pixels = torch.as_tensor(image)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != self.channels:
+            raise ValueError(
+                f"{pixels.dtype} pixels of shape {tuple(pixels.shape)}: a PIL image or uint8 "
+                f"pixels ({self.channels}, H, W) are wanted"
+            )
+        return self.resize_and_crop(pixels / 255)
+
+    def normalize(self, crops: Tensor) -> Tensor:
+        """Normalised floats of what `crop` gives, one or a batch: (..., C, S, S)."""
+        if crops.dtype == torch.uint8:
+            crops = crops.float().div_(255)
+        return normalize(crops, self.mean, self.std)
+
+    def __call__(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
+        """(C, S, S) of one image; see `crop`."""
+        return self.normalize(self.crop(image))
+
+    def __repr__(self) -> str:
+        return f"EvalTransform({self.resize_and_crop}, {self.mean}, {self.std})"
+
+
+def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None) -> EvalTransform:
     """Resize, centre-crop and normalise as the weights were trained.
 
     Args:
@@ -32,20 +74,6 @@ def create_transform(
     """
     backbone = model.backbone if isinstance(model, SSLModel) else model
     config = timm.data.resolve_data_config(pretrained_cfg=backbone.pretrained_cfg)
-    channels = config["input_size"][0]
     if img_size is not None:
-        config["input_size"] = (channels, img_size, img_size)
-    convert = partial(_in_channels, channels=channels)
-    return Compose([convert, timm.data.create_transform(**config, is_training=False)])
-
-
-def _in_channels(image: Image.Image | np.ndarray | Tensor, channels: int) -> Image.Image | Tensor:
-    if isinstance(image, Image.Image):
-        return convert_image(image, pil_mode(channels))
-    pixels = torch.as_tensor(image)
-    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != channels:
-        raise ValueError(
-            f"{pixels.dtype} pixels of shape {tuple(pixels.shape)}: a PIL image or uint8 pixels "
-            f"({channels}, H, W) are wanted"
-        )
-    return pixels / 255
+        config["input_size"] = (config["input_size"][0], img_size, img_size)
+    return EvalTransform(config)

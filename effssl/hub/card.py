@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from effssl.hub.card_content import DATA_IDS, PROTOCOL_TITLES, card_content, started_from
+from effssl.hub.card_content import DATA_IDS, card_content, started_from
 from effssl.hub.figures import draw_figures
 from effssl.hub.folder import CARD, read_training
 from effssl.hub.model_config import ModelConfig, read_config
@@ -153,11 +153,11 @@ def _metadata(config: ModelConfig, training: dict, repo_id: str) -> dict:
             dataset_name=evaluation["dataset"],
             dataset_split=evaluation["test_split"],
             metric_type="accuracy",
-            metric_name=f"top-1 in percent, {PROTOCOL_TITLES[protocol]}",
+            metric_name=f"top-1 in percent, {protocol}",
             metric_value=round(statistics.mean(values), 2),
         )
         for evaluation in training.get("evaluation", [])
-        for protocol, values in evaluation["top1"]["pretrained"].items()
+        for protocol, values in evaluation["top1"].get("pretrained", {}).items()
         if evaluation["dataset"] is not None
     ]
     data = ModelCardData(

@@ -12,7 +12,6 @@ from effssl.hub.model_config import ModelConfig
 from effssl.model import SSLModel
 
 _LOSSES = {"bt": "Barlow Twins", "vicreg": "VICReg", "spectral": "the spectral contrastive loss"}
-PROTOCOL_TITLES = {"knn": "k-NN", "linear": "linear probe"}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # the sample of the package is part of a data set that the Hub knows
 DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
@@ -86,6 +85,7 @@ def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
         "image": image,
         "facts": _facts(config, training, model),
         "evaluations": [_evaluation(found) for found in training.get("evaluation", [])],
+        "has_spectrum": any(found["spectrum"] for found in training.get("evaluation", [])),
         "has_history": bool(training.get("history")),
         "figures": dict(zip(("loss", "spectrum"), FIGURES, strict=True)),
         "command": training.get("command"),
@@ -129,21 +129,56 @@ def _evaluation(found: dict) -> dict:
         spread = f"mean ± standard deviation of {len(found['seeds'])} {found['of']}, seeds {seeds}"
         if found["of"] == "trainings":
             spread += f"; the weights here are those of seed {found['seeds'][0]}"
+    labels = ""
+    if found["train_images"]:
+        labels = (
+            f"; {found['train_images']:,} labelled images ({found['train_split']}) vote and are "
+            f"fitted to; {spread}"
+        )
     lead = (
-        f"Top-1 in percent on {found['test_images']:,} images of {found['dataset'] or 'the data'} "
-        f"({found['test_split']}), of frozen features; {found['train_images']:,} labelled images "
-        f"({found['train_split']}) vote and are fitted to; {spread}"
+        f"On {found['test_images']:,} images of {found['dataset'] or 'the data'} "
+        f"({found['test_split']}){labels}"
     )
+    encoders = list(found["top1"])
     rows = [
-        (name, [_mean_and_spread(row[protocol]) for protocol in found["protocols"]])
-        for name, row in found["top1"].items()
+        (key, [_mean_and_spread(found["top1"][name].get(key)) for name in encoders])
+        for key in found["protocols"]
     ]
     return {
         "lead": lead,
-        "titles": [PROTOCOL_TITLES[protocol] for protocol in found["protocols"]],
-        "protocols": found["protocols"].values(),
+        "encoders": encoders,
         "rows": rows,
-        "effective_rank": f"{found['spectrum']['effective_rank']:,}",
+        "protocols": list(found["protocols"].items()),
+        "spectrum": _spectrum(found["spectrum"]),
+    }
+
+
+def _spectrum(spectra: dict) -> dict | None:
+    """Rows of the table of what needs no labels, and how it was measured."""
+    if not spectra:
+        return None
+    first = next(iter(spectra.values()))
+    measures = {
+        "Width": lambda s: f"{s['width']:,}",
+        "alpha": lambda s: "–" if s["alpha"] is None else f"{s['alpha']:.2f}",
+        "RankMe": lambda s: f"{s['rankme']:,.1f}",
+        "Effective rank": lambda s: f"{s['effective_rank']:,.1f}",
+        "LiDAR": lambda s: f"{s['lidar']:,.1f}",
+        "Alignment": lambda s: f"{s['alignment']:.3f}",
+        "Uniformity": lambda s: f"{s['uniformity']:.2f}",
+    }
+    ranks = [
+        f"{fit['first']} to {fit['last']} of the {name} (R² {fit['r2']:.3f})"
+        for name, fit in ((name, s["alpha_fit"]) for name, s in spectra.items())
+        if fit
+    ]
+    return {
+        "of": list(spectra),
+        "rows": [(name, [show(s) for s in spectra.values()]) for name, show in measures.items()],
+        "how": f"Eigenvalues, ranks and alpha are of {first['images']:,} images"
+        + (f", alpha of ranks {' and '.join(ranks)}" if ranks else "")
+        + f"; LiDAR, alignment and uniformity of {first['views']} views of "
+        f"{first['viewed_images']:,} images, preset {first['preset']}.",
     }
 
 
@@ -183,9 +218,10 @@ def _limits(config: ModelConfig, training: dict) -> list[str]:
     for found in training.get("evaluation", []):
         for name in ("raw pixels", "random initialisation"):
             worse = [
-                PROTOCOL_TITLES[protocol]
-                for protocol, values in found["top1"]["pretrained"].items()
-                if statistics.mean(values) <= statistics.mean(found["top1"][name][protocol])
+                key
+                for key, values in found["top1"].get("pretrained", {}).items()
+                if key in found["top1"][name]
+                and statistics.mean(values) <= statistics.mean(found["top1"][name][key])
             ]
             if worse:
                 limits.append(f"By {' and '.join(worse)} the features are no better than {name}.")
@@ -221,6 +257,8 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _mean_and_spread(values: list[float]) -> str:
+def _mean_and_spread(values: list[float] | None) -> str:
+    if not values:
+        return "–"
     mean = f"{statistics.mean(values):.1f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"

@@ -16,7 +16,7 @@ def draw_figures(training: dict, folder: Path) -> None:
         folder: The model folder.
     """
     history = training.get("history")
-    spectra = [found["spectrum"] for found in training.get("evaluation", [])]
+    spectra = [found["spectrum"] for found in training.get("evaluation", []) if found["spectrum"]]
     draws = {
         FIGURES[0]: functools.partial(_draw_loss, history) if history else None,
         FIGURES[1]: functools.partial(_draw_spectrum, spectra[0]) if spectra else None,
@@ -45,7 +45,16 @@ def _draw_loss(history: dict, axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_spectrum(spectrum: dict, axes) -> None:
-    axes.loglog(spectrum["rank"], spectrum["eigenvalue"], ".-")
-    axes.set(xlabel="rank", ylabel="eigenvalue of the covariance")
+def _draw_spectrum(spectra: dict, axes) -> None:
+    for i, (name, found) in enumerate(spectra.items()):
+        values = [value / found["eigenvalue"][0] for value in found["eigenvalue"]]
+        shown = [(r, v) for r, v in zip(found["rank"], values, strict=True) if v > 1e-10]
+        axes.loglog(*zip(*shown, strict=True), ".", color=f"C{i}", label=name)
+        if fit := found["alpha_fit"]:
+            ends = [fit["first"], fit["last"]]
+            line = [fit["scale"] * r ** -found["alpha"] / found["eigenvalue"][0] for r in ends]
+            label = f"rank to the power of -{found['alpha']:.2f}"
+            axes.loglog(ends, line, color=f"C{i}", label=label)
+    axes.set(xlabel="rank", ylabel="eigenvalue / the largest")
+    axes.legend()
     axes.grid(alpha=0.3, which="both")

@@ -163,7 +163,9 @@ def read_training(folder: str | os.PathLike) -> dict:
 
 
 def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None = None) -> None:
-    """Note an evaluation in training.json, in the place of an earlier one of the same images.
+    """Note an evaluation in training.json.
+
+    One of the same images and seeds is added to, one of the same images and other seeds replaced.
 
     Args:
         folder: The model folder.
@@ -173,20 +175,33 @@ def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None =
     training = read_training(folder)
     # data sets that are not public have no name, but a number of images
     images = ("dataset", "train_split", "test_split", "train_images", "test_images")
-    others = [
-        earlier
-        for earlier in training.get("evaluation", [])
-        if any(earlier.get(key) != record[key] for key in images)
-    ]
+    others = []
+    for earlier in training.get("evaluation", []):
+        if any(earlier.get(key) != record[key] for key in images):
+            others.append(earlier)
+        elif all(earlier.get(key) == record.get(key) for key in ("seeds", "of")):
+            record = _joined(earlier, record)
     if probe is not None:
         partial = folder / f".{PROBE}.partial"
         save_file({name: tensor.contiguous() for name, tensor in probe.items()}, partial)
         partial.replace(folder / PROBE)
         record = record | {"probe": describe_file(folder / PROBE)}
         others = [{k: v for k, v in earlier.items() if k != "probe"} for earlier in others]
-    elif not any("probe" in earlier for earlier in others):
+    elif not any("probe" in kept for kept in [*others, record]):
         (folder / PROBE).unlink(missing_ok=True)
     write_json(training | {"evaluation": [*others, record]}, folder / "training.json")
+
+
+def _joined(earlier: dict, record: dict) -> dict:
+    """The later of every number that both have, and what one of them has."""
+    both = earlier | record
+    for kind in ("top1", "top5"):
+        before, now = earlier.get(kind, {}), record.get(kind, {})
+        names = dict.fromkeys([*max(before, now, key=len), *now])
+        both[kind] = {name: before.get(name, {}) | now.get(name, {}) for name in names}
+    both["protocols"] = earlier.get("protocols", {}) | record.get("protocols", {})
+    both["spectrum"] = record.get("spectrum") or earlier.get("spectrum", {})
+    return both
 
 
 def write_json(content: dict, path: Path) -> None:

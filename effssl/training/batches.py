@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 
@@ -16,20 +15,13 @@ from effssl.data.loader import (
     LocalPart,
     available_cores,
     image_loader,
+    kept_side,
 )
 from effssl.data.sources import Source
 from effssl.data.stream import StreamBatches
 from effssl.training.config import PretrainConfig
 
 _MOST_WORKERS = 8
-
-
-def kept_side(img_size: int) -> int:
-    """Pixels of the shorter side to which larger images are shrunk before views are made.
-
-    256 for views of 224, as is usual on ImageNet.
-    """
-    return math.ceil(img_size * 8 / 7)
 
 
 def create_batches(

@@ -130,8 +130,9 @@ class PretrainConfig:
     """Stop if a checkpoint cannot be written; else train on and try again with the next one."""
     timeout_minutes: float = 30.0
     """With several processes: how long to wait for one that does not answer."""
-    knn_every: int = 10
-    """Epochs between two k-NN accuracies of held-out images, if the data has labels; 0: never."""
+    evaluate_every: int | None = None
+    """Epochs between two looks at features: their spectrum, and if the data has labels the k-NN
+    accuracy of held-out images. A tenth of the epochs if None; 0: never. Not of a stream."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     tracker: Tracker | None = None
@@ -158,14 +159,16 @@ class PretrainConfig:
         for name in ("patch_size", "max_steps", "micro_batch", "checkpoint_steps"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "1 or more")
-        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed", "knn_every"):
+        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed"):
             self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
         for name in ("lr", "timeout_minutes"):
             self._require(0 < getattr(self, name) < math.inf, name, "above 0")
         for name in ("grad_clip", "max_minutes", "checkpoint_minutes"):
             value = getattr(self, name)
             self._require(value is None or 0 < value < math.inf, name, "above 0")
-        self._require(self.workers is None or self.workers >= 0, "workers", "0 or more")
+        for name in ("workers", "evaluate_every"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 0, name, "0 or more")
         self._require(
             self.views >= 2, "views", "2 or more: the loss compares views of the same image"
         )

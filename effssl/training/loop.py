@@ -29,7 +29,7 @@ from effssl.training.config import PretrainConfig
 from effssl.training.faults import Faults
 from effssl.training.launch import create_accelerator
 from effssl.training.monitor import Monitor, start_tracker
-from effssl.training.online_knn import OnlineKNN
+from effssl.training.online_evaluation import OnlineEvaluation
 from effssl.training.optim import (
     create_optimizer,
     create_schedule,
@@ -125,7 +125,7 @@ class _Run:
             self.total_steps = min(self.total_steps, config.max_steps)
         self.schedule = create_schedule(optimizer, config, lr, self.total_steps, len(self.batches))
         self.loader = create_loader(config, source, self.batches, accelerator.device)
-        self.knn = _online_knn(config, source, self.loader)
+        self.evaluation = _online_evaluation(config, source, self.loader)
 
         accelerator.wait_for_everyone()  # all have checked the folder before one changes it
         self.net = model  # without what Accelerate wraps around it
@@ -210,11 +210,12 @@ class _Run:
         more = {}
         if monitor.ends_epoch(self.step):
             epoch = self.step / len(self.batches)
-            if self.knn is not None and (
-                epoch % self.config.knn_every == 0 or self.step == self.total_steps
+            every = self.config.evaluate_every or max(1, self.config.epochs // 10)
+            if self.evaluation is not None and (
+                epoch % every == 0 or self.step == self.total_steps
             ):
                 with monitor.aside():
-                    more["knn"] = self.knn(self.net, self.accelerator.device)
+                    more = self.evaluation(self.net, self.accelerator.device)
         monitor.step(self.step, gradient, loss, norm, self.optimizer.param_groups[0]["lr"], **more)
 
     def _check(self, gradient: Gradient) -> tuple[float, float, bool]:
@@ -316,15 +317,17 @@ def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
     return model.double() if config.precision == "fp64" else model
 
 
-def _online_knn(
+def _online_evaluation(
     config: PretrainConfig, source: Source, loader: Iterable[Batch]
-) -> OnlineKNN | None:
-    if not config.knn_every or source.streaming or source.label_column is None:
+) -> OnlineEvaluation | None:
+    if config.evaluate_every == 0 or source.streaming:
         return None
-    try:
-        return OnlineKNN(source, loader.dataset, config.seed)
-    except ValueError as error:
-        if config.label_column is not None:
-            raise
-        logger.info("no k-NN accuracy: %s", error)  # such as -1 for every image without a label
-        return None
+    images, seed = loader.dataset, config.seed
+    if source.label_column is not None:
+        try:
+            return OnlineEvaluation(source, images, seed, labelled=True)
+        except ValueError as error:
+            if config.label_column is not None:
+                raise
+            logger.info("no k-NN accuracy: %s", error)  # such as -1 for every image without a label
+    return OnlineEvaluation(source, images, seed, labelled=False)

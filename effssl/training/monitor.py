@@ -51,15 +51,29 @@ def start_tracker(
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 
-def read_history(run_folder: Path, step: int, points: int = 200) -> dict[str, list]:
-    """Columns of metrics.jsonl up to a step, of so many lines, evenly spread, and those of a k-NN.
+def read_metrics(run_folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl, to the first that is torn; none if there is no file."""
+    lines: list[dict] = []
+    path = run_folder / "metrics.jsonl"
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines
 
-    Numbers have five digits, and None stands where a line lacks one or it was not finite.
+
+def read_history(run_folder: Path, step: int, points: int = 200) -> dict[str, list]:
+    """Columns of metrics.jsonl up to a step, of so many lines, evenly spread, and those of a look.
+
+    Numbers have five digits, and None stands where a line lacks one or it was not finite. Spectra
+    are left out.
     """
-    lines = [x for x in _whole_lines(run_folder / "metrics.jsonl") if x["step"] <= step]
+    lines = [x for x in read_metrics(run_folder) if x["step"] <= step]
     every = math.ceil(len(lines) / points)
-    kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "knn" in line]
-    names = dict.fromkeys(name for line in kept for name in line)
+    kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "spectrum" in line]
+    names = dict.fromkeys(name for line in kept for name in line if name != "spectrum")
     return {name: [_short(line.get(name)) for line in kept] for name in names}
 
 
@@ -134,7 +148,15 @@ class Monitor:
         return step % self.epoch_steps == 0 or step == self.total_steps
 
     def step(
-        self, step: int, gradient: Gradient, loss: float, norm: float, lr: float, **more: float
+        self,
+        step: int,
+        gradient: Gradient,
+        loss: float,
+        norm: float,
+        lr: float,
+        *,
+        knn: float | None = None,
+        spectrum: dict | None = None,
     ) -> None:
         """Note a finished step, with a line if it is due.
 
@@ -144,7 +166,8 @@ class Monitor:
             loss: Its value.
             norm: Norm of the gradient before it was clipped.
             lr: Learning rate.
-            more: What else to write.
+            knn: Top-1 accuracy in percent, if it was measured after this step.
+            spectrum: Of features and projections, likewise, from `OnlineEvaluation`.
 
         Raises:
             ValueError: If more than 1 % of the images are broken.
@@ -168,7 +191,8 @@ class Monitor:
             "lr": lr,
             "grad_norm": norm,
             **signs,
-            **more,
+            **({} if knn is None else {"knn": knn}),
+            **_of_spectrum(spectrum),
             "views_per_s": round(views_per_s, 1),
             "waiting": round(self.waited / window, 4),
             "memory_mb": round(_peak_memory(self.accelerator.device) / 1e6),
@@ -180,16 +204,17 @@ class Monitor:
             return
         epoch = round(step / self.epoch_steps, 4)
         line = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        self._write({"step": step, "epoch": epoch, **line})
+        whole = {} if spectrum is None else {"spectrum": spectrum}
+        self._write({"step": step, "epoch": epoch, **line, **whole})
         self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
         self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")
         if self.bar.disable and self.ends_epoch(step):
             minutes = (now - self.started) / 60
             left = minutes * (self.total_steps - step) / (step - self.start_step)
-            knn = f", k-NN {more['knn']:.1f} %" if "knn" in more else ""
+            of_knn = "" if knn is None else f", k-NN {knn:.1f} %"
             logger.info(
                 "step %d of %d: loss %.4g%s, %.0f views/s, %.1f min, %.1f min left",
-                *(step, self.total_steps, loss, knn, views_per_s, minutes, left),
+                *(step, self.total_steps, loss, of_knn, views_per_s, minutes, left),
             )
 
     def _write(self, line: dict) -> None:
@@ -226,6 +251,16 @@ class Monitor:
         self.accelerator.trackers = []
 
 
+def _of_spectrum(spectrum: dict | None) -> dict[str, float]:
+    """What of a spectrum is one number each."""
+    return {
+        f"{name.removesuffix('s')}_{key}": record[key]
+        for name, record in (spectrum or {}).items()
+        for key in ("alpha", "rankme")
+        if record[key] is not None
+    }
+
+
 def _short(value: float | None) -> float | None:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
@@ -242,19 +277,7 @@ def _cut_after(path: Path, step: int) -> None:
     """Drop the lines of later steps, and a torn last one, so that every step stands there once."""
     if not path.exists():
         return
-    kept = [json.dumps(line) + "\n" for line in _whole_lines(path) if line["step"] <= step]
+    kept = [json.dumps(x) + "\n" for x in read_metrics(path.parent) if x["step"] <= step]
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept))
     partial.replace(path)
-
-
-def _whole_lines(path: Path) -> list[dict]:
-    """The lines of metrics.jsonl before one that is torn."""
-    lines: list[dict] = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-    return lines

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 # these may change between a stop and the resume: what the weights do not depend on,
 _OF_A_LAUNCH = set(
-    "output resume overwrite cpu workers cache_gb log_every tracker label_column knn_every "
+    "output resume overwrite cpu workers cache_gb log_every tracker label_column evaluate_every "
     "max_minutes deterministic checkpoint_steps checkpoint_minutes keep_checkpoints "
     "stop_when_disk_full timeout_minutes".split()
 )

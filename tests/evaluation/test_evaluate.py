@@ -1,65 +1,154 @@
-"""evaluate: the three rows, by the same protocols, reproducibly."""
+"""evaluate: every protocol by hand, baselines, the record, and models left as they were."""
 
+import copy
 import dataclasses
+import json
+import statistics
 
 import pytest
 import torch
+from PIL import Image
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import evaluate, record
+from effssl.evaluation import (
+    PROTOCOLS,
+    evaluate,
+    extract_features,
+    knn,
+    lidar,
+    linear_probe,
+    record,
+    spectrum,
+)
+from effssl.evaluation.tables import accuracy_table, class_table, details, spectrum_table
+
+SPLITS = {"train_split": "train[:240]", "test_split": "test[:150]"}
 
 
 @pytest.fixture(scope="module")
 def sources():
-    return load_source(split="train[:200]", in_chans=1), load_source(split="test[:150]", in_chans=1)
+    return tuple(load_source(split=split, in_chans=1) for split in SPLITS.values())
 
 
 @pytest.fixture(scope="module")
 def model():
-    return effssl.create_model("test_resnet", in_chans=1, img_size=32)
+    torch.manual_seed(0)
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=16)
+    model.set_input(32, (0.5,), (0.5,))
+    return model.train()
 
 
 @pytest.fixture(scope="module")
 def found(model, sources):
-    return evaluate(model, *sources)
+    before = copy.deepcopy(model.state_dict())
+    options = {"protocols": PROTOCOLS, "preset": "grey", "shares": (1.0, 0.25), "epochs": 1}
+    evaluation = evaluate(model, *sources, seeds=(0, 1), **options)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert model.training and model.projector.training
+    return evaluation
 
 
-def test_the_table_has_both_baselines_and_depends_on_the_seed_alone(model, sources, found):
-    table = found.top1
-    assert list(table) == ["raw pixels", "random initialisation", "pretrained"]
-    for row in table.values():
-        assert row.keys() == {"knn", "linear"}
-    assert table["raw pixels"]["knn"] > 60 and table["raw pixels"]["linear"] > 65
-    assert evaluate(model, *sources) == found
-    other = evaluate(model, *sources, protocols=("knn",), seed=1).top1
-    assert other["raw pixels"] == {"knn": table["raw pixels"]["knn"]}
-    assert other["random initialisation"]["knn"] != table["random initialisation"]["knn"]
+def test_every_number_has_baselines_and_a_protocol(found):
+    frozen = ["k-NN 1", "k-NN 5", "k-NN 20", "k-NN 200", "linear"]
+    tuned = ["fine-tuned 100 %", "fine-tuned 25 %"]
+    assert list(found.protocols) == frozen + tuned and all(found.protocols.values())
+    assert {name: list(row) for name, row in found.accuracy.items()} == {
+        "raw pixels": frozen,
+        "random initialisation": frozen + tuned,
+        "pretrained": frozen + tuned,
+    }
+    for row in found.accuracy.values():
+        for key, values in row.items():
+            assert len(values) == (2 if key in frozen else 1)
+            assert all(value.confusion.sum() == 150 for value in values)
+    assert found.accuracy["raw pixels"]["k-NN 20"][0].top1 > 60
+    assert (found.classes, found.train_images, found.test_images) == (10, 240, 150)
 
 
-def test_the_record_holds_every_seed_and_the_probe_takes_features_as_they_come(
-    model, sources, found
-):
-    top1 = {name: {k: v + 1 for k, v in row.items()} for name, row in found.top1.items()}
-    found = [found, dataclasses.replace(found, seed=4, top1=top1)]
-    splits = {"train_split": "train[:200]", "test_split": "test[:150]"}
-    kept = record(found, dataset="fashion-mnist-sample", **splits)
-    assert kept["seeds"] == [0, 4] and kept["test_images"] == 150
-    for i, evaluation in enumerate(found):
-        for name, row in evaluation.top1.items():
-            for protocol, top1 in row.items():
-                assert kept["top1"][name][protocol][i] == round(top1, 2)
-    spectrum = kept["spectrum"]
-    assert spectrum["rank"][0] == 1 and spectrum["rank"][-1] == 96
-    assert spectrum["eigenvalue"][0] == pytest.approx(found[0].eigenvalues[0], rel=1e-3)
+def test_the_numbers_are_those_of_the_functions(model, sources, found):
+    train, test = (extract_features(model, source) for source in sources)
+    labels = [torch.tensor(source.labels()) for source in sources]
+    data = (train, labels[0], test, labels[1])
+    for k, expected in knn(*data).items():
+        assert [value.top1 for value in found.accuracy["pretrained"][f"k-NN {k}"]] == [
+            pytest.approx(expected.top1)
+        ] * 2
+    probe = linear_probe(*data, seed=1)
+    assert found.accuracy["pretrained"]["linear"][1].top1 == pytest.approx(probe.accuracy.top1)
+    logits = test @ found.probe.weight.T + found.probe.bias
+    top1 = 100 * (logits.argmax(1) == labels[1]).float().mean().item()
+    assert top1 == pytest.approx(found.accuracy["pretrained"]["linear"][0].top1, abs=0.8)
+    with torch.no_grad():
+        projections = model.eval().projector(test)
+    model.train()
+    for name, x in {"features": test, "projections": projections}.items():
+        assert found.spectrum[name].rankme == pytest.approx(spectrum(x).rankme, rel=1e-4)
+        assert 1 <= found.invariance[name].lidar <= x.shape[1]
+    views = effssl.MultiView("grey", views=10, size=32)
+    views = effssl.evaluation.extract_views(model, sources[1], views)
+    assert found.invariance["features"].lidar == pytest.approx(lidar(views), rel=1e-4)
 
-    test = sources[1]
-    features = effssl.extract_features(model, test)
-    logits = features @ found[0].probe.weight.T + found[0].probe.bias
-    top1 = 100 * (logits.argmax(1) == torch.tensor(test.labels())).float().mean().item()
-    assert top1 == pytest.approx(found[0].top1["pretrained"]["linear"], abs=0.5)
+
+def test_the_random_initialisation_is_another_one_for_every_seed(found):
+    raw, random, pretrained = (row["k-NN 20"] for row in found.accuracy.values())
+    assert raw[0].top1 == raw[1].top1 and pretrained[0].top1 == pretrained[1].top1
+    assert random[0].top1 != random[1].top1
 
 
-def test_an_unknown_protocol_is_named(model, sources):
-    with pytest.raises(ValueError, match="unknown protocol 'svm'; protocols are knn, linear"):
-        evaluate(model, *sources, protocols=("svm",))
+def test_the_record_is_json_with_every_seed(found):
+    top1 = found.accuracy["pretrained"]["linear"]
+    second = dataclasses.replace(found, seeds=(4, 5))
+    kept = json.loads(json.dumps(record([found, second], dataset="fashion-mnist-sample", **SPLITS)))
+    assert kept["seeds"] == [0, 1, 4, 5] and kept["test_images"] == 150
+    assert kept["top1"]["pretrained"]["linear"] == [round(value.top1, 2) for value in top1 * 2]
+    assert "k-NN 1" not in kept["top5"]["raw pixels"]
+    assert kept["spectrum"]["projections"]["width"] == 16
+    assert kept["spectrum"]["features"]["preset"] == "grey"
+
+
+def test_tables_show_what_the_record_holds(found, sources):
+    kept = record([found], dataset="fashion-mnist-sample", **SPLITS)
+    shown = accuracy_table(kept)
+    linear = kept["top1"]["pretrained"]["linear"]
+    assert f"{statistics.mean(linear):.2f} ± {statistics.stdev(linear):.2f}" in shown
+    (tuned,) = kept["top1"]["pretrained"]["fine-tuned 25 %"]
+    row = next(line for line in shown.splitlines() if line.startswith("fine-tuned 25 %"))
+    assert row.split()[3] == "-" and row.split()[-1] == f"{tuned:.2f}"
+    assert all(sentence in shown for sentence in kept["protocols"].values())
+    shown = spectrum_table(kept)
+    assert f"{kept['spectrum']['features']['rankme']:.4g}" in shown and "ranks 5 to 48" in shown
+    by_class = found.accuracy["pretrained"]["linear"][0].per_class
+    row = next(x for x in class_table(found, sources[1]).splitlines() if x.startswith("Sandal"))
+    assert float(row.split()[5]) == pytest.approx(by_class[5].item(), abs=0.06)
+    more = details(found, sources[1])
+    assert more["class_names"][5] == "Sandal"
+    assert more["per_class"]["linear"][5] == pytest.approx(by_class[5].item(), abs=0.01)
+    assert sum(map(sum, more["confusion"]["linear"])) == 150
+
+
+def test_images_without_labels_have_a_spectrum(model, tmp_path):
+    for i in range(12):
+        Image.effect_noise((30, 30), 20 + 5 * i).save(tmp_path / f"{i}.png")
+    test = load_source(str(tmp_path), in_chans=1)
+    found = evaluate(model, None, test, protocols=("spectrum",), preset="grey")
+    assert found.accuracy == {} and found.spectrum["features"].images == 12
+    with pytest.raises(ValueError, match="no label column"):
+        evaluate(model, test, test, protocols=("knn",))
+    with pytest.raises(ValueError, match="knn: labelled images of train are wanted"):
+        evaluate(model, None, test, protocols=("knn", "spectrum"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"protocols": ("svm",)}, "unknown protocol 'svm'; protocols are knn, linear, finetune"),
+        ({"seeds": ()}, "one protocol and one seed, or more, are wanted"),
+        ({"protocols": ("knn",), "k": (500,)}, "k must be 1 to the 240 training images, got 500"),
+        ({"protocols": ("spectrum",), "preset": "gray"}, "unknown preset 'gray'; did you mean"),
+    ],
+)
+def test_bad_options_are_named(model, sources, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, *sources, **({"seeds": (0,)} | options))

@@ -1,12 +1,20 @@
-"""effective_rank and unit_std: values by hand, and what must not change them."""
+"""Spectra: values by hand, formulas typed again, and what must not change them."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from effssl.evaluation.spectrum import effective_rank, eigenvalues, unit_std
+from effssl.evaluation import (
+    effective_rank,
+    eigenvalues,
+    power_law,
+    rankme,
+    spectrum,
+    unit_std,
+)
 
 
 def normal(*shape, seed=0):
@@ -94,3 +102,80 @@ def test_eigenvalues_are_those_of_numpys_covariance_largest_first():
     expected = np.linalg.eigvalsh(np.cov(features.numpy().T, bias=True))[::-1]
     np.testing.assert_allclose(eigenvalues(features.float()), expected, rtol=1e-5)
     assert (eigenvalues(normal(3, 6)) >= 0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_alpha_of_a_power_law_is_its_exponent(alpha):
+    decay = torch.arange(1, 257, dtype=torch.float64) ** -alpha
+    fit = power_law(7 * decay)
+    assert fit.alpha == pytest.approx(alpha, rel=1e-9) and fit.r2 == pytest.approx(1)
+    assert (fit.first, fit.last, fit.scale) == (11, 100, pytest.approx(7))
+    # of a sample, whose tail is not that of the distribution
+    features = normal(20_000, 256) * decay.sqrt()
+    assert spectrum(features).power_law.alpha == pytest.approx(alpha, rel=0.02)
+
+
+def test_the_fit_is_least_squares_with_weights_of_one_over_the_rank():
+    values = torch.arange(1, 201, dtype=torch.float64) ** -1.3 * (1 + 0.2 * normal(200).tanh())
+    values = values.sort(descending=True).values
+    fit = power_law(values)
+    rank = np.arange(11, 101)
+    y = np.log(values.numpy()[10:100])
+    slope, intercept = np.polyfit(np.log(rank), y, 1, w=1 / np.sqrt(rank))
+    assert (-fit.alpha, math.log(fit.scale)) == pytest.approx((slope, intercept))
+    rest = y - slope * np.log(rank) - intercept
+    r2 = 1 - np.sum(rest**2 / rank) / np.sum((y - np.average(y, weights=1 / rank)) ** 2 / rank)
+    assert fit.r2 == pytest.approx(r2) and 0.5 < fit.r2 < 1
+
+
+@pytest.mark.parametrize("width, ranks", [(400, (11, 100)), (96, (5, 48)), (16, (1, 8))])
+def test_narrow_features_are_fitted_over_fewer_ranks(width, ranks):
+    fit = power_law(torch.arange(1, width + 1, dtype=torch.float64) ** -1.0)
+    assert (fit.first, fit.last) == ranks and fit.alpha == pytest.approx(1)
+
+
+def test_features_on_a_line_or_of_no_spread_have_no_alpha():
+    line = normal(50, 1) @ normal(1, 30)
+    assert spectrum(line).power_law is None
+    nothing = spectrum(torch.ones(50, 30))
+    assert nothing.power_law is None and nothing.effective_rank == 0
+    assert nothing.record()["alpha"] is None and nothing.record()["alpha_fit"] is None
+
+
+def rankme_in_numpy(features):
+    """Equation 1 of arXiv:2210.02885."""
+    values = np.linalg.svd(features, compute_uv=False)
+    shares = values / np.abs(values).sum() + 1e-7
+    return np.exp(-np.sum(shares * np.log(shares)))
+
+
+@pytest.mark.parametrize("rows, width", [(50, 9), (9, 50), (200, 30)])
+def test_rankme_is_the_papers(rows, width):
+    features = normal(rows, width) @ torch.diag(torch.linspace(1, 0.01, width).double()) + 0.3
+    assert rankme(features) == pytest.approx(rankme_in_numpy(features.numpy()), rel=1e-6)
+
+
+def test_rankme_of_an_isotropic_gaussian_is_its_dimension():
+    assert rankme(normal(20_000, 32)) == pytest.approx(32, rel=0.001)
+    assert rankme(even(200, 32)) == pytest.approx(32, rel=1e-4)
+    assert rankme(normal(200, 1) @ normal(1, 32)) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_spectrum_holds_every_measure_and_its_record_is_json():
+    features = normal(300, 128) * torch.linspace(2, 0.1, 128) + 1
+    found = spectrum(features.float())
+    assert (found.images, found.width) == (300, 128)
+    assert found.rankme == pytest.approx(rankme(features), rel=1e-4)
+    assert found.effective_rank == pytest.approx(effective_rank(features), rel=1e-4)
+    assert found.std == pytest.approx(unit_std(features), rel=1e-4)
+    record = json.loads(json.dumps(found.record()))
+    assert record["rank"][0] == 1 and record["rank"][-1] == 128 and len(record["rank"]) <= 60
+    for rank, value in zip(record["rank"], record["eigenvalue"], strict=True):
+        assert value == pytest.approx(found.eigenvalues[rank - 1].item(), rel=1e-3)
+
+
+def test_what_cannot_be_measured_is_said():
+    with pytest.raises(ValueError, match=r"of 2 images or more are wanted, got \(1, 4\)"):
+        spectrum(torch.ones(1, 4))
+    with pytest.raises(ValueError, match="the features are not finite"):
+        spectrum(torch.full((5, 4), torch.nan))

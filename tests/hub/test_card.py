@@ -157,9 +157,11 @@ def trained(tmp_path, images, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(images, tmp_path / "secret" / "photos")
     flags = "--backbone test_resnet --img-size 32 --preset cifar --projector-dim 16 --views 2 "
-    flags += "--batch-size 8 --max-steps 4 --log-every 1 --precision fp32 --cpu --knn-every 0"
+    flags += "--batch-size 8 --max-steps 4 --log-every 1 --precision fp32 --cpu --evaluate-every 0"
     main(["pretrain", *flags.split(), "--dataset", "secret/photos", "--output", "runs/mine"])
-    main(["evaluate", "runs/mine", "--test-split", "train", "--protocol", "knn", "--cpu"])
+    main(
+        ["evaluate", "runs/mine", "--test-split", "train", "--protocol", "knn", "spectrum", "--cpu"]
+    )
     return tmp_path / "runs" / "mine" / "model"
 
 
@@ -218,3 +220,29 @@ def test_an_evaluation_replaces_that_of_the_same_images(tmp_path):
     add_evaluation(folder, record | {"dataset": None})
     add_evaluation(folder, record | {"dataset": None, "test_images": 11})
     assert len(read_training(folder)["evaluation"]) == 4
+
+
+def test_protocols_of_the_same_images_and_seeds_are_one_evaluation(tmp_path):
+    folder = save(tmp_path / "m")
+    images = {"dataset": "a", "train_split": "train", "test_split": "test"}
+    images |= {"train_images": 100, "test_images": 10, "seeds": [0], "of": "seeds"}
+
+    def note(protocol, top1, spectrum=None, probe=None):
+        numbers = {name: {protocol: [top1]} for name in ("raw pixels", "pretrained")}
+        found = {"protocols": {protocol: "as ever"}, "top1": numbers, "top5": {}}
+        add_evaluation(folder, images | found | {"spectrum": spectrum or {}}, probe)
+        return read_training(folder)["evaluation"]
+
+    probe = {"weight": torch.zeros(2, 96), "bias": torch.zeros(2)}
+    note("linear", 80.0, {"features": {"alpha": 1.0}}, probe)
+    (both,) = note("k-NN 20", 70.0)
+    assert both["protocols"] == {"linear": "as ever", "k-NN 20": "as ever"}
+    assert both["top1"]["pretrained"] == {"linear": [80.0], "k-NN 20": [70.0]}
+    assert both["spectrum"] == {"features": {"alpha": 1.0}}
+    assert "probe" in both and (folder / "linear_probe.safetensors").is_file()
+    (again,) = note("linear", 81.0)
+    assert again["top1"]["raw pixels"] == {"linear": [81.0], "k-NN 20": [70.0]}
+    images["seeds"] = [1]
+    (other,) = note("k-NN 20", 60.0)
+    assert other["top1"]["pretrained"] == {"k-NN 20": [60.0]}
+    assert not (folder / "linear_probe.safetensors").exists()

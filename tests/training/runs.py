@@ -26,7 +26,7 @@ TINY = {
     "precision": "fp32",
     "cpu": True,
 }
-EVERY_STEP = {"log_every": 1, "checkpoint_steps": 3, "knn_every": 0}
+EVERY_STEP = {"log_every": 1, "checkpoint_steps": 3, "evaluate_every": 0}
 
 
 def tiny(tmp_path, **changes):

@@ -113,7 +113,7 @@ def test_the_alarm_takes_two_lines_after_a_tenth_of_the_run_and_is_sounded_once(
 ):
     answers = iter([*"AAA", None, None, *"BBBBB"])  # from step 3 of 30 on
     monkeypatch.setattr(monitor, "collapse_alarm", lambda *_: next(answers, None))
-    effssl.pretrain(tiny(tmp_path, epochs=6, log_every=1, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, epochs=6, log_every=1, evaluate_every=0))
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message for message in said if message.startswith("step ")] == [
         "step 4: A",
@@ -132,7 +132,7 @@ def test_a_run_that_collapses_says_so_once(tmp_path, caplog, monkeypatch):
         return loss
 
     monkeypatch.setattr(loop, "create_loss", to_zero)
-    effssl.pretrain(tiny(tmp_path, epochs=6, lr=0.1, log_every=1, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, epochs=6, lr=0.1, log_every=1, evaluate_every=0))
     said = warnings_of(caplog)
     alarms = [message for message in said if "try a lower lr" in message]
     called_off = [message for message in said if "no sign of collapse any more" in message]
@@ -152,7 +152,7 @@ def test_a_healthy_run_raises_no_alarm(tmp_path, caplog, loss, projector_dim):
         max_steps=24,
         log_every=2,
         epochs=3,
-        knn_every=0,
+        evaluate_every=0,
     )
     effssl.pretrain(config)
     assert warnings_of(caplog) == []

@@ -56,7 +56,7 @@ OTHERS = {
     "keep_checkpoints": [1, 10],
     "stop_when_disk_full": [True],
     "timeout_minutes": [0.1, 600.0],
-    "knn_every": [0, 1],
+    "evaluate_every": [0, 1],
     "log_every": [1],
     "tracker": ["wandb", "tensorboard"],
 }
@@ -105,7 +105,7 @@ def parse(args):
         ("checkpoint_steps", 0, "checkpoint_steps must be 1 or more; got 0"),
         ("keep_checkpoints", 0, "keep_checkpoints must be 1 or more; got 0"),
         ("log_every", 0, "log_every must be 1 or more; got 0"),
-        ("knn_every", -1, "knn_every must be 0 or more; got -1"),
+        ("evaluate_every", -1, "evaluate_every must be 0 or more; got -1"),
         ("workers", -1, "workers must be 0 or more; got -1"),
         ("cache_gb", -0.1, "cache_gb must be 0 or more; got -0.1"),
         ("max_minutes", 0.0, "max_minutes must be above 0; got 0.0"),

@@ -17,7 +17,7 @@ import effssl
 
 pytestmark = pytest.mark.gpu
 
-ON_GPU = {"cpu": False, "max_steps": 4, "knn_every": 0}
+ON_GPU = {"cpu": False, "max_steps": 4, "evaluate_every": 0}
 
 # NCCL refuses two processes on one GPU, so the group is made before Accelerate would make it
 RUN = """

@@ -27,7 +27,7 @@ def test_an_active_sharding_plugin_is_an_error_before_anything_is_written(
 
 def test_a_plugin_that_is_switched_off_does_no_harm(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
-    effssl.pretrain(tiny(tmp_path, max_steps=1, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, max_steps=1, evaluate_every=0))
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def torch_settings(monkeypatch):
 
 
 def test_determinism_is_of_the_run_that_asked_for_it(tmp_path, torch_settings):
-    short = {"max_steps": 1, "knn_every": 0}
+    short = {"max_steps": 1, "evaluate_every": 0}
     effssl.pretrain(tiny(tmp_path / "a", deterministic=True, **short))
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark

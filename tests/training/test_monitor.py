@@ -27,7 +27,7 @@ ALWAYS = {
 
 @pytest.mark.parametrize("loss", PARTS)
 def test_a_line_holds_everything_in_plain_numbers(tmp_path, loss):
-    effssl.pretrain(tiny(tmp_path, loss=loss, log_every=1, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, loss=loss, log_every=1, evaluate_every=0))
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 11))
     for line in lines:
@@ -43,7 +43,7 @@ def test_a_line_holds_everything_in_plain_numbers(tmp_path, loss):
 
 
 def test_lines_come_every_m_steps_and_at_the_end_of_epochs(tmp_path):
-    effssl.pretrain(tiny(tmp_path, log_every=4, max_steps=8, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, log_every=4, max_steps=8, evaluate_every=0))
     assert [line["step"] for line in metrics(tmp_path / "run")] == [4, 5, 8]
 
 
@@ -57,7 +57,7 @@ def test_the_norm_of_the_gradient_is_that_of_the_first_step_of_plain_descent(tmp
             precision="fp64",
             lr=lr,
             max_steps=1,
-            knn_every=0,
+            evaluate_every=0,
         )
         model = effssl.from_pretrained(effssl.pretrain(config))
         names = [f"{name}" for name, _ in model.named_parameters()]
@@ -69,7 +69,7 @@ def test_the_norm_of_the_gradient_is_that_of_the_first_step_of_plain_descent(tmp
 
 
 def test_skipped_steps_are_counted_and_written_without_numbers_that_json_lacks(tmp_path):
-    config = tiny(tmp_path, optimizer="sgd", lr=1e30, max_steps=6, log_every=1, knn_every=0)
+    config = tiny(tmp_path, optimizer="sgd", lr=1e30, max_steps=6, log_every=1, evaluate_every=0)
     effssl.pretrain(config)  # fewer in a row than end a run
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text
@@ -84,7 +84,7 @@ def test_skipped_steps_are_counted_and_written_without_numbers_that_json_lacks(t
 def interrupted(tracker, folder):
     """A run that is killed after the checkpoint of step 5, and resumed."""
     os.chdir(folder / "work")
-    config = {"tracker": tracker, "log_every": 1, "knn_every": 0}
+    config = {"tracker": tracker, "log_every": 1, "evaluate_every": 0}
     with pytest.MonkeyPatch.context() as patch:
         kill(patch, "step", 7)
         with pytest.raises(Killed):

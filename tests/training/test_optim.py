@@ -29,7 +29,7 @@ def create(backbone, projector_dim=16):
 
 def weights_after(tmp_path, **changes):
     """Parameters after each step of a run, in a list."""
-    config = tiny(tmp_path, checkpoint_steps=1, keep_checkpoints=100, knn_every=0, **changes)
+    config = tiny(tmp_path, checkpoint_steps=1, keep_checkpoints=100, evaluate_every=0, **changes)
     effssl.pretrain(config)
     run = tmp_path / "run"
     states = [state(run, step)["model"] for step in steps_of_checkpoints(run)]
@@ -117,7 +117,7 @@ def test_the_learning_rate_is_scaled_by_the_batch_and_logged(caplog, scaling, ba
 
 @pytest.mark.parametrize("scaling, factor", [("linear", 8 / 256), ("sqrt", (8 / 256) ** 0.5)])
 def test_the_schedule_warms_up_to_the_scaled_rate_and_ends_near_zero(tmp_path, scaling, factor):
-    effssl.pretrain(tiny(tmp_path, lr_scaling=scaling, epochs=4, log_every=1, knn_every=0))
+    effssl.pretrain(tiny(tmp_path, lr_scaling=scaling, epochs=4, log_every=1, evaluate_every=0))
     rates = [line["lr"] for line in metrics(tmp_path / "run")]
     top = 1e-3 * factor
     assert rates[:3] == pytest.approx([top / 3, 2 * top / 3, top])  # a tenth of 20 steps

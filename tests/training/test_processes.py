@@ -26,7 +26,7 @@ TINY = {
     "split": "train[:96]",
     "precision": "fp64",
     "epochs": "2",
-    "knn_every": "0",
+    "evaluate_every": "0",
 }
 MEASURED = {
     "resnet18_cifar": {"img_size": "16"},

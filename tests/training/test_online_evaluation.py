@@ -1,4 +1,4 @@
-"""k-NN while a run goes on: the accuracy of `knn` by hand, at no cost to the weights."""
+"""Looks at features while a run goes on: as `knn` and `spectrum` by hand, at no cost to weights."""
 
 import io
 
@@ -12,10 +12,11 @@ from runs import metrics, state, tiny
 import effssl
 from effssl.data import cache
 from effssl.data.decode import BrokenImage, decode_image
+from effssl.data.loader import DecodedImages
 from effssl.data.sources import load_source
-from effssl.evaluation import knn
+from effssl.evaluation import knn, spectrum
 from effssl.seeding import seeded_generator
-from effssl.training import online_knn
+from effssl.training import online_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def cache_home(tmp_path, monkeypatch):
 
 
 def by_hand(folder, dataset, split, most=5120):
-    """Accuracy of the saved model on the rows that the seed 0 chooses, without the broken ones."""
+    """Accuracy, and features, of the saved model on the rows of seed 0 without the broken ones."""
     source = load_source(dataset, split, in_chans=1)
     rows = torch.randperm(source.num_images, generator=seeded_generator(0, "knn"))[:most].tolist()
     model = effssl.from_pretrained(folder)
@@ -40,25 +41,34 @@ def by_hand(folder, dataset, split, most=5120):
         labels.append(cells[source.label_column])
     features, labels, voters = torch.cat(features), torch.tensor(labels), len(features) * 4 // 5
     parts = (features[:voters], labels[:voters], features[voters:], labels[voters:])
-    return len(features), knn(*parts, k=min(20, voters))
+    k = min(20, voters)
+    return len(features), knn(*parts, k=(k,))[k].top1, features
 
 
 @pytest.mark.parametrize("most", [5120, 150])
 def test_the_accuracy_is_that_of_the_saved_model_on_held_out_images(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(online_knn, "IMAGES", most)
+    monkeypatch.setattr(online_evaluation, "IMAGES", most)
     data = {"split": "train[:200]", "batch_size": 100}
-    folder = effssl.pretrain(tiny(tmp_path, knn_every=1, **data))
-    images, expected = by_hand(folder, "fashion-mnist-sample", data["split"], most)
+    folder = effssl.pretrain(tiny(tmp_path, evaluate_every=1, **data))
+    images, expected, features = by_hand(folder, "fashion-mnist-sample", data["split"], most)
     assert images == min(200, most)
-    assert metrics(tmp_path / "run")[-1]["knn"] == pytest.approx(expected)
+    line = metrics(tmp_path / "run")[-1]
+    assert line["knn"] == pytest.approx(expected)
     assert 10 < expected < 100  # of ten classes; a random network tells some apart
+    projections = effssl.from_pretrained(folder).projector(features)
+    for name, x in {"features": features, "projections": projections}.items():
+        found, wanted = line["spectrum"][name], spectrum(x).record()
+        assert found.keys() == wanted.keys() and found["images"] == images
+        assert found["eigenvalue"][:8] == pytest.approx(wanted["eigenvalue"][:8], rel=1e-2)
+        assert found["rankme"] == pytest.approx(wanted["rankme"], rel=1e-2)
+        assert line[f"{name[:-1]}_alpha"] == found["alpha"]
 
 
 def test_measuring_leaves_the_run_as_it_would_be_without(tmp_path):
     states = []
     for every in (0, 1):
         folder = tmp_path / str(every)
-        effssl.pretrain(tiny(folder, epochs=3, log_every=1, knn_every=every))
+        effssl.pretrain(tiny(folder, epochs=3, log_every=1, evaluate_every=every))
         lines = metrics(folder / "run")
         states.append((state(folder / "run", 15)["model"], [line["loss"] for line in lines]))
         assert sum("knn" in line for line in lines) == 3 * every
@@ -71,11 +81,12 @@ def test_measuring_leaves_the_run_as_it_would_be_without(tmp_path):
 @pytest.mark.parametrize(
     "changes, steps",
     [
-        ({"epochs": 3, "knn_every": 2}, [10, 15]),
-        ({"epochs": 3, "knn_every": 2, "max_steps": 7}, [7]),
-        ({"epochs": 4, "knn_every": 1, "max_steps": 12}, [5, 10, 12]),
-        ({"epochs": 2, "knn_every": 10}, [10]),
-        ({"epochs": 2, "knn_every": 0}, []),
+        ({"epochs": 3, "evaluate_every": 2}, [10, 15]),
+        ({"epochs": 3, "evaluate_every": 2, "max_steps": 7}, [7]),
+        ({"epochs": 4, "evaluate_every": 1, "max_steps": 12}, [5, 10, 12]),
+        ({"epochs": 2, "evaluate_every": 10}, [10]),
+        ({"epochs": 2}, [5, 10]),
+        ({"epochs": 2, "evaluate_every": 0}, []),
     ],
 )
 def test_it_comes_every_so_many_epochs_and_at_the_end(tmp_path, caplog, changes, steps):
@@ -111,7 +122,7 @@ def test_broken_images_are_left_out(tmp_path, cache_gb):
     data = parquet(tmp_path / "data.parquet", labels, broken=[7, 200])
     config = {"dataset": data, "split": "train", "batch_size": 120, "epochs": 1}
     folder = effssl.pretrain(tiny(tmp_path, workers=0, cache_gb=cache_gb, **config))
-    images, expected = by_hand(folder, data, "train")
+    images, expected, _ = by_hand(folder, data, "train")
     assert images == 238
     (line,) = metrics(tmp_path / "run")
     assert line["broken"] == 2 and line["knn"] == pytest.approx(expected)
@@ -130,7 +141,7 @@ def test_data_without_labels_in_its_label_column_is_told_of_and_skipped(
     tmp_path, caplog, labels, kind
 ):
     data = parquet(tmp_path / "data.parquet", labels, kind=kind)
-    config = {"dataset": data, "split": "train", "epochs": 1, "knn_every": 1}
+    config = {"dataset": data, "split": "train", "epochs": 1, "evaluate_every": 1}
     with pytest.raises(ValueError, match="label column 'label' holds"):
         effssl.pretrain(tiny(tmp_path, label_column="label", **config))
     assert not (tmp_path / "run").exists()
@@ -141,15 +152,45 @@ def test_data_without_labels_in_its_label_column_is_told_of_and_skipped(
     assert not any("knn" in line for line in metrics(tmp_path / "run"))
 
 
+def test_images_of_one_class_are_told_of_and_have_a_spectrum(tmp_path, caplog):
+    data = parquet(tmp_path / "data.parquet", [0] * 24)
+    with caplog.at_level("INFO", logger="effssl"):
+        effssl.pretrain(tiny(tmp_path, dataset=data, split="train", epochs=1))
+    assert "no k-NN accuracy: all 24 images of train are of class 0" in caplog.text
+    assert "spectrum" in metrics(tmp_path / "run")[-1]
+
+
+def test_features_that_are_not_finite_do_not_stop_a_run(caplog):
+    source = load_source(split="train[:30]", in_chans=1)
+    images = DecodedImages(source, 37)
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32)
+    with torch.no_grad():
+        next(model.backbone.parameters()).fill_(float("inf"))
+    look = online_evaluation.OnlineEvaluation(source, images, 0, labelled=True)
+    assert look(model.train(), torch.device("cpu")) == {} and model.training
+    assert "features were not measured: the features are not finite" in caplog.text
+
+
+def test_a_class_that_nobody_votes_for_is_not_asked_about():
+    source = load_source(split="train[:30]", in_chans=1)
+    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labelled=True)
+    features = torch.eye(4)[[0, 1, 0, 1, 0, 1, 0, 1, 2, 1]]
+    labels = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 2, 1])
+    assert look._knn(features, labels) == {"knn": 100.0}  # of the one image of class 1
+    assert look._knn(features, torch.tensor([0] * 9 + [1])) == {}
+
+
 def test_streams_and_images_without_labels_have_none(tmp_path, image_folder):
     flat = tmp_path / "flat"
     flat.mkdir()
     for image in image_folder.rglob("*.png"):
         (flat / image.name).write_bytes(image.read_bytes())
-    common = {"in_chans": 3, "preset": "cifar", "split": "train", "epochs": 1, "knn_every": 1}
+    common = {"in_chans": 3, "preset": "cifar", "split": "train", "epochs": 1, "evaluate_every": 1}
     stream = {"dataset": str(image_folder), "streaming": True}
     for name, changes in {"flat": {"dataset": str(flat)}, "stream": stream}.items():
         effssl.pretrain(tiny(tmp_path / name, **common, **changes))
-        assert not any("knn" in line for line in metrics(tmp_path / name / "run"))
+        lines = metrics(tmp_path / name / "run")
+        assert not any("knn" in line for line in lines)
+        assert ("spectrum" in lines[-1]) == (name == "flat")
     effssl.pretrain(tiny(tmp_path / "labelled", dataset=str(image_folder), **common))
     assert "knn" in metrics(tmp_path / "labelled" / "run")[-1]

@@ -1,0 +1,167 @@
+"""Features on disk, written batch by batch by one process or many, so that a stop loses little."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from torch import Tensor
+
+from effssl.data.sources import Source
+from effssl.distributed import world_size
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".safetensors", ".parquet", "")
+_PARQUET_ROWS = 10_000  # of a row group
+
+
+class FeatureFile:
+    """The output of an extraction, beside which a folder ``NAME.partial`` grows until it is whole.
+
+    The folder holds the safetensors file, mapped into memory, and which batches are in it. Every
+    process makes one of these, with the same arguments.
+
+    Args:
+        output: The file, or the folder of a ``datasets.Dataset``.
+        source: The images, whose labels or columns go along.
+        width: Of the features.
+        batches: Number of batches.
+        fingerprint: Of what the features depend on; what another one left is thrown away.
+
+    Raises:
+        ValueError: If the output has an unknown ending.
+        FileExistsError: If it exists.
+    """
+
+    def __init__(
+        self, output: Path, source: Source, width: int, batches: int, fingerprint: str
+    ) -> None:
+        if output.suffix not in ENDINGS:
+            raise ValueError(
+                f"features cannot be written to {output.name!r}: end it in .safetensors or "
+                ".parquet, or in nothing for a folder of datasets"
+            )
+        if output.exists():
+            raise FileExistsError(f"{output} exists: choose another name, or delete it")
+        self.output, self.source = output, source
+        self.partial = output.with_name(f"{output.name}.partial")
+        self.main = world_size() == 1 or dist.get_rank() == 0
+        if self.main:
+            self._prepare(width, batches, fingerprint)
+        _wait_for_all()
+        rows = len(source.dataset)
+        path = self.partial / "features.safetensors"
+        start = path.stat().st_size - 4 * rows * width  # features come last
+        self.features = np.memmap(path, np.float32, "r+", start, (rows, width))
+        self.done = np.memmap(self.partial / "done", np.bool_, "r+", shape=(batches,))
+
+    def _prepare(self, width: int, batches: int, fingerprint: str) -> None:
+        job = self.partial / "fingerprint"
+        if job.is_file() and job.read_text() == fingerprint:
+            logger.info("going on with %s", self.partial)
+            return
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        rows = len(self.source.dataset)
+        with open(self.partial / "features.safetensors", "wb") as file:
+            file.write(_header(rows, width, labels=self._labels is not None))
+            if self._labels is not None:
+                file.write(self._labels.tobytes())
+            file.truncate(file.tell() + 4 * rows * width)
+        (self.partial / "done").write_bytes(bytes(batches))
+        job.write_text(fingerprint)  # last: without it the rest is not taken for whole
+
+    @property
+    def _labels(self) -> np.ndarray | None:
+        if self.source.label_column is None:
+            return None
+        labels = self.source.dataset[self.source.label_column][:]
+        whole = all(isinstance(label, int) for label in labels)
+        return np.array(labels, np.int64) if whole else None
+
+    def batches_left(self) -> list[int]:
+        """Numbers of the batches that are not there yet, the same for every process."""
+        left = np.flatnonzero(~self.done).tolist()
+        _wait_for_all()  # or one would see what another has already begun to write
+        return left
+
+    def write(self, batch: int, rows: range, features: Tensor) -> None:
+        """Put the features of a batch, (n, F), in their place."""
+        self.features[rows.start : rows.stop] = features.numpy()
+        self.done[batch] = True
+
+    def finish(self) -> None:
+        """Make the output when all processes are done, and delete the folder."""
+        self.features.flush()
+        _wait_for_all()
+        if self.main:
+            made = self.partial / "features.safetensors"
+            if self.output.suffix == ".parquet":
+                made = self._write_parquet()
+            elif self.output.suffix == "":
+                made = self._write_dataset()
+            os.replace(made, self.output)
+            shutil.rmtree(self.partial)
+        _wait_for_all()
+
+    def _write_parquet(self) -> Path:
+        import pyarrow
+        from pyarrow import parquet
+
+        path = self.partial / "features.parquet"
+        width, labels = self.features.shape[1], self._labels
+        names = {"features": pyarrow.list_(pyarrow.float32(), width)}
+        if labels is not None:
+            names["labels"] = pyarrow.int64()
+        with parquet.ParquetWriter(path, pyarrow.schema(names)) as writer:
+            for first in range(0, len(self.features), _PARQUET_ROWS):
+                rows = slice(first, first + _PARQUET_ROWS)
+                flat = pyarrow.array(self.features[rows].reshape(-1))
+                columns = [pyarrow.FixedSizeListArray.from_arrays(flat, width)]
+                columns += [] if labels is None else [pyarrow.array(labels[rows])]
+                writer.write_table(pyarrow.table(columns, schema=pyarrow.schema(names)))
+        return path
+
+    def _write_dataset(self) -> Path:
+        import pyarrow
+        from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
+
+        path = self.partial / "dataset"
+        width = self.features.shape[1]
+        flat = pyarrow.array(self.features.reshape(-1))
+        column = pyarrow.FixedSizeListArray.from_arrays(flat, width)
+        kind = Features({"features": List(Value("float32"), length=width)})
+        features = Dataset(pyarrow.table({"features": column})).cast(kind)
+        plain = self.source.dataset.with_format(None)
+        if isinstance(plain.features[self.source.image_column], Image):
+            plain = plain.cast_column(self.source.image_column, Image())
+        concatenate_datasets([plain, features], axis=1).save_to_disk(path)
+        return path
+
+
+def _header(rows: int, width: int, *, labels: bool) -> bytes:
+    """The start of a safetensors file of labels, if any, and features."""
+    end = 8 * rows if labels else 0
+    header = {
+        "features": {
+            "dtype": "F32",
+            "shape": [rows, width],
+            "data_offsets": [end, end + 4 * rows * width],
+        }
+    }
+    if labels:
+        header["labels"] = {"dtype": "I64", "shape": [rows], "data_offsets": [0, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # numbers are aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def _wait_for_all() -> None:
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,190 @@
+"""Fine-tuning: the whole backbone and a fresh classifier, trained with labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+
+import timm.optim
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Subset
+from tqdm import tqdm
+
+from effssl.batch_norm import make_global
+from effssl.data.cache import cache_images
+from effssl.data.loader import (
+    Batch,
+    DecodedImages,
+    EpochBatches,
+    LocalPart,
+    image_loader,
+    kept_side,
+)
+from effssl.data.sources import Source
+from effssl.distributed import world_size
+from effssl.evaluation.accuracy import Accuracy, best_guesses, check_classes
+from effssl.evaluation.features import extract_features
+from effssl.model import SSLModel
+from effssl.seeding import derived_seed, seeded_generator
+from effssl.views import MultiView
+from effssl.views.options import ViewOptions
+
+EPOCHS, LR, BATCH_SIZE, WEIGHT_DECAY = 4, 1e-3, 32, 0.05
+_SCALE = (0.35, 1.0)
+_CACHE_BYTES = 10e9
+
+
+def finetune(
+    model: SSLModel | nn.Module,
+    train: Source,
+    test: Source,
+    *,
+    share: float = 1.0,
+    epochs: int | None = None,
+    lr: float = LR,
+    layer_decay: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    workers: int = 0,
+    progress: bool = False,
+) -> Accuracy:
+    """Train a copy of the backbone with a fresh classifier, as a plain timm model, and test it.
+
+    AdamW with weight decay 0.05 and a cosine schedule after a tenth of warm-up; random resized
+    crops of 35 % or more of the image, and flips; the last epoch counts. Under a launcher such as
+    torchrun the processes share the batches.
+
+    Args:
+        model: An `SSLModel`, or a timm model; it stays as it is.
+        train: Labelled images.
+        test: Labelled images on which accuracy is measured, once.
+        share: Of the labels of train: the same share of every class, one image at least.
+        epochs: Passes over them; `default_epochs` if None.
+        lr: Learning rate after warm-up.
+        layer_decay: Factor of the learning rate from each layer to the one below; all the same if
+            None. 0.65 to 0.75 are usual for ViTs.
+        batch_size: Images a step over all processes, or all of train if they are fewer.
+        seed: Of the classifier, the choice of the share, the order and the crops.
+        workers: Processes that decode, if the images do not fit the decoded cache.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: If a source has no labels, train has one class only, test has a class that train
+            has not, share is not above 0 and at most 1, or an image of test is broken.
+        FloatingPointError: If the loss is not finite.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share of the labels must be above 0 and at most 1, got {share}")
+    if world_size() == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        PartialState()
+    labels, test_labels = torch.tensor(train.labels()), torch.tensor(test.labels())
+    check_classes(labels, test_labels)
+    rows = _share_of_classes(labels, share, seed)
+    labels, classes = labels[rows], int(labels.max()) + 1
+    net = _with_classifier(model, classes, seed)
+    device = next(net.parameters()).device
+    cfg = net.pretrained_cfg
+    channels, size = cfg["input_size"][:2]
+    side = kept_side(size)
+    images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
+    images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
+    rank = dist.get_rank() if world_size() > 1 else 0
+    local = LocalPart(min(batch_size, len(rows)), None, rank, world_size())
+    batches = EpochBatches(len(rows), local, seed)
+    loader = image_loader(images, batches, channels, workers)
+    epochs = default_epochs(share) if epochs is None else epochs
+    steps = epochs * len(batches)
+    optimizer = timm.optim.create_optimizer_v2(
+        net, opt="adamw", lr=lr, weight_decay=WEIGHT_DECAY, layer_decay=layer_decay
+    )
+    warmup = steps // 10
+    schedule = CosineLRScheduler(
+        *(optimizer, steps - warmup),
+        warmup_t=warmup,
+        warmup_lr_init=lr / (warmup + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    options = ViewOptions(
+        scale=_SCALE, jitter=0.0, grey=0.0, mean=tuple(cfg["mean"]), std=tuple(cfg["std"])
+    )
+    crops = MultiView(options, views=1, size=size)
+    trained = net
+    if world_size() > 1:
+        net = make_global(net, device)
+        trained = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
+    trained.train()
+    bar = tqdm(
+        total=steps,
+        desc=f"fine-tune {share:.3g}",
+        unit="step",
+        disable=None if progress and rank == 0 else True,
+    )
+    with bar:
+        for step in range(steps):
+            batches.epoch, batch_of_epoch = divmod(step, len(batches))
+            if batch_of_epoch == 0:
+                epoch = zip(batches, loader, strict=True)
+            indices, batch = next(epoch)
+            views = _crops(crops, batch, local, device, seed, step)
+            wanted = labels[indices][batch.rows].to(device)
+            schedule.step_update(step)
+            # a sum over all processes' images, whose gradients DDP averages
+            loss = F.cross_entropy(trained(views), wanted, reduction="sum")
+            (loss * world_size() / local.batch_size).backward()
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"the loss of fine-tuning is {loss.item()} at step {step + 1}: lower lr {lr:g}"
+                )
+            optimizer.step()
+            optimizer.zero_grad()
+            bar.update()
+    scores = extract_features(net, test, workers=workers)
+    return Accuracy.of(best_guesses(scores), test_labels, classes)
+
+
+def default_epochs(share: float) -> int:
+    """Passes over a share of the labels, 4 / sqrt(share): fewer images are seen more often."""
+    return round(EPOCHS / math.sqrt(share))
+
+
+def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Rows of so large a part of every class, in rising order."""
+    order = torch.randperm(len(labels), generator=seeded_generator(seed, "share of labels"))
+    kept = []
+    for label in labels.unique():
+        of_class = order[labels[order] == label]
+        kept.append(of_class[: max(1, round(share * len(of_class)))])
+    return torch.cat(kept).sort().values
+
+
+def _with_classifier(model: SSLModel | nn.Module, classes: int, seed: int) -> nn.Module:
+    backbone = model.backbone if isinstance(model, SSLModel) else model
+    net = copy.deepcopy(backbone).requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "classifier"))
+        net.cpu().reset_classifier(classes)
+    return net.to(next(model.parameters()).device)
+
+
+def _crops(
+    crops: MultiView,
+    batch: Batch,
+    local: LocalPart,
+    device: torch.device,
+    seed: int,
+    step: int,
+) -> Tensor:
+    """This process's crops of a batch, (n, C, S, S), drawn for the whole of it."""
+    generator = seeded_generator(seed, "fine-tuning crops", step)
+    draws = crops.draw(local.batch_size, generator)
+    mine = local.places[batch.rows]
+    draws = {name: values[:, mine] for name, values in draws.items()}
+    return crops.apply(batch.images.to(device), draws, batch.sizes)[0]
