@@ -1,6 +1,7 @@
 """The README's table and model: its first command, for several seeds, evaluated and collected.
 
     python benchmarks/main_job.py                # about 25 minutes on two cores
+    python benchmarks/main_job.py --runs runs    # and keep the run folders
 
 Runs the ``effssl pretrain`` line of README.md once for each seed, evaluates every model, writes
 model_cards/results.csv and the card of the first seed's model, and prints the table. Nothing is
@@ -66,11 +67,11 @@ def measure(flags: list[str], seed: int, output: Path) -> tuple[list[dict], Eval
         "timm": timm.__version__,
         "effssl": effssl.__version__,
     }
-    found = evaluate(model, train, test, seed=seed)
+    found = evaluate(model, train, test, seeds=(seed,), preset=config.preset)
     rows = [
-        run | {"encoder": encoder, "protocol": protocol, "top1": round(top1, 2)}
-        for encoder, row in found.top1.items()
-        for protocol, top1 in row.items()
+        run | {"encoder": encoder, "protocol": protocol, "top1": round(accuracy.top1, 2)}
+        for encoder, row in found.accuracy.items()
+        for protocol, (accuracy,) in row.items()
     ]
     return rows, found
 
@@ -94,7 +95,7 @@ def markdown_table(rows: list[dict]) -> str:
     lines = ["| features | k-NN top-1 | linear top-1 |", "|---|--:|--:|"]
     for encoder in dict.fromkeys(row["encoder"] for row in rows):
         cells = []
-        for protocol in ("knn", "linear"):
+        for protocol in ("k-NN 20", "linear"):
             values = [
                 float(row["top1"])
                 for row in rows
@@ -105,21 +106,23 @@ def markdown_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+def main(seeds: tuple[int, ...] = (0, 1, 2), runs: Path | None = None) -> None:
     """Measure every seed.
 
     Args:
         seeds: Two or more.
+        runs: Where to keep the run folders, each named by its seed; they are deleted if None.
     """
     flags, rows, evaluations = readme_flags(), [], []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = runs or Path(temporary)
         for seed in seeds:
-            found, evaluation = measure(flags, seed, Path(folder) / str(seed))
+            found, evaluation = measure(flags, seed, folder / str(seed))
             rows += found
             evaluations.append(evaluation)
             shown = (f"{r['encoder']}, {r['protocol']} {r['top1']};" for r in found)
             print(f"seed {seed}:", *shown, flush=True)
-        publish(Path(folder) / str(seeds[0]), rows[0]["model"], evaluations)
+        publish(folder / str(seeds[0]), rows[0]["model"], evaluations)
     RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

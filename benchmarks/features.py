@@ -1,0 +1,94 @@
+"""Extracting features: images a second beside the bare forward pass on tensors that are there.
+
+    python benchmarks/features.py            # about 5 minutes on two cores
+
+The same batches in the same precision, one process. The bare pass and the extraction, with each
+number of workers, take turns; medians.
+"""
+
+import io
+import statistics
+import time
+
+import torch
+import tyro
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+
+import effssl
+from effssl.data import load_source
+from effssl.data.decode import decode_image
+from effssl.data.sources import Source
+
+CASES = {  # backbone, its arguments, images, their side
+    "README's model, grey 28 px PNG": (
+        "convnext_zepto_rms",
+        {"in_chans": 1, "img_size": 32, "patch_size": 4},
+        4096,
+        28,
+    ),
+    "resnet18_cifar, grey 28 px PNG": ("resnet18_cifar", {"in_chans": 1, "img_size": 32}, 1024, 28),
+    "resnet18, RGB 256 px JPEG": ("resnet18", {"img_size": 224}, 512, 256),
+    "vit_small_patch16_224, RGB 256 px JPEG": ("vit_small_patch16_224", {}, 256, 256),
+}
+BATCH = 128
+
+
+def images(count: int, side: int, channels: int) -> Source:
+    """Images of the sample, enlarged and encoded again if they are to be larger."""
+    source = load_source(split=f"train[:{count}]", in_chans=channels)
+    if side == 28:
+        return source
+    cells = []
+    for value in source.dataset["image"]:
+        pixels = torch.from_numpy(decode_image(value, 3)).permute(1, 2, 0).numpy()
+        file = io.BytesIO()
+        Image.fromarray(pixels).resize((side, side)).save(file, "JPEG", quality=90)
+        cells.append({"bytes": file.getvalue(), "path": None})
+    rows = Dataset.from_dict({"image": cells}, features=Features({"image": ImageFeature()}))
+    rows = rows.cast_column("image", ImageFeature(decode=False))
+    return Source(rows, "image", None, channels, count)
+
+
+def bare(model: torch.nn.Module, batches: list[torch.Tensor]) -> None:
+    """Forward passes of batches."""
+    with torch.inference_mode():
+        for batch in batches:
+            model(batch)
+
+
+def main(repeats: int = 5, workers: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Print a row a case.
+
+    Args:
+        repeats: Runs of each kind.
+        workers: Numbers of workers that are tried.
+    """
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch {BATCH}")
+    titles = "".join(f" {n} workers |" for n in workers)
+    print(f"| | bare, images/s |{titles}\n|---|--:|{'--:|' * len(workers)}")
+    for case, (backbone, options, count, side) in CASES.items():
+        model = effssl.create_model(backbone, **options).eval()
+        source = images(count, side, options.get("in_chans", 3))
+        shape = model.backbone.pretrained_cfg["input_size"]
+        batches = list(torch.randn(count, *shape).split(BATCH))
+        runs = {"bare": lambda m=model, b=batches: bare(m, b)}
+        for n in workers:
+            runs[n] = lambda m=model, s=source, n=n: effssl.extract_features(
+                m, s, batch_size=BATCH, workers=n
+            )
+        seconds = {name: [] for name in runs}
+        for repeat in range(repeats + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                if repeat:
+                    seconds[name].append(time.perf_counter() - start)
+        speed = {name: count / statistics.median(times) for name, times in seconds.items()}
+        cells = "".join(f" {speed[n]:,.0f} ({speed[n] / speed['bare']:.2f}) |" for n in workers)
+        print(f"| {case} | {speed['bare']:,.0f} |{cells}", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
