@@ -130,7 +130,7 @@ def evaluate(
         print(class_table(found, test))
     if json is not None:
         write_json(noted | details(found, test), json)
-    if Path(folder).parent.name != "snapshots":  # a download is not to be written to
+    if model.startswith("local-dir:") or Path(model).is_dir():  # no download is written to
         probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
         add_evaluation(folder, noted, probe)
     print(

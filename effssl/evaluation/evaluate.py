@@ -193,10 +193,9 @@ def evaluate(
     spectra: dict[str, Spectrum] = {}
     invariance: dict[str, Invariance] = {}
     if "spectrum" in protocols:
-        looked_at = _first(test, SPECTRUM_IMAGES)
-        if of_test is None or len(of_test) != len(looked_at.dataset):
-            of_test = features(model, looked_at)
-        spectra = {name: spectrum(x) for name, x in _projected(model, of_test).items()}
+        rows = _spread(len(test.dataset), SPECTRUM_IMAGES)
+        looked_at = features(model, _select(test, rows)) if of_test is None else of_test[rows]
+        spectra = {name: spectrum(x) for name, x in _projected(model, looked_at).items()}
         invariance = _invariance(model, test, preset)
     return Evaluation(
         protocols=_sentences(protocols, k, temperature, shares, epochs, lr, layer_decay),
@@ -328,7 +327,7 @@ def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
 
 def _invariance(model: SSLModel, test: Source, preset: str) -> dict[str, Invariance]:
     size = model.backbone.pretrained_cfg["input_size"][-1]
-    images = _first(test, _VIEWED_IMAGES)
+    images = _select(test, _spread(len(test.dataset), _VIEWED_IMAGES))
     views = MultiView(preset, views=_VIEWS, size=size)
     features = extract_views(model, images, views)
     return {
@@ -344,10 +343,10 @@ def _invariance(model: SSLModel, test: Source, preset: str) -> dict[str, Invaria
     }
 
 
-def _first(source: Source, most: int) -> Source:
-    """So many images at most, evenly spread: data sets are often sorted by class."""
-    count = len(source.dataset)
-    if count <= most:
-        return source
-    rows = [i * count // most for i in range(most)]
-    return replace(source, dataset=source.dataset.select(rows), num_images=most)
+def _spread(count: int, most: int) -> list[int]:
+    """So many rows at most, evenly spread: data sets are often sorted by class."""
+    return [i * count // most for i in range(most)] if count > most else list(range(count))
+
+
+def _select(source: Source, rows: list[int]) -> Source:
+    return replace(source, dataset=source.dataset.select(rows), num_images=len(rows))

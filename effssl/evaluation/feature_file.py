@@ -73,7 +73,11 @@ class FeatureFile:
             file.write(_header(rows, width, labels=self._labels is not None))
             if self._labels is not None:
                 file.write(self._labels.tobytes())
-            file.truncate(file.tell() + 4 * rows * width)
+            end = file.tell() + 4 * rows * width
+            file.truncate(end)
+            file.flush()
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash later
+                os.posix_fallocate(file.fileno(), 0, end)
         (self.partial / "done").write_bytes(bytes(batches))
         job.write_text(fingerprint)  # last: without it the rest is not taken for whole
 

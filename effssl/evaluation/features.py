@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from effssl.seeding import seeded_generator
 from effssl.views import MultiView
 
 _MOST_WORKERS = 8
+_EVERY = "features need every image"
 _FEW = 2000  # images, for which it does not pay to start workers
 
 
@@ -187,7 +189,9 @@ class _Job:
         loader = DataLoader(
             _Images(self.source, self.transform, self.views),
             batch_sampler=[list(self.rows(b))[: 1 if first_only else None] for b in batches],
-            collate_fn=_stack if self.views is None else _Padded(self.source.in_chans),
+            collate_fn=_stack
+            if self.views is None
+            else partial(_padded, channels=self.source.in_chans),
             num_workers=workers if len(batches) > 1 else 0,
             pin_memory=self.device.type == "cuda",
         )
@@ -253,18 +257,12 @@ class _Images(Dataset):
 def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:
     # handed on, since an error raised in a worker comes with its traceback as the message
     broken = [image for image in images if isinstance(image, BrokenImage)]
-    return BrokenImage(f"{broken[0]}; features need every image") if broken else torch.stack(images)
+    return BrokenImage(f"{broken[0]}; {_EVERY}") if broken else torch.stack(images)
 
 
-class _Padded:
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
-
-    def __call__(self, images: list[Tensor | BrokenImage]) -> Batch | BrokenImage:
-        batch = collate(images, self.channels)
-        if batch.broken:
-            return BrokenImage(f"{batch.broken[0]}; features need every image")
-        return batch
+def _padded(images: list[Tensor | BrokenImage], channels: int) -> Batch | BrokenImage:
+    batch = collate(images, channels)
+    return BrokenImage(f"{batch.broken[0]}; {_EVERY}") if batch.broken else batch
 
 
 def _gathered(batches: list[tuple[int, Tensor]]) -> Tensor:

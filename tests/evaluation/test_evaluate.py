@@ -152,3 +152,16 @@ def test_images_without_labels_have_a_spectrum(model, tmp_path):
 def test_bad_options_are_named(model, sources, options, message):
     with pytest.raises(ValueError, match=message):
         evaluate(model, *sources, **({"seeds": (0,)} | options))
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds(model, sources, found):
+    net = copy.deepcopy(model).to("cuda")
+    options = {"protocols": PROTOCOLS, "preset": "grey", "shares": (0.25,), "epochs": 1}
+    there = evaluate(net, *sources, seeds=(0,), **options)
+    for key in ("k-NN 20", "linear"):
+        expected = found.accuracy["pretrained"][key][0].top1
+        assert there.accuracy["pretrained"][key][0].top1 == pytest.approx(expected, abs=1.5)
+    assert there.spectrum["features"].rankme == pytest.approx(
+        found.spectrum["features"].rankme, rel=0.01
+    )

@@ -86,15 +86,13 @@ def test_images_without_labels_have_features_alone(tmp_path, image_folder):
     }
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ""])
-def test_a_killed_extraction_goes_on_where_it_was(tmp_path, expected, ending):
-    output = tmp_path / f"x{ending}"
+def test_a_killed_extraction_goes_on_where_it_was(tmp_path, expected):
+    output = tmp_path / "x.safetensors"
     killed = Forked(tmp_path / "log", extract, str(output), 0, 3)
     assert killed.wait() == -signal.SIGKILL, killed.log()
     assert not output.exists() and Path(f"{output}.partial").is_dir()
     assert extract(output).tolist() == [3, 4]
-    if ending:
-        assert torch.equal(load_file(output)["features"], expected)
+    assert torch.equal(load_file(output)["features"], expected)
 
 
 @pytest.mark.parametrize("changes", [{"views": 2}, {"batch_size": 10}, {"count": 60}])
@@ -106,7 +104,7 @@ def test_what_is_left_of_another_extraction_is_not_taken(tmp_path, changes):
     assert torch.equal(load_file(output)["features"], extract(**changes))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_features_do_not_depend_on_the_number_of_processes(tmp_path, expected, processes):
     for found in results(launch(tmp_path / "memory", processes, extract)):
         assert torch.equal(found, expected)
@@ -148,6 +146,13 @@ def test_a_model_may_be_named(tmp_path, expected):
     effssl.save_pretrained(net(), tmp_path / "model")
     found = extract_features(tmp_path / "model", images(), batch_size=16)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path):
+    options = {"most_bytes": 4 * 96 * IMAGES // 2}
+    full = Forked(tmp_path / "log", extract, str(tmp_path / "x.safetensors"), **options)
+    assert full.wait() == 1 and "OSError: [Errno 27] File too large" in full.log()
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_outputs_that_cannot_be_are_one_line(tmp_path):
