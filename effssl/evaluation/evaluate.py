@@ -291,8 +291,8 @@ def _sentences(
     if "knn" in protocols:
         for count in k:
             sentences[f"k-NN {count}"] = (
-                f"vote of the {count} nearest images, weights exp(cosine / {temperature:g}), "
-                "features not centred"
+                f"training images that vote: the nearest {count}, by weights of "
+                f"exp(cosine / {temperature:g}), features not centred"
             )
     if "linear" in protocols:
         sentences["linear"] = (

@@ -11,7 +11,7 @@ from forked import launch, results
 
 import effssl
 from effssl import MultiView, PretrainConfig
-from effssl.training.batches import kept_side
+from effssl.data.loader import kept_side
 
 TINY = {
     "backbone": "test_resnet",

@@ -1,0 +1,3 @@
+"""A run as one HTML file."""
+
+from effssl.report.page import write_report as write_report

@@ -1,0 +1,96 @@
+"""Charts as SVG that stands in a page: text is text, and ink is the colour of the text around."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import StringIO
+
+from markupsafe import Markup, escape
+
+# each at least 3.4 to 1 against white and against near-black
+COLORS = (
+    *("#2f7ee6", "#d2691e", "#2a9a53", "#b455d0", "#d8434e"),
+    *("#7d8590", "#0f98a8", "#a57c00", "#e0559a", "#6f6cf0"),
+)
+INK = "#010203"  # becomes the colour of the text around the chart
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.4,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, or why there is none.
+
+    Attributes:
+        title: What it shows.
+        svg: None where there is nothing to draw.
+        text: What to know of it, or what is missing.
+    """
+
+    title: str
+    svg: Markup | None
+    text: str = ""
+
+
+def legend(axes) -> None:
+    """Names of the lines, above them, where they hide nothing."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        borderpad=0,
+        borderaxespad=0.2,
+        handlelength=1.2,
+        columnspacing=1,
+    )
+
+
+def draw(
+    key: str, title: str, plot: Callable, *, text: str = "", size: tuple[float, float] = (4.6, 2.8)
+) -> Chart:
+    """Draw with matplotlib.
+
+    Args:
+        key: Goes before every id, so that charts of one page have different ones.
+        title: Of the chart, also for those who hear it.
+        plot: Draws on the axes that it gets.
+        text: What to know of it.
+        size: In inches, at 72 px each.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    file = StringIO()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": key}):
+        figure = Figure(figsize=size, layout="constrained")
+        plot(figure.subplots())
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]  # what is before it is of XML
+    for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r' xmlns(:xlink)?="[^"]*"'):
+        svg = re.sub(part, "", svg, flags=re.S)
+    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{key}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    width, height = (f"{72 * side:g}" for side in size)
+    opening = f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {width} {height}">'
+    return Chart(title, Markup(re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)), text)
