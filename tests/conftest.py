@@ -9,7 +9,11 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="effssl-tests-")
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+# threads wait for each other longer than they compute, and the bits of a sum depend on their number
+torch.set_num_threads(1)
 
 
 def pytest_sessionfinish():

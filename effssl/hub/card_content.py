@@ -159,22 +159,25 @@ def _spectrum(spectra: dict) -> dict | None:
         return None
     first = next(iter(spectra.values()))
     measures = {
-        "Width": lambda s: f"{s['width']:,}",
-        "alpha": lambda s: "–" if s["alpha"] is None else f"{s['alpha']:.2f}",
-        "RankMe": lambda s: f"{s['rankme']:,.1f}",
-        "Effective rank": lambda s: f"{s['effective_rank']:,.1f}",
-        "LiDAR": lambda s: f"{s['lidar']:,.1f}",
-        "Alignment": lambda s: f"{s['alignment']:.3f}",
-        "Uniformity": lambda s: f"{s['uniformity']:.2f}",
+        "Width": "width",
+        "alpha": "alpha",
+        "RankMe": "rankme",
+        "Effective rank": "effective_rank",
+        "LiDAR": "lidar",
+        "Alignment": "alignment",
+        "Uniformity": "uniformity",
     }
     ranks = [
-        f"{fit['first']} to {fit['last']} of the {name} (R² {fit['r2']:.3f})"
+        f"{fit['first']} to {fit['last']} of the {name} (R² {fit['r2']})"
         for name, fit in ((name, s["alpha_fit"]) for name, s in spectra.items())
         if fit
     ]
     return {
         "of": list(spectra),
-        "rows": [(name, [show(s) for s in spectra.values()]) for name, show in measures.items()],
+        "rows": [
+            (title, ["–" if s[key] is None else f"{s[key]:,}" for s in spectra.values()])
+            for title, key in measures.items()
+        ],
         "how": f"Eigenvalues, ranks and alpha are of {first['images']:,} images"
         + (f", alpha of ranks {' and '.join(ranks)}" if ranks else "")
         + f"; LiDAR, alignment and uniformity of {first['views']} views of "

@@ -55,17 +55,8 @@ EVALUATION = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On busy cores it is faster than two, for models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, one_thread):
+def trained(tmp_path_factory):
     """A finished run, evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     effssl.pretrain(effssl.PretrainConfig(**TINY, output=str(folder)))

@@ -29,8 +29,6 @@ from effssl.training import loop
 from effssl.training.checkpoint import load_checkpoint
 from effssl.training.faults import Faults
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Full disks: no file of a process may grow beyond a limit, set between the sizes of metrics.jsonl
 # and of a checkpoint, so that the operating system refuses to write the checkpoint
 

@@ -38,8 +38,6 @@ import effssl
 from effssl import PretrainConfig
 from effssl.training.stop import StopSignals
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TIMES = {"views_per_s", "waiting", "memory_mb"}  # what of a line is not a function of the config
 
 
