@@ -1,7 +1,7 @@
 """The README's table and model: its first command, for several seeds, evaluated and collected.
 
     python benchmarks/main_job.py                # about 25 minutes on two cores
-    python benchmarks/main_job.py --runs runs    # and keep the run folders
+    python benchmarks/main_job.py --runs runs    # keep the run folders; those there are not run again
 
 Runs the ``effssl pretrain`` line of README.md once for each seed, evaluates every model, writes
 model_cards/results.csv and the card of the first seed's model, and prints the table. Nothing is
@@ -15,7 +15,6 @@ import shlex
 import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import timm
@@ -26,7 +25,7 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import evaluate, record
 from effssl.evaluation.evaluate import Evaluation
-from effssl.hub.folder import add_evaluation
+from effssl.hub.folder import add_evaluation, read_training
 from effssl.hub.push import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -46,11 +45,10 @@ def readme_flags() -> list[str]:
 
 def measure(flags: list[str], seed: int, output: Path) -> tuple[list[dict], Evaluation]:
     """Pretrain with one seed and evaluate; a row an encoder and protocol."""
-    extra = ["--seed", str(seed), "--output", str(output)]
+    extra = ["--seed", str(seed), "--output", str(output), "--resume"]
     config = tyro.cli(effssl.PretrainConfig, args=[*flags, *extra])
-    started = time.perf_counter()
-    model = effssl.from_pretrained(effssl.pretrain(config))
-    minutes = (time.perf_counter() - started) / 60
+    folder = effssl.pretrain(config)
+    model = effssl.from_pretrained(folder)
     train, test = (
         load_source(config.dataset, s, in_chans=config.in_chans) for s in ("train", "test")
     )
@@ -61,7 +59,7 @@ def measure(flags: list[str], seed: int, output: Path) -> tuple[list[dict], Eval
         "seed": seed,
         "images": steps * config.batch_size,
         "views": steps * config.batch_size * config.views,
-        "minutes": round(minutes, 2),
+        "minutes": read_training(folder)["minutes"],
         "device": f"{torch.get_num_threads()} threads {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,
         "timm": timm.__version__,

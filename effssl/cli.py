@@ -55,7 +55,7 @@ def evaluate(
     revision: str | None = None,
     cpu: bool = False,
 ) -> None:
-    """Measure features beside raw pixels and random weights, by the same protocols.
+    """Measure features, with labels beside raw pixels and random weights by the same protocols.
 
     knn and linear are of frozen features; finetune trains all weights, for minutes, and takes the
     first seed only; spectrum needs no labels: with it alone, --test-split names the images. Of a
@@ -165,7 +165,7 @@ def features(
     Args:
         model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
         output: x.safetensors or x.parquet, with features and labels; or a folder for
-            datasets.load_from_disk, with the columns of the data set and features.
+            datasets.load_from_disk, with the images too.
         dataset: Images, as for pretrain; what the model was trained on if None.
         split: Split of the data set.
         image_column: Column with the images; found by its type if None.
@@ -231,25 +231,18 @@ def report(
 
 def _load(model: str, revision: str | None, cpu: bool):
     """A model folder, its model on the device to compute on, and the configuration of its run."""
-    import torch
-    from accelerate import PartialState
-
+    from effssl.data.sources import is_public
+    from effssl.distributed import join
     from effssl.hub.folder import read_training
     from effssl.hub.pull import find_model, from_pretrained
 
     folder = find_model(model, revision)
-    encoder = from_pretrained(folder)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        encoder.to(PartialState(cpu=cpu).device)
-    elif torch.cuda.is_available() and not cpu:
-        encoder.to("cuda")
+    encoder = from_pretrained(folder).to(join(cpu=cpu))
     # the run knows where images of this machine are, what is published does not
     run = folder.parent / "config.json"
     if folder.name == "model" and run.is_file():
         return folder, encoder, dataclasses.asdict(PretrainConfig.load(run))
     trained = dict.fromkeys(("dataset", "image_column")) | read_training(folder).get("config", {})
-    from effssl.data.sources import is_public
-
     # it may come from anybody, and is not to name files here
     if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
         trained["dataset"] = None
@@ -392,6 +385,13 @@ def run(command: Callable[[], object]) -> None:
         # one line a machine, whose data may differ; each process may know of another lost one
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):
             print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        from effssl.distributed import is_lost_connection
+
+        if not is_lost_connection(error):
+            raise
+        print("effssl: error: another process ended, and says above why", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if _is_main_process():

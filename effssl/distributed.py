@@ -4,15 +4,35 @@ All statistics of a batch are made from sums and counts, never from means, so th
 hold different numbers of images.
 """
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+_PATIENCE = timedelta(hours=12)  # while one process writes what all have computed
+
+
+def join(*, cpu: bool = False) -> torch.device:
+    """The device to compute on; under a launcher such as torchrun this joins its other processes.
+
+    Args:
+        cpu: Compute on the CPU even where there is a GPU.
+    """
+    cuda = torch.cuda.is_available() and not cpu
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import PartialState  # whose import takes longer than a loss
+
+        # sums on the CPU tell what does not wait for a GPU
+        backend = {"backend": "cuda:nccl,cpu:gloo"} if cuda else {}
+        return PartialState(cpu=not cuda, timeout=_PATIENCE, **backend).device
+    return torch.device("cuda" if cuda else "cpu")
 
 
 def world_size() -> int:

@@ -25,7 +25,7 @@ def test_the_table_comes_from_the_results():
         sys.path.pop(0)
     with open(main_job.RESULTS, newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 18 and main_job.markdown_table(rows) in README
+    assert len(rows) == 45 and main_job.markdown_table(rows) in README
     config = tyro.cli(effssl.PretrainConfig, args=main_job.readme_flags())
     steps = config.epochs * (10_000 // config.batch_size)
     for row in rows:

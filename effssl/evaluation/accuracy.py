@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from effssl.data.sources import Source
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -34,7 +36,7 @@ class Accuracy:
             classes: Number of classes.
         """
         right = guesses == labels.unsqueeze(1)
-        top1, top5 = (100 * right[:, :n].any(1).double().mean().item() for n in (1, 5))
+        top1, top5 = (100 * int(right[:, :n].any(1).sum()) / len(labels) for n in (1, 5))
         pairs = labels * classes + guesses[:, 0]
         confusion = torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
         return cls(top1, top5 if guesses.shape[1] == 5 and classes > 5 else None, confusion)
@@ -94,6 +96,32 @@ def check_labelled(
         )
     check_classes(train_labels, test_labels)
     return int(train_labels.max()) + 1
+
+
+def dense_labels(train: Source, test: Source) -> tuple[Tensor, Tensor, list[int]]:
+    """Classes of train and test images, numbered from 0 without gaps, and what they were.
+
+    Returns:
+        Labels of train, (N,), of test, (M,), and the label of every class.
+
+    Raises:
+        ValueError: If a source has no labels, they have other names in train than in test, train
+            has one class only, or test has a class that train has not.
+    """
+    names = [
+        getattr(source.dataset.features.get(source.label_column), "names", None)
+        for source in (train, test)
+    ]
+    labels, test_labels = torch.tensor(train.labels()), torch.tensor(test.labels())
+    if None not in names and names[0] != names[1]:
+        first, second = (", ".join(some[:5]) for some in names)
+        raise ValueError(
+            f"the classes of train begin {first} and those of test {second}: their numbers do not "
+            "mean the same; load both as splits of one data set"
+        )
+    check_classes(labels, test_labels)
+    values, labels = labels.unique(return_inverse=True)
+    return labels, torch.searchsorted(values, test_labels), values.tolist()
 
 
 def check_classes(train_labels: Tensor, test_labels: Tensor) -> None:

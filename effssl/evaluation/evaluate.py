@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,19 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from effssl.data.sources import Source
-from effssl.evaluation.accuracy import Accuracy
+from effssl.evaluation.accuracy import Accuracy, dense_labels
 from effssl.evaluation.features import extract_features, extract_views
-from effssl.evaluation.finetune import BATCH_SIZE, LR, WEIGHT_DECAY, default_epochs, finetune
+from effssl.evaluation.finetune import (
+    BATCH_SIZE,
+    LR,
+    WEIGHT_DECAY,
+    check_tuning,
+    default_epochs,
+    finetune,
+)
 from effssl.evaluation.invariance import alignment, lidar, uniformity
-from effssl.evaluation.knn import TEMPERATURE, K, knn
+from effssl.evaluation.knn import TEMPERATURE, K, check_votes, knn
 from effssl.evaluation.linear import LinearProbe, linear_probe
 from effssl.evaluation.spectrum import Spectrum, spectrum
 from effssl.evaluation.transform import create_transform
 from effssl.model import SSLModel, build_backbone
 from effssl.seeding import derived_seed
 from effssl.views import MultiView
-
-logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
 ENCODERS = ("raw pixels", "random initialisation", "pretrained")
@@ -61,12 +67,14 @@ class Evaluation:
         protocols: What the protocol of each kind of number is, in a sentence, by the name of the
             number, such as ``k-NN 20``, ``linear`` or ``fine-tuned 10 %``.
         accuracy: Of each encoder (``raw pixels``, ``random initialisation``, ``pretrained``) the
-            numbers by name, one for each seed; raw pixels are not fine-tuned, and fine-tuning
-            takes the first seed only.
+            numbers by name, one for each seed, or one alone where the seed makes no difference: of
+            k-NN but for the random initialisation. Fine-tuning takes the first seed only, and
+            raw pixels are not fine-tuned.
         seeds: Of the random initialisation, of what the linear probe holds out, and of fine-tuning.
-        classes: Number of classes of train; 0 if no labels were used.
+        labels: The label of every class, in rising order; empty if no labels were used.
         train_images: Labelled images that were voted with and fitted to; 0 if there were none.
         test_images: Images that were classified, or looked at.
+        digest: Of all labels.
         spectrum: Of ``features`` and ``projections`` of test; empty if it was not asked for.
         invariance: Likewise.
         probe: The linear probe of the pretrained features and the first seed, if there was one.
@@ -75,9 +83,10 @@ class Evaluation:
     protocols: dict[str, str]
     accuracy: dict[str, dict[str, list[Accuracy]]]
     seeds: tuple[int, ...]
-    classes: int
+    labels: list[int]
     train_images: int
     test_images: int
+    digest: str
     spectrum: dict[str, Spectrum]
     invariance: dict[str, Invariance]
     probe: LinearProbe | None = field(compare=False, repr=False)
@@ -123,18 +132,18 @@ def evaluate(
         progress: Show progress bars.
 
     Raises:
-        ValueError: If a protocol is unknown, a source has no labels, or train and test cannot be
-            compared (`check_labelled`).
+        ValueError: If a protocol is unknown, an option out of its bounds, or train and test cannot
+            be compared (`dense_labels`).
     """
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {protocol!r}; protocols are {', '.join(PROTOCOLS)}")
-    if not protocols or not seeds:
-        raise ValueError("one protocol and one seed, or more, are wanted")
-    labelled = set(protocols) - {"spectrum"}
-    if labelled and train is None:
-        raise ValueError(f"{', '.join(sorted(labelled))}: labelled images of train are wanted")
-    frozen = [protocol for protocol in protocols if protocol in ("knn", "linear")]
+    _check(protocols, seeds, train, shares, epochs)
+    labelled, frozen = set(protocols) - {"spectrum"}, {"knn", "linear"} & set(protocols)
+    size = model.backbone.pretrained_cfg["input_size"][-1]
+    views = MultiView(preset, views=_VIEWS, size=size)
+    labels, test_labels, classes = dense_labels(train, test) if labelled else ([], [], [])
+    if k is None:
+        k = [count for count in K if count <= len(labels)]
+    if "knn" in frozen:
+        check_votes(k, temperature, len(labels))
     device = next(model.parameters()).device
     compute = device if device.type == "cuda" else torch.device("cpu")  # float64 is wanted
 
@@ -144,70 +153,87 @@ def evaluate(
         return extract_features(encoder, source, **options).to(compute)
 
     accuracy: dict[str, dict[str, list[Accuracy]]] = {name: {} for name in ENCODERS}
-    probe, of_test = None, None
-    if labelled:
-        labels = [torch.tensor(source.labels()).to(compute) for source in (train, test)]
-        if k is None:
-            k = [count for count in K if count <= len(labels[0])]
-
-    def add(name: str, found: dict[str, Accuracy]) -> None:
-        for key, value in found.items():
-            accuracy[name].setdefault(key, []).append(value)
-
-    def measure(name: str, data: list[Tensor], seed: int) -> LinearProbe | None:
-        data = [data[0], labels[0], data[1], labels[1]]
-        if "knn" in frozen:
-            found = knn(*data, k=k, temperature=temperature)
-            add(name, {f"k-NN {count}": value for count, value in found.items()})
-        if "linear" not in frozen:
-            return None
-        probe = linear_probe(*data, seed=seed)
-        add(name, {"linear": probe.accuracy})
-        return probe
-
-    if frozen:
-        size = min(_PIXELS, model.backbone.pretrained_cfg["input_size"][-1])
-        pixels = [features(nn.Flatten(), source, size) for source in (train, test)]
-        pretrained = [features(model, source) for source in (train, test)]
-        of_test = pretrained[1]
-        for seed in seeds:
-            measure("raw pixels", pixels, seed)
-            twin = random_twin(model, seed)
-            measure("random initialisation", [features(twin, s) for s in (train, test)], seed)
-            found = measure("pretrained", pretrained, seed)
-            probe = probe or found
-    if "finetune" in protocols:
-        for name, net in zip(ENCODERS[1:], (random_twin(model, seeds[0]), model), strict=True):
-            for share in shares:
-                found = finetune(
-                    *(net, train, test),
-                    share=share,
-                    epochs=epochs,
-                    lr=lr,
-                    layer_decay=layer_decay,
-                    seed=seeds[0],
-                    workers=workers or 0,
-                    progress=progress,
-                )
-                add(name, {f"fine-tuned {100 * share:g} %": found})
+    of_test, probe = None, None
+    for name in ENCODERS if frozen else ():
+        for i, seed in enumerate(seeds):
+            if i == 0 or name == "random initialisation":  # the others have no seed
+                if name == "raw pixels":
+                    encoder = nn.Flatten()
+                else:
+                    encoder = model if name == "pretrained" else random_twin(model, seed)
+                pixels = min(_PIXELS, size) if name == "raw pixels" else None
+                data = [features(encoder, source, pixels) for source in (train, test)]
+                data = [data[0], labels.to(compute), data[1], test_labels.to(compute)]
+                if "knn" in frozen:
+                    for count, found in knn(*data, k=k, temperature=temperature).items():
+                        accuracy[name].setdefault(f"k-NN {count}", []).append(found)
+            if "linear" in frozen:
+                found = linear_probe(*data, seed=seed)
+                accuracy[name].setdefault("linear", []).append(found.accuracy)
+                if name == "pretrained":
+                    probe = probe or found
+        if name == "pretrained":
+            of_test = data[2]
+        del data  # before the next one takes as much memory
+    for name in ENCODERS[1:] if "finetune" in protocols else ():
+        net = model if name == "pretrained" else random_twin(model, seeds[0])
+        for share in shares:
+            found = finetune(
+                *(net, train, test),
+                share=share,
+                epochs=epochs,
+                lr=lr,
+                layer_decay=layer_decay,
+                seed=seeds[0],
+                workers=workers or 0,
+                progress=progress,
+            )
+            accuracy[name][f"fine-tuned {100 * share:g} %"] = [found]
     spectra: dict[str, Spectrum] = {}
     invariance: dict[str, Invariance] = {}
     if "spectrum" in protocols:
         rows = _spread(len(test.dataset), SPECTRUM_IMAGES)
         looked_at = features(model, _select(test, rows)) if of_test is None else of_test[rows]
         spectra = {name: spectrum(x) for name, x in _projected(model, looked_at).items()}
-        invariance = _invariance(model, test, preset)
+        invariance = _invariance(model, test, views, preset)
     return Evaluation(
         protocols=_sentences(protocols, k, temperature, shares, epochs, lr, layer_decay),
         accuracy={name: found for name, found in accuracy.items() if found},
         seeds=tuple(seeds),
-        classes=int(labels[0].max()) + 1 if labelled else 0,
-        train_images=len(labels[0]) if labelled else 0,
+        labels=classes,
+        train_images=len(labels),
         test_images=len(test.dataset),
+        digest=_digest(labels, test_labels),
         spectrum=spectra,
         invariance=invariance,
         probe=probe,
     )
+
+
+def _check(
+    protocols: Sequence[str],
+    seeds: Sequence[int],
+    train: Source | None,
+    shares: Sequence[float],
+    epochs: int | None,
+) -> None:
+    """Raise ValueError for what would come to light only after hours."""
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {protocol!r}; protocols are {', '.join(PROTOCOLS)}")
+    if not protocols or not seeds:
+        raise ValueError("one protocol and one seed, or more, are wanted")
+    labelled = [protocol for protocol in protocols if protocol != "spectrum"]
+    if labelled and train is None:
+        raise ValueError(f"{', '.join(labelled)}: labelled images of train are wanted")
+    for share in shares:
+        check_tuning(share, epochs)
+
+
+def _digest(labels: Sequence[int] | Tensor, test_labels: Sequence[int] | Tensor) -> str:
+    """Tells data sets without a name apart, and nothing else about them."""
+    both = [*map(int, labels), -1, *map(int, test_labels)]
+    return hashlib.sha256(json.dumps(both).encode()).hexdigest()[:16]
 
 
 def random_twin(model: SSLModel, seed: int) -> nn.Module:
@@ -238,6 +264,7 @@ def record(
         of: What the spread is of: ``seeds`` of the evaluation, or ``trainings``.
     """
     first = evaluations[0]
+    tuned = [key for key in first.protocols if key.startswith("fine-tuned")]
 
     def values(kind: str) -> dict:
         found = {
@@ -258,9 +285,13 @@ def record(
         "train_images": first.train_images,
         "test_split": test_split,
         "test_images": first.test_images,
-        "classes": first.classes,
+        "digest": first.digest,
+        "classes": len(first.labels),
         "protocols": first.protocols,
-        "seeds": [seed for evaluation in evaluations for seed in evaluation.seeds],
+        "seeds": {
+            key: [s for e in evaluations for s in e.seeds[: 1 if key in tuned else None]]
+            for key in first.protocols
+        },
         "of": of,
         "top1": values("top1"),
         "top5": values("top5"),
@@ -325,10 +356,10 @@ def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
     return both
 
 
-def _invariance(model: SSLModel, test: Source, preset: str) -> dict[str, Invariance]:
-    size = model.backbone.pretrained_cfg["input_size"][-1]
+def _invariance(
+    model: SSLModel, test: Source, views: MultiView, preset: str
+) -> dict[str, Invariance]:
     images = _select(test, _spread(len(test.dataset), _VIEWED_IMAGES))
-    views = MultiView(preset, views=_VIEWS, size=size)
     features = extract_views(model, images, views)
     return {
         name: Invariance(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
+import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,14 @@ logger = logging.getLogger(__name__)
 
 ENDINGS = (".safetensors", ".parquet", "")
 _PARQUET_ROWS = 10_000  # of a row group
+_SAVE_SECONDS = 5.0  # of work that a kill may lose
 
 
 class FeatureFile:
     """The output of an extraction, beside which a folder ``NAME.partial`` grows until it is whole.
 
-    The folder holds the safetensors file, mapped into memory, and which batches are in it. Every
-    process makes one of these, with the same arguments.
+    The folder holds the safetensors file, and of every process that wrote to it the numbers of its
+    batches. Every process makes one of these, with the same arguments.
 
     Args:
         output: The file, or the folder of a ``datasets.Dataset``.
@@ -53,15 +57,16 @@ class FeatureFile:
         self.partial = output.with_name(f"{output.name}.partial")
         self.main = world_size() == 1 or dist.get_rank() == 0
         if self.main:
-            self._prepare(width, batches, fingerprint)
+            self._prepare(width, fingerprint)
         _wait_for_all()
-        rows = len(source.dataset)
-        path = self.partial / "features.safetensors"
-        start = path.stat().st_size - 4 * rows * width  # features come last
-        self.features = np.memmap(path, np.float32, "r+", start, (rows, width))
-        self.done = np.memmap(self.partial / "done", np.bool_, "r+", shape=(batches,))
+        self.batches, self.shape = batches, (len(source.dataset), width)
+        self.path = self.partial / "features.safetensors"
+        self.start = self.path.stat().st_size - 4 * math.prod(self.shape)  # features come last
+        self.file = os.open(self.path, os.O_RDWR)
+        self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
+        self.pending, self.saved = [], time.monotonic()
 
-    def _prepare(self, width: int, batches: int, fingerprint: str) -> None:
+    def _prepare(self, width: int, fingerprint: str) -> None:
         job = self.partial / "fingerprint"
         if job.is_file() and job.read_text() == fingerprint:
             logger.info("going on with %s", self.partial)
@@ -78,7 +83,6 @@ class FeatureFile:
             file.flush()
             if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash later
                 os.posix_fallocate(file.fileno(), 0, end)
-        (self.partial / "done").write_bytes(bytes(batches))
         job.write_text(fingerprint)  # last: without it the rest is not taken for whole
 
     @property
@@ -91,21 +95,35 @@ class FeatureFile:
 
     def batches_left(self) -> list[int]:
         """Numbers of the batches that are not there yet, the same for every process."""
-        left = np.flatnonzero(~self.done).tolist()
+        done = set()
+        for file in self.partial.glob("done-*"):
+            # a line that a kill has torn lacks its end
+            done |= {int(line) for line in file.read_text().split("\n")[:-1]}
         _wait_for_all()  # or one would see what another has already begun to write
-        return left
+        return [batch for batch in range(self.batches) if batch not in done]
 
     def write(self, batch: int, rows: range, features: Tensor) -> None:
         """Put the features of a batch, (n, F), in their place."""
-        self.features[rows.start : rows.stop] = features.numpy()
-        self.done[batch] = True
+        place = self.start + 4 * self.shape[1] * rows.start
+        os.pwrite(self.file, features.contiguous().numpy().tobytes(), place)
+        self.pending.append(batch)
+        if time.monotonic() - self.saved > _SAVE_SECONDS:
+            self._save()
+
+    def _save(self) -> None:
+        os.fsync(self.file)  # or after a power cut batches would be done that are not there
+        self.done.write("".join(f"{batch}\n" for batch in self.pending))
+        self.done.flush()
+        self.pending, self.saved = [], time.monotonic()
 
     def finish(self) -> None:
         """Make the output when all processes are done, and delete the folder."""
-        self.features.flush()
+        self._save()
+        os.close(self.file)
+        self.done.close()
         _wait_for_all()
         if self.main:
-            made = self.partial / "features.safetensors"
+            made = self.path
             if self.output.suffix == ".parquet":
                 made = self._write_parquet()
             elif self.output.suffix == "":
@@ -114,19 +132,22 @@ class FeatureFile:
             shutil.rmtree(self.partial)
         _wait_for_all()
 
+    def _features(self) -> np.ndarray:
+        return np.memmap(self.path, np.float32, "r", self.start, self.shape)
+
     def _write_parquet(self) -> Path:
         import pyarrow
         from pyarrow import parquet
 
         path = self.partial / "features.parquet"
-        width, labels = self.features.shape[1], self._labels
+        features, width, labels = self._features(), self.shape[1], self._labels
         names = {"features": pyarrow.list_(pyarrow.float32(), width)}
         if labels is not None:
             names["labels"] = pyarrow.int64()
         with parquet.ParquetWriter(path, pyarrow.schema(names)) as writer:
-            for first in range(0, len(self.features), _PARQUET_ROWS):
+            for first in range(0, len(features), _PARQUET_ROWS):
                 rows = slice(first, first + _PARQUET_ROWS)
-                flat = pyarrow.array(self.features[rows].reshape(-1))
+                flat = pyarrow.array(features[rows].reshape(-1))
                 columns = [pyarrow.FixedSizeListArray.from_arrays(flat, width)]
                 columns += [] if labels is None else [pyarrow.array(labels[rows])]
                 writer.write_table(pyarrow.table(columns, schema=pyarrow.schema(names)))
@@ -134,14 +155,22 @@ class FeatureFile:
 
     def _write_dataset(self) -> Path:
         import pyarrow
-        from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
+        from datasets import (
+            Dataset,
+            DatasetInfo,
+            Features,
+            Image,
+            List,
+            Value,
+            concatenate_datasets,
+        )
 
         path = self.partial / "dataset"
-        width = self.features.shape[1]
-        flat = pyarrow.array(self.features.reshape(-1))
-        column = pyarrow.FixedSizeListArray.from_arrays(flat, width)
-        kind = Features({"features": List(Value("float32"), length=width)})
-        features = Dataset(pyarrow.table({"features": column})).cast(kind)
+        kind = Features({"features": List(Value("float32"), length=self.shape[1])})
+        flat = pyarrow.array(self._features().reshape(-1))  # not a copy, nor is what follows
+        column = pyarrow.FixedSizeListArray.from_arrays(flat, type=kind.arrow_schema.types[0])
+        table = pyarrow.table([column], schema=kind.arrow_schema)
+        features = Dataset(table, info=DatasetInfo(features=kind))
         plain = self.source.dataset.with_format(None)
         if isinstance(plain.features[self.source.image_column], Image):
             plain = plain.cast_column(self.source.image_column, Image())

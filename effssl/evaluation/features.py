@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -18,12 +19,14 @@ from tqdm import tqdm
 from effssl.data.decode import BrokenImage, image_name, open_image
 from effssl.data.loader import Batch, available_cores, collate, decode_or_broken, kept_side
 from effssl.data.sources import Source
-from effssl.distributed import count_rows, gather_rows, max_, world_size
+from effssl.distributed import count_rows, gather_rows, join, max_, world_size
 from effssl.evaluation.feature_file import FeatureFile
 from effssl.evaluation.transform import EvalTransform, create_transform
 from effssl.hub.pull import from_pretrained
 from effssl.seeding import seeded_generator
 from effssl.views import MultiView
+
+logger = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
 _EVERY = "features need every image"
@@ -50,16 +53,18 @@ def extract_features(
 
     Args:
         model: An `SSLModel`, a timm backbone, or any module from images to vectors, whose weights,
-            buffers, mode and device stay as they are; or a model folder or Hub id, which is loaded
-            onto the launcher's device.
+            buffers, modes and device stay as they are; or a model folder or Hub id, which is loaded
+            onto a GPU if there is one.
         source: Map-style images, from `load_source`.
         output: File to write instead of holding all features in memory: ``.safetensors`` with
             ``features`` and, if the source has them, ``labels``; ``.parquet`` with the same
-            columns; or a folder, which becomes a ``datasets.Dataset`` of the source's own columns
-            and ``features``, for ``load_from_disk``. A killed extraction goes on where it was when
-            it is started again; all processes must see the folder.
+            columns; or a folder, which becomes a ``datasets.Dataset`` of the images, their labels
+            and ``features``, for ``load_from_disk``. Rows are in the order of the source. A killed
+            extraction goes on where it was when it is started again; all processes must see the
+            folder.
         views: If given, an image's features are the mean over so many random views of it (16 in
-            arXiv:2312.10725), instead of those of the transform.
+            arXiv:2312.10725), instead of those of the transform. They are normalised as the model
+            wants it, not as the views say.
         project: Projections instead of features.
         transform: From a PIL image, or uint8 pixels (C, H, W) where the source holds arrays, to
             (C, S, S); `create_transform` of the model if None.
@@ -79,16 +84,13 @@ def extract_features(
     """
     if source.streaming:
         raise ValueError("features need a map-style source; load it without streaming")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and world_size() == 1:
-        PartialState()  # joins the other processes of the launcher
     if isinstance(model, str | os.PathLike):
-        model = from_pretrained(model)
-        if world_size() > 1:
-            model.to(PartialState().device)
+        model = from_pretrained(model).to(join())
     job = _Job(model, source, views, project, transform, batch_size, seed)
     if workers is None:
         few = len(source.dataset) < _FEW
-        workers = 0 if few else min(_MOST_WORKERS, max(1, available_cores() // world_size()))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        workers = 0 if few else min(_MOST_WORKERS, max(1, available_cores() // processes))
     rank = dist.get_rank() if world_size() > 1 else 0
     bar = tqdm(
         total=len(source.dataset),
@@ -149,12 +151,22 @@ class _Job:
     ) -> None:
         self.model, self.source, self.views, self.seed = model, source, views, seed
         self.project, self.average, self.batch_size = project, average, batch_size
-        self.transform = transform
-        if transform is None and views is None:
-            self.transform = create_transform(model)
-        self.batches = -(-len(source.dataset) // batch_size)
         parameter = next(model.parameters(), torch.empty(0))
         self.device, self.dtype = parameter.device, parameter.dtype
+        join(cpu=self.device.type == "cpu")
+        self.batches = -(-len(source.dataset) // batch_size)
+        self.transform = transform
+        if transform is None:
+            try:
+                self.transform = create_transform(model)
+            except AttributeError as error:
+                raise ValueError(
+                    f"a {type(model).__name__} does not say what input it takes: give transform"
+                ) from error
+        if views is not None and isinstance(self.transform, EvalTransform):
+            mean, std = tuple(self.transform.mean), tuple(self.transform.std)
+            options = replace(views.options, mean=mean, std=std)
+            self.views = MultiView(options, views=views.views, size=views.size)
 
     def rows(self, batch: int) -> range:
         """Rows of the source of a batch."""
@@ -168,12 +180,15 @@ class _Job:
 
     def fingerprint(self) -> str:
         """Of all that the features depend on."""
+        from datasets.fingerprint import Hasher
+
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         what = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
-        digest.update(f"{what} {self.transform} {self.project} {self.batch_size}".encode())
+        how = Hasher.hash(self.transform)  # by what a function does, not by where it lies
+        digest.update(f"{self.model} {what} {how} {self.project} {self.batch_size}".encode())
         digest.update(self.source.dataset._fingerprint.encode())
         return digest.hexdigest()
 
@@ -195,11 +210,13 @@ class _Job:
             num_workers=workers if len(batches) > 1 else 0,
             pin_memory=self.device.type == "cuda",
         )
-        training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             for batch, images in zip(batches, loader, strict=True):
                 if isinstance(images, BrokenImage):
+                    if world_size() > 1:  # of which the launcher may end the others at once
+                        logger.error("process %d: %s", dist.get_rank(), images)
                     raise images
                 # not inference mode, whose tensors could take no part in a probe's autograd
                 with torch.no_grad():
@@ -208,7 +225,8 @@ class _Job:
                     bar.update(len(self.rows(batch)))
                 yield batch, features
         finally:
-            self.model.train(training)
+            for module, training in modes:
+                module.training = training
 
     def _features(self, images: Tensor | Batch, batch: int) -> Tensor:
         if self.views is None:
@@ -270,11 +288,10 @@ def _gathered(batches: list[tuple[int, Tensor]]) -> Tensor:
     mine = torch.cat([features for _, features in batches]) if batches else None
     if world_size() == 1:
         return mine
-    device = PartialState().device
     width = max_(0 if mine is None else mine.shape[1])
     mine = torch.empty(0, width) if mine is None else mine
-    counts = count_rows(len(mine), device)
-    padded = gather_rows(mine.to(device).unsqueeze(0), max(counts))[0].cpu().split(max(counts))
+    counts = count_rows(len(mine), mine.device)
+    padded = gather_rows(mine.unsqueeze(0), max(counts))[0].split(max(counts))
     return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
 
 

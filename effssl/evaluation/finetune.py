@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 
 import timm.optim
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,8 +26,8 @@ from effssl.data.loader import (
     kept_side,
 )
 from effssl.data.sources import Source
-from effssl.distributed import world_size
-from effssl.evaluation.accuracy import Accuracy, best_guesses, check_classes
+from effssl.distributed import join, world_size
+from effssl.evaluation.accuracy import Accuracy, best_guesses, dense_labels
 from effssl.evaluation.features import extract_features
 from effssl.model import SSLModel
 from effssl.seeding import derived_seed, seeded_generator
@@ -76,20 +74,18 @@ def finetune(
         progress: Show a progress bar.
 
     Raises:
-        ValueError: If a source has no labels, train has one class only, test has a class that train
-            has not, share is not above 0 and at most 1, or an image of test is broken.
+        ValueError: If train and test cannot be compared (`dense_labels`), share is not above 0 and
+            at most 1, epochs is below 1, or an image of test is broken.
         FloatingPointError: If the loss is not finite.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share of the labels must be above 0 and at most 1, got {share}")
-    if world_size() == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        PartialState()
-    labels, test_labels = torch.tensor(train.labels()), torch.tensor(test.labels())
-    check_classes(labels, test_labels)
+    check_tuning(share, epochs)
+    epochs = default_epochs(share) if epochs is None else epochs
+    device = next(model.parameters()).device
+    join(cpu=device.type == "cpu")
+    labels, test_labels, values = dense_labels(train, test)
     rows = _share_of_classes(labels, share, seed)
-    labels, classes = labels[rows], int(labels.max()) + 1
+    labels, classes = labels[rows], len(values)
     net = _with_classifier(model, classes, seed)
-    device = next(net.parameters()).device
     cfg = net.pretrained_cfg
     channels, size = cfg["input_size"][:2]
     side = kept_side(size)
@@ -99,7 +95,6 @@ def finetune(
     local = LocalPart(min(batch_size, len(rows)), None, rank, world_size())
     batches = EpochBatches(len(rows), local, seed)
     loader = image_loader(images, batches, channels, workers)
-    epochs = default_epochs(share) if epochs is None else epochs
     steps = epochs * len(batches)
     optimizer = timm.optim.create_optimizer_v2(
         net, opt="adamw", lr=lr, weight_decay=WEIGHT_DECAY, layer_decay=layer_decay
@@ -150,6 +145,14 @@ def finetune(
     return Accuracy.of(best_guesses(scores), test_labels, classes)
 
 
+def check_tuning(share: float, epochs: int | None) -> None:
+    """Raise ValueError if share is not above 0 and at most 1, or epochs is below 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share of the labels must be above 0 and at most 1, got {share}")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs of fine-tuning must be 1 or more, got {epochs}")
+
+
 def default_epochs(share: float) -> int:
     """Passes over a share of the labels, 4 / sqrt(share): fewer images are seen more often."""
     return round(EPOCHS / math.sqrt(share))
@@ -167,7 +170,7 @@ def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
 
 def _with_classifier(model: SSLModel | nn.Module, classes: int, seed: int) -> nn.Module:
     backbone = model.backbone if isinstance(model, SSLModel) else model
-    net = copy.deepcopy(backbone).requires_grad_(True)
+    net = copy.deepcopy(backbone).requires_grad_(True).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "classifier"))
         net.cpu().reset_classifier(classes)

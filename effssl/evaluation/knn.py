@@ -46,14 +46,7 @@ def knn(
             and test cannot be compared (`check_labelled`).
     """
     classes = check_labelled(train_features, train_labels, test_features, test_labels)
-    wrong = [count for count in k if not 1 <= count <= len(train_features)]
-    if wrong or not k:
-        raise ValueError(
-            f"k must be 1 to the {len(train_features)} training images, got "
-            f"{', '.join(map(str, wrong)) or 'none'}"
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    check_votes(k, temperature, len(train_features))
     train, test = F.normalize(train_features), F.normalize(test_features)
     guesses = {count: [] for count in k}
     for queries in test.split(_QUERIES):
@@ -70,3 +63,13 @@ def knn(
         count: Accuracy.of(torch.cat(found), test_labels, classes)
         for count, found in guesses.items()
     }
+
+
+def check_votes(k: Sequence[int], temperature: float, images: int) -> None:
+    """Raise ValueError if there are fewer than k training images, or temperature is not above 0."""
+    wrong = [count for count in k if not 1 <= count <= images]
+    if wrong or not k:
+        shown = ", ".join(map(str, wrong)) or "none"
+        raise ValueError(f"k must be 1 to the {images} training images, got {shown}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -66,29 +66,32 @@ def linear_probe(
         ValueError: If train and test cannot be compared (`check_labelled`).
     """
     classes = check_labelled(train_features, train_labels, test_features, test_labels)
-    mean, std = train_features.mean(0), train_features.std(0).clamp(min=1e-6)
-    train, test = (train_features - mean) / std, (test_features - mean) / std
+    mean, std = train_features.mean(0), train_features.std(0)
+    # what does not vary in train but by rounding says nothing
+    dead = std <= 1e-5 * train_features.abs().amax(0)
+    scale = torch.where(dead, 0.0, 1 / std)
+    train, test = (train_features - mean) * scale, (test_features - mean) * scale
     start = train.new_zeros(classes, train.shape[1]), train.new_zeros(classes)
     some = train[:: max(1, len(train) // _ROWS)]
     covariance = some.T @ some / len(some)
     best_top1 = None
     if l2 is None:
         order = torch.randperm(len(train), generator=seeded_generator(seed, "linear probe"))
-        held, fit = order.to(train.device).tensor_split([round(held_out * len(train))])
+        count = min(max(1, round(held_out * len(train))), len(train) - 1)
+        held, fit = order.to(train.device).tensor_split([count])
         part, labels = train[fit], train_labels[fit]
-        best, best_top1, tried = start, -1.0, 0
+        last, best_top1, tried = start, -1.0, 0
         for value in L2_GRID:  # from the strongest on, each fit starting from the one before
-            start = _fit(part, labels, value, start, covariance)
-            top1 = _accuracy(start, train[held], train_labels[held]).top1
+            last = _fit(part, labels, value, last, covariance)
+            top1 = _accuracy(last, train[held], train_labels[held]).top1
             tried += 1
             if top1 > best_top1:
-                l2, best_top1, best, tried = value, top1, start, 0
+                l2, best_top1, tried = value, top1, 0
             elif tried == _PATIENCE:
                 break
-        start = best
     classifier = _fit(train, train_labels, l2, start, covariance)
     accuracy = _accuracy(classifier, test, test_labels)
-    weight = classifier[0] / std
+    weight = classifier[0] * scale
     return LinearProbe(accuracy, best_top1, l2, weight, classifier[1] - weight @ mean)
 
 
@@ -105,7 +108,7 @@ def _fit(
     the Hessian of a class that is right for most images: that takes half to a third of the steps.
     """
     classes, width = start[0].shape
-    onehot = F.one_hot(labels, classes).T.to(features.dtype).contiguous()
+    rows = torch.arange(len(features), device=features.device)
     # float64 is for a factor of what is nearly singular; some devices do not have it
     hessian = covariance.cpu().double() / 10
     hessian.diagonal().add_(l2 + 1e-6 * float(hessian.trace()))
@@ -129,7 +132,8 @@ def _fit(
         logits = weight @ features.T + bias.unsqueeze(1)  # (classes, N) is the faster way round
         log_sum = logits.logsumexp(0)
         loss = (log_sum - logits.gather(0, labels.unsqueeze(0)).squeeze(0)).mean()
-        residual = (logits - log_sum).exp_().sub_(onehot).div_(len(features))
+        residual = (logits - log_sum).exp_().div_(len(features))
+        residual[labels, rows] -= 1 / len(features)
         turned.grad = (residual @ features + l2 * weight) @ inverse.T
         bias.grad = residual.sum(1)
         return loss + l2 / 2 * weight.square().sum()

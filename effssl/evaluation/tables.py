@@ -36,9 +36,10 @@ def accuracy_table(record: dict) -> str:
         if rows:
             title = f"top-{kind[-1]} in percent"
             lines += ["", *_aligned([[title, *record[kind]], *rows])]
-    seeds = ", ".join(map(str, record["seeds"]))
-    lines += ["", f"{record['train_images']:,} images of {record['train_split']}, seeds {seeds}"]
-    lines += [f"{name}: {sentence}" for name, sentence in record["protocols"].items()]
+    lines += ["", f"{record['train_images']:,} labelled images of {record['train_split']}"]
+    for name, sentence in record["protocols"].items():
+        seeds = ", ".join(map(str, record["seeds"][name]))
+        lines.append(f"{name}: {sentence}; seed {seeds}")
     return "\n".join(lines)
 
 
@@ -108,8 +109,8 @@ def details(evaluation: Evaluation, test: Source) -> dict:
 
 def _class_names(evaluation: Evaluation, test: Source) -> list[str]:
     kind = test.dataset.features[test.label_column] if test.label_column else None
-    names = getattr(kind, "names", None) or []
-    return [names[i] if i < len(names) else str(i) for i in range(evaluation.classes)]
+    names = getattr(kind, "names", None)
+    return [names[label] if names else str(label) for label in evaluation.labels]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

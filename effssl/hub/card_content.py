@@ -123,22 +123,17 @@ def _facts(config: ModelConfig, training: dict, model: SSLModel) -> list[tuple[s
 
 
 def _evaluation(found: dict) -> dict:
-    seeds = ", ".join(str(seed) for seed in found["seeds"])
-    spread = f"seed {seeds}"
-    if len(found["seeds"]) > 1:
-        spread = f"mean ± standard deviation of {len(found['seeds'])} {found['of']}, seeds {seeds}"
-        if found["of"] == "trainings":
-            spread += f"; the weights here are those of seed {found['seeds'][0]}"
-    labels = ""
-    if found["train_images"]:
-        labels = (
-            f"; {found['train_images']:,} labelled images ({found['train_split']}) vote and are "
-            f"fitted to; {spread}"
-        )
     lead = (
         f"On {found['test_images']:,} images of {found['dataset'] or 'the data'} "
-        f"({found['test_split']}){labels}"
+        f"({found['test_split']})"
     )
+    if found["train_images"]:
+        lead += (
+            f"; {found['train_images']:,} labelled images ({found['train_split']}) vote and are "
+            f"fitted to; mean ± standard deviation of {found['of']}"
+        )
+    if found["of"] == "trainings":
+        lead += f"; the weights here are those of seed {next(iter(found['seeds'].values()))[0]}"
     encoders = list(found["top1"])
     rows = [
         (key, [_mean_and_spread(found["top1"][name].get(key)) for name in encoders])
@@ -148,7 +143,10 @@ def _evaluation(found: dict) -> dict:
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": list(found["protocols"].items()),
+        "protocols": [
+            (key, f"{sentence}; seed {', '.join(map(str, found['seeds'][key]))}")
+            for key, sentence in found["protocols"].items()
+        ],
         "spectrum": _spectrum(found["spectrum"]),
     }
 
@@ -223,7 +221,7 @@ def _limits(config: ModelConfig, training: dict) -> list[str]:
             worse = [
                 key
                 for key, values in found["top1"].get("pretrained", {}).items()
-                if key in found["top1"][name]
+                if key in found["top1"].get(name, {})
                 and statistics.mean(values) <= statistics.mean(found["top1"][name][key])
             ]
             if worse:

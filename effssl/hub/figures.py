@@ -47,6 +47,8 @@ def _draw_loss(history: dict, axes) -> None:
 
 def _draw_spectrum(spectra: dict, axes) -> None:
     for i, (name, found) in enumerate(spectra.items()):
+        if not found["eigenvalue"][0]:  # all features are the same
+            continue
         values = [value / found["eigenvalue"][0] for value in found["eigenvalue"]]
         shown = [(r, v) for r, v in zip(found["rank"], values, strict=True) if v > 1e-10]
         axes.loglog(*zip(*shown, strict=True), ".", color=f"C{i}", label=name)
@@ -56,5 +58,6 @@ def _draw_spectrum(spectra: dict, axes) -> None:
             label = f"rank to the power of -{found['alpha']:.2f}"
             axes.loglog(ends, line, color=f"C{i}", label=label)
     axes.set(xlabel="rank", ylabel="eigenvalue / the largest")
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     axes.grid(alpha=0.3, which="both")

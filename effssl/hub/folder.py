@@ -165,7 +165,7 @@ def read_training(folder: str | os.PathLike) -> dict:
 def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None = None) -> None:
     """Note an evaluation in training.json.
 
-    One of the same images and seeds is added to, one of the same images and other seeds replaced.
+    One of the same images is added to, and what both have measured is replaced.
 
     Args:
         folder: The model folder.
@@ -173,13 +173,13 @@ def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None =
         probe: Weight and bias of the linear probe of the features, which get a file.
     """
     training = read_training(folder)
-    # data sets that are not public have no name, but a number of images
-    images = ("dataset", "train_split", "test_split", "train_images", "test_images")
+    # data sets that are not public have no name, but labels
+    images = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
     others = []
     for earlier in training.get("evaluation", []):
-        if any(earlier.get(key) != record[key] for key in images):
+        if any(earlier.get(key) != record.get(key) for key in images):
             others.append(earlier)
-        elif all(earlier.get(key) == record.get(key) for key in ("seeds", "of")):
+        elif earlier.get("of") == record.get("of"):
             record = _joined(earlier, record)
     if probe is not None:
         partial = folder / f".{PROBE}.partial"
@@ -199,7 +199,8 @@ def _joined(earlier: dict, record: dict) -> dict:
         before, now = earlier.get(kind, {}), record.get(kind, {})
         names = dict.fromkeys([*max(before, now, key=len), *now])
         both[kind] = {name: before.get(name, {}) | now.get(name, {}) for name in names}
-    both["protocols"] = earlier.get("protocols", {}) | record.get("protocols", {})
+    for kind in ("protocols", "seeds"):
+        both[kind] = earlier.get(kind, {}) | record.get(kind, {})
     both["spectrum"] = record.get("spectrum") or earlier.get("spectrum", {})
     return both
 

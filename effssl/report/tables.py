@@ -81,18 +81,11 @@ def evaluation(found: dict) -> dict:
             rows.append((key, measure.replace("top", "top-"), cells))
     lead = f"{found['test_images']:,} images ({found['test_split']})"
     if rows:
-        seeds = found["seeds"]
         lead = (
             f"Percent of {lead}; {found['train_images']:,} labelled ones ({found['train_split']}) "
             "vote and are fitted to. "
         )
-        if len(seeds) > 1:
-            lead += (
-                f"Mean ± standard deviation of {len(seeds)} {found['of']}, seeds "
-                f"{', '.join(map(str, seeds))}; a number without ± is of seed {seeds[0]} alone."
-            )
-        else:
-            lead += f"Seed {seeds[0]}."
+        lead += f"Mean ± standard deviation of {found['of']}."
     else:
         lead += ", without labels: see the spectrum above."
     return {
@@ -100,7 +93,10 @@ def evaluation(found: dict) -> dict:
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": list(found["protocols"].items()),
+        "protocols": [
+            (key, f"{sentence}; seed {', '.join(map(str, found['seeds'][key]))}")
+            for key, sentence in found["protocols"].items()
+        ],
     }
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 
+from effssl.data.sources import Source
 from effssl.evaluation import Accuracy, knn, linear_probe
-from effssl.evaluation.accuracy import best_guesses
+from effssl.evaluation.accuracy import best_guesses, dense_labels
 
 
 def test_counts_by_hand():
@@ -23,6 +25,28 @@ def test_top5_is_of_more_than_five_classes_only():
     scores = torch.randn(20, 6)
     worst = scores.argmin(1)
     assert Accuracy.of(best_guesses(scores), worst, 6).top5 == 0
+
+
+def rows(labels, names=None):
+    kind = Value("int64") if names is None else ClassLabel(names=names)
+    features = Features({"image": Value("int64"), "label": kind})
+    found = Dataset.from_dict({"image": labels, "label": labels}, features=features)
+    return Source(found, "image", "label", 1, len(labels))
+
+
+def test_classes_are_numbered_without_gaps():
+    train, test, values = dense_labels(rows([7, 3, 10**6, 7]), rows([10**6, 3]))
+    assert train.tolist() == [1, 0, 2, 1] and test.tolist() == [2, 0]
+    assert values == [3, 7, 10**6]
+    with pytest.raises(ValueError, match=r"classes that train has no image of \(5\)"):
+        dense_labels(rows([7, 3]), rows([3, 5]))
+
+
+def test_classes_of_other_names_are_not_compared():
+    names = ["cat", "dog", "emu"]
+    assert dense_labels(rows([0, 1, 2], names), rows([2, 1], names))[1].tolist() == [2, 1]
+    with pytest.raises(ValueError, match="of train begin cat, dog, emu and those of test dog, emu"):
+        dense_labels(rows([0, 1, 2], names), rows([0, 1], names[1:]))
 
 
 DATA = {

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from forked import launch, results
 from PIL import Image
 
 import effssl
@@ -60,11 +61,15 @@ def test_every_number_has_baselines_and_a_protocol(found):
         "pretrained": frozen + tuned,
     }
     for row in found.accuracy.values():
-        for key, values in row.items():
-            assert len(values) == (2 if key in frozen else 1)
+        for values in row.values():
             assert all(value.confusion.sum() == 150 for value in values)
+    # a number for each seed, where the seed makes a difference
+    for name, row in found.accuracy.items():
+        for key, values in row.items():
+            twice = key == "linear" or (key in frozen and name == "random initialisation")
+            assert len(values) == (2 if twice else 1), (name, key)
     assert found.accuracy["raw pixels"]["k-NN 20"][0].top1 > 60
-    assert (found.classes, found.train_images, found.test_images) == (10, 240, 150)
+    assert (found.labels, found.train_images, found.test_images) == (list(range(10)), 240, 150)
 
 
 def test_the_numbers_are_those_of_the_functions(model, sources, found):
@@ -74,7 +79,7 @@ def test_the_numbers_are_those_of_the_functions(model, sources, found):
     for k, expected in knn(*data).items():
         assert [value.top1 for value in found.accuracy["pretrained"][f"k-NN {k}"]] == [
             pytest.approx(expected.top1)
-        ] * 2
+        ]
     probe = linear_probe(*data, seed=1)
     assert found.accuracy["pretrained"]["linear"][1].top1 == pytest.approx(probe.accuracy.top1)
     logits = test @ found.probe.weight.T + found.probe.bias
@@ -92,16 +97,16 @@ def test_the_numbers_are_those_of_the_functions(model, sources, found):
 
 
 def test_the_random_initialisation_is_another_one_for_every_seed(found):
-    raw, random, pretrained = (row["k-NN 20"] for row in found.accuracy.values())
-    assert raw[0].top1 == raw[1].top1 and pretrained[0].top1 == pretrained[1].top1
-    assert random[0].top1 != random[1].top1
+    first, second = found.accuracy["random initialisation"]["k-NN 20"]
+    assert first.top1 != second.top1
 
 
 def test_the_record_is_json_with_every_seed(found):
     top1 = found.accuracy["pretrained"]["linear"]
     second = dataclasses.replace(found, seeds=(4, 5))
     kept = json.loads(json.dumps(record([found, second], dataset="fashion-mnist-sample", **SPLITS)))
-    assert kept["seeds"] == [0, 1, 4, 5] and kept["test_images"] == 150
+    assert kept["seeds"]["linear"] == [0, 1, 4, 5] and kept["test_images"] == 150
+    assert kept["seeds"]["fine-tuned 25 %"] == [0, 4]
     assert kept["top1"]["pretrained"]["linear"] == [round(value.top1, 2) for value in top1 * 2]
     assert "k-NN 1" not in kept["top5"]["raw pixels"]
     assert kept["spectrum"]["projections"]["width"] == 16
@@ -128,6 +133,24 @@ def test_tables_show_what_the_record_holds(found, sources):
     assert sum(map(sum, more["confusion"]["linear"])) == 150
 
 
+def both():
+    """Top-1, RankMe and LiDAR of a small evaluation."""
+    torch.manual_seed(0)
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=16)
+    splits = [load_source(split=split, in_chans=1) for split in SPLITS.values()]
+    options = {"protocols": ("knn", "spectrum"), "k": (20,), "seeds": (0,), "preset": "grey"}
+    found = evaluate(model.eval(), *splits, **options)
+    top1 = [row["k-NN 20"][0].top1 for row in found.accuracy.values()]
+    return torch.tensor(
+        [*top1, found.spectrum["projections"].rankme, found.invariance["features"].lidar]
+    )
+
+
+def test_several_processes_find_the_same(tmp_path):
+    for found in results(launch(tmp_path, 2, both)):
+        torch.testing.assert_close(found, both())
+
+
 def test_images_without_labels_have_a_spectrum(model, tmp_path):
     for i in range(12):
         Image.effect_noise((30, 30), 20 + 5 * i).save(tmp_path / f"{i}.png")
@@ -145,11 +168,16 @@ def test_images_without_labels_have_a_spectrum(model, tmp_path):
     [
         ({"protocols": ("svm",)}, "unknown protocol 'svm'; protocols are knn, linear, finetune"),
         ({"seeds": ()}, "one protocol and one seed, or more, are wanted"),
+        ({"protocols": ("finetune",), "shares": (10,)}, "at most 1, got 10"),
+        ({"protocols": ("finetune",), "epochs": 0}, "epochs of fine-tuning must be 1 or more"),
         ({"protocols": ("knn",), "k": (500,)}, "k must be 1 to the 240 training images, got 500"),
         ({"protocols": ("spectrum",), "preset": "gray"}, "unknown preset 'gray'; did you mean"),
     ],
 )
-def test_bad_options_are_named(model, sources, options, message):
+def test_bad_options_are_named_before_anything_is_computed(
+    model, sources, options, message, monkeypatch
+):
+    monkeypatch.setattr(model, "forward", None)
     with pytest.raises(ValueError, match=message):
         evaluate(model, *sources, **({"seeds": (0,)} | options))
 

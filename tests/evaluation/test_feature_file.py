@@ -8,12 +8,14 @@ import pytest
 import torch
 from datasets import load_from_disk
 from forked import Forked, launch, results
+from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import load_file
+from torchvision.transforms import Compose
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import extract_features, extract_views
+from effssl.evaluation import extract_features, extract_views, feature_file
 from effssl.evaluation.feature_file import FeatureFile
 
 IMAGES = 70
@@ -28,9 +30,17 @@ def images(count=IMAGES):
     return load_source(split=f"train[:{count}]", in_chans=1)
 
 
-def extract(output=None, views=0, kill_after=None, count=IMAGES, batch_size=16):
+def negative(pixels):
+    return -pixels
+
+
+def extract(output=None, views=0, kill_after=None, count=IMAGES, batch_size=16, seed=0, turn=None):
     """Features; or of a file, how many batches were left for this process to write."""
     options = {"batch_size": batch_size, "output": output and Path(output)}
+    model = net(seed)
+    if turn:
+        transform = [effssl.create_transform(model), negative][: 2 if turn == "over" else 1]
+        options["transform"] = Compose(transform)
     if views:
         options["views"] = effssl.MultiView("grey", views=views, size=32)
     written = []
@@ -42,11 +52,15 @@ def extract(output=None, views=0, kill_after=None, count=IMAGES, batch_size=16):
         if len(written) == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    FeatureFile.write = counted
+    FeatureFile.write, feature_file._SAVE_SECONDS = counted, 0
     torch.set_num_threads(1)
-    found = extract_features(net(), images(count), **options)
+    found = extract_features(model, images(count), **options)
     FeatureFile.write = write
     return torch.tensor(written) if output else found
+
+
+def broken(folder):
+    extract_features(net(), load_source(folder, in_chans=1), batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +109,13 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path, expected):
     assert torch.equal(load_file(output)["features"], expected)
 
 
-@pytest.mark.parametrize("changes", [{"views": 2}, {"batch_size": 10}, {"count": 60}])
+@pytest.mark.parametrize(
+    "changes", [{"views": 2}, {"batch_size": 10}, {"count": 60}, {"seed": 1}, {"turn": "over"}]
+)
 def test_what_is_left_of_another_extraction_is_not_taken(tmp_path, changes):
     output = tmp_path / "x.safetensors"
-    killed = Forked(tmp_path / "log", extract, str(output), 0, 3)
+    before = (str(output), 0, 3, IMAGES, 16, 0, "same" if "turn" in changes else None)
+    killed = Forked(tmp_path / "log", extract, *before)
     assert killed.wait() == -signal.SIGKILL, killed.log()
     assert extract(output, **changes).tolist()[0] == 0
     assert torch.equal(load_file(output)["features"], extract(**changes))
@@ -121,6 +138,15 @@ def test_processes_share_a_file_and_go_on_after_a_kill_of_all(tmp_path, expected
     left = results(launch(tmp_path / "again", 2, extract, str(output)))
     assert [part.tolist() for part in left] == [[1], [3, 4]]
     assert torch.equal(load_file(output)["features"], expected)
+
+
+def test_what_ends_one_process_is_said_by_it(tmp_path):
+    for i in range(40):
+        Image.new("L", (9, 9), i).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "37.png").write_bytes(b"no image")  # in the part of the second process
+    forks = launch(tmp_path / "logs", 2, broken, str(tmp_path))
+    codes = [fork.wait() for fork in forks]
+    assert codes[1] == 1 and "process 1: " in forks[1].log() and "37.png" in forks[1].log()
 
 
 def test_averaged_views_are_the_mean_over_views():

@@ -12,6 +12,7 @@ from torch import nn
 import effssl
 from effssl.data import load_source
 from effssl.data.decode import open_image
+from effssl.views.options import ViewOptions
 
 
 def model(in_chans=3):
@@ -109,6 +110,32 @@ def test_a_broken_image_is_named_and_leaves_the_mode_of_the_model(tmp_path, work
         f"{tmp_path}/1.png (row 1): not an image of a known format; features need every image"
     )
     assert net.training
+
+
+def test_every_module_gets_its_own_mode_back(image_folder):
+    net = model().train()
+    net.backbone.eval()
+    effssl.extract_features(net, load_source(str(image_folder)))
+    assert net.training and net.projector.training and not net.backbone.training
+
+
+def test_a_module_that_does_not_say_its_input_needs_a_transform(image_folder):
+    source = load_source(str(image_folder))
+    with pytest.raises(ValueError, match="a Flatten does not say what input it takes: give trans"):
+        effssl.extract_features(nn.Flatten(), source)
+    transform = effssl.create_transform(model(), img_size=8)
+    assert effssl.extract_features(nn.Flatten(), source, transform=transform).shape == (24, 192)
+
+
+def test_views_are_normalised_as_the_model_wants_it(tmp_path):
+    for i in range(4):
+        Image.effect_noise((32, 32), 30 + 20 * i).convert("RGB").save(tmp_path / f"{i}.png")
+    source, net = load_source(str(tmp_path)), model()
+    net.set_input(32, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    whole = ViewOptions(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0.9,), std=(9,))
+    views = effssl.MultiView(whole, views=1, size=32)
+    found = effssl.extract_features(net, source, views=views)
+    torch.testing.assert_close(found, effssl.extract_features(net, source), atol=1e-3, rtol=1e-3)
 
 
 def test_features_of_a_stream_are_refused(image_folder):

@@ -73,6 +73,23 @@ def test_scale_and_offset_of_a_feature_do_not_matter():
     assert abs(a.accuracy.top1 - b.accuracy.top1) < 0.5
 
 
+@pytest.mark.parametrize("constant", [0.1, -0.4242, 3.7, 0.0])
+def test_what_is_constant_in_train_says_nothing(constant):
+    features, labels = data(400)
+    train, test = slice(0, 200), slice(200, None)
+    alone = linear_probe(features[train], labels[train], features[test], labels[test])
+    more = torch.full((400, 20), constant)
+    more[300:] += 0.5  # in half of test
+    wide = torch.cat([features, more], dim=1)
+    probe = linear_probe(wide[train], labels[train], wide[test], labels[test])
+    assert probe.accuracy == alone.accuracy and not probe.weight[:, 12:].any()
+
+
+def test_two_images_can_be_fitted():
+    features, labels = torch.eye(2, 5), torch.tensor([0, 1])
+    assert linear_probe(features, labels, features, labels).accuracy.top1 == 100
+
+
 def test_the_grid_is_left_when_it_gets_no_better(monkeypatch):
     tried = []
     monkeypatch.setattr(linear, "_fit", lambda *a: tried.append(a[2]) or _fit(*a))

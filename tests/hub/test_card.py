@@ -21,6 +21,8 @@ from PIL import Image
 
 import effssl
 from effssl.cli import main
+from effssl.data import load_source
+from effssl.evaluation import evaluate, record
 from effssl.hub.card import compose_card, write_card
 from effssl.hub.folder import add_evaluation, build_sketch, read_training
 from effssl.hub.model_config import read_config
@@ -205,44 +207,66 @@ def test_nothing_of_this_machine_is_published(tmp_path, image_folder, monkeypatc
 
 def test_an_evaluation_replaces_that_of_the_same_images(tmp_path):
     folder = save(tmp_path / "m")
-    record = {"dataset": "a", "train_split": "train", "test_split": "test"}
-    record |= {"train_images": 100, "test_images": 10}
+    about = {"dataset": "a", "train_split": "train", "test_split": "test"}
+    about |= {"train_images": 100, "test_images": 10}
     probe = {"weight": torch.zeros(2, 96), "bias": torch.zeros(2)}
-    add_evaluation(folder, record | {"seeds": [0]}, probe)
-    add_evaluation(folder, record | {"seeds": [1], "dataset": "b"})
-    add_evaluation(folder, record | {"seeds": [2], "dataset": "b"}, probe)
+    add_evaluation(folder, about | {"seeds": {"linear": [0]}}, probe)
+    add_evaluation(folder, about | {"seeds": {"linear": [1]}, "dataset": "b"})
+    add_evaluation(folder, about | {"seeds": {"linear": [2]}, "dataset": "b"}, probe)
     found = read_training(folder)["evaluation"]
-    assert [(e["dataset"], e["seeds"]) for e in found] == [("a", [0]), ("b", [2])]
+    assert [(e["dataset"], e["seeds"]) for e in found] == [
+        ("a", {"linear": [0]}),
+        ("b", {"linear": [2]}),
+    ]
     assert "probe" not in found[0] and found[1]["probe"]["bytes"] > 8 * 97
-    add_evaluation(folder, record | {"seeds": [3], "dataset": "b"})
-    assert not (folder / "linear_probe.safetensors").exists()
     # images that are not public have no name to tell them apart
-    add_evaluation(folder, record | {"dataset": None})
-    add_evaluation(folder, record | {"dataset": None, "test_images": 11})
+    add_evaluation(folder, about | {"dataset": None})
+    add_evaluation(folder, about | {"dataset": None, "test_images": 11})
     assert len(read_training(folder)["evaluation"]) == 4
 
 
-def test_protocols_of_the_same_images_and_seeds_are_one_evaluation(tmp_path):
+def test_protocols_of_the_same_images_are_one_evaluation(tmp_path):
     folder = save(tmp_path / "m")
     images = {"dataset": "a", "train_split": "train", "test_split": "test"}
-    images |= {"train_images": 100, "test_images": 10, "seeds": [0], "of": "seeds"}
+    images |= {"train_images": 100, "test_images": 10, "digest": "abc", "of": "seeds"}
 
-    def note(protocol, top1, spectrum=None, probe=None):
+    def note(protocol, top1, spectrum=None, probe=None, seed=0):
         numbers = {name: {protocol: [top1]} for name in ("raw pixels", "pretrained")}
         found = {"protocols": {protocol: "as ever"}, "top1": numbers, "top5": {}}
+        found["seeds"] = {protocol: [seed]}
         add_evaluation(folder, images | found | {"spectrum": spectrum or {}}, probe)
         return read_training(folder)["evaluation"]
 
     probe = {"weight": torch.zeros(2, 96), "bias": torch.zeros(2)}
     note("linear", 80.0, {"features": {"alpha": 1.0}}, probe)
-    (both,) = note("k-NN 20", 70.0)
+    (both,) = note("k-NN 20", 70.0, seed=3)
+    assert both["seeds"] == {"linear": [0], "k-NN 20": [3]}
     assert both["protocols"] == {"linear": "as ever", "k-NN 20": "as ever"}
     assert both["top1"]["pretrained"] == {"linear": [80.0], "k-NN 20": [70.0]}
     assert both["spectrum"] == {"features": {"alpha": 1.0}}
     assert "probe" in both and (folder / "linear_probe.safetensors").is_file()
     (again,) = note("linear", 81.0)
     assert again["top1"]["raw pixels"] == {"linear": [81.0], "k-NN 20": [70.0]}
-    images["seeds"] = [1]
-    (other,) = note("k-NN 20", 60.0)
+    # of images without a name labels tell which they are
+    images |= {"dataset": None, "digest": "def"}
+    _, other = note("k-NN 20", 60.0)
     assert other["top1"]["pretrained"] == {"k-NN 20": [60.0]}
-    assert not (folder / "linear_probe.safetensors").exists()
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "finetune", "spectrum"])
+def test_a_card_can_be_made_after_any_protocol(tmp_path, protocol):
+    folder = save(tmp_path / "m", in_chans=1)
+    model = effssl.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # a collapsed one, whose features are all the same
+    test = load_source(split="test[:40]", in_chans=1)
+    options = {"protocols": (protocol,), "epochs": 1, "shares": (0.5,), "seeds": (0,)}
+    found = evaluate(model, test, test, **options)
+    noted = record([found], dataset=None, train_split="test", test_split="test")
+    add_evaluation(folder, noted)
+    prepare(folder, "org/mine", None)
+    card = (folder / "README.md").read_text()
+    assert "On 40 images of the data (test)" in card
+    assert (folder / "spectrum.png").exists() == (protocol == "spectrum")
+    assert ("| linear | " in card) == (protocol == "linear")

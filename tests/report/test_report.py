@@ -44,7 +44,7 @@ EVALUATION = {
     "test_split": "test",
     "test_images": 567,
     "of": "seeds",
-    "seeds": [0, 1],
+    "seeds": {"k-NN 20": [0, 1], "finetune 100 %": [4, 5]},
     "protocols": {"k-NN 20": "k-NN of 20 neighbours", "finetune 100 %": "all weights are trained"},
     "top1": {
         "raw pixels": {"k-NN 20": [61.0, 63.0]},
@@ -254,7 +254,8 @@ def test_an_evaluation_is_a_table_of_protocols_by_encoders(whole):
         ["k-NN 20", "top-5", "–", "91.0 ± 0.0"],
     ]
     assert "567 images (test); 1,234 labelled ones (train)" in evaluation
-    assert "of 2 seeds, seeds 0, 1" in evaluation and "all weights are trained" in evaluation
+    assert "standard deviation of seeds" in evaluation
+    assert "all weights are trained; seed 4, 5" in evaluation
     assert "By k-NN 20 the pretrained features are no better than raw pixels" in whole
     assert section(whole, "warnings").count("<li") == 1
 
