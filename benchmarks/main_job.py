@@ -1,7 +1,7 @@
 """The README's table and model: its first command, for several seeds, evaluated and collected.
 
     python benchmarks/main_job.py                # about 25 minutes on two cores
-    python benchmarks/main_job.py --runs runs    # keep the run folders; those there are not run again
+    python benchmarks/main_job.py --runs runs    # keeps the runs, and goes on with those there
 
 Runs the ``effssl pretrain`` line of README.md once for each seed, evaluates every model, writes
 model_cards/results.csv and the card of the first seed's model, and prints the table. Nothing is
