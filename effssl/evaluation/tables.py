@@ -29,7 +29,7 @@ def accuracy_table(record: dict) -> str:
     lines = []
     for kind in ("top1", "top5"):
         rows = [
-            [key, *(_mean_and_spread(row.get(key)) for row in record[kind].values())]
+            [key, *(mean_and_spread(row.get(key), digits=2) for row in record[kind].values())]
             for key in record["protocols"]
             if any(key in row for row in record[kind].values())
         ]
@@ -37,10 +37,28 @@ def accuracy_table(record: dict) -> str:
             title = f"top-{kind[-1]} in percent"
             lines += ["", *_aligned([[title, *record[kind]], *rows])]
     lines += ["", f"{record['train_images']:,} labelled images of {record['train_split']}"]
-    for name, sentence in record["protocols"].items():
-        seeds = ", ".join(map(str, record["seeds"][name]))
-        lines.append(f"{name}: {sentence}; seed {seeds}")
+    lines += [f"{name}: {sentence}" for name, sentence in protocol_sentences(record)]
     return "\n".join(lines)
+
+
+def protocol_sentences(record: dict) -> list[tuple[str, str]]:
+    """Name and protocol of every number, with its seeds.
+
+    Args:
+        record: From `effssl.evaluation.record`.
+    """
+    return [
+        (name, f"{sentence}; seed {', '.join(map(str, record['seeds'][name]))}")
+        for name, sentence in record["protocols"].items()
+    ]
+
+
+def mean_and_spread(values: list[float] | None, *, digits: int = 1) -> str:
+    """Mean ± sample standard deviation, the mean of one value alone, or a dash for none."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def spectrum_table(record: dict) -> str:
@@ -120,14 +138,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _mean_and_spread(values: list[float] | None) -> str:
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
 def _number(value: float | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
+        return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

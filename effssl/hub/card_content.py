@@ -6,6 +6,7 @@ import statistics
 
 import torch
 
+from effssl.evaluation.tables import mean_and_spread, protocol_sentences
 from effssl.hub.figures import FIGURES
 from effssl.hub.folder import PROBE, build_sketch
 from effssl.hub.model_config import ModelConfig
@@ -136,17 +137,14 @@ def _evaluation(found: dict) -> dict:
         lead += f"; the weights here are those of seed {next(iter(found['seeds'].values()))[0]}"
     encoders = list(found["top1"])
     rows = [
-        (key, [_mean_and_spread(found["top1"][name].get(key)) for name in encoders])
+        (key, [mean_and_spread(found["top1"][name].get(key)) for name in encoders])
         for key in found["protocols"]
     ]
     return {
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": [
-            (key, f"{sentence}; seed {', '.join(map(str, found['seeds'][key]))}")
-            for key, sentence in found["protocols"].items()
-        ],
+        "protocols": protocol_sentences(found),
         "spectrum": _spectrum(found["spectrum"]),
     }
 
@@ -256,10 +254,3 @@ def _data(training: dict) -> str | None:
 
 def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _mean_and_spread(values: list[float] | None) -> str:
-    if not values:
-        return "–"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"

@@ -7,6 +7,7 @@ import logging
 import shlex
 import statistics
 
+from effssl.evaluation.tables import mean_and_spread, protocol_sentences
 from effssl.hub.folder import build_sketch
 from effssl.hub.model_config import read_config
 from effssl.report.run import Run
@@ -77,7 +78,7 @@ def evaluation(found: dict) -> dict:
             values = [table.get(encoder, {}).get(key) or [] for encoder in encoders]
             means = [statistics.mean(one) if one else None for one in values]
             best = max((mean for mean in means if mean is not None), default=None)
-            cells = [(_mean_and_spread(v), m == best) for v, m in zip(values, means, strict=True)]
+            cells = [(mean_and_spread(v), m == best) for v, m in zip(values, means, strict=True)]
             rows.append((key, measure.replace("top", "top-"), cells))
     lead = f"{found['test_images']:,} images ({found['test_split']})"
     if rows:
@@ -93,10 +94,7 @@ def evaluation(found: dict) -> dict:
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": [
-            (key, f"{sentence}; seed {', '.join(map(str, found['seeds'][key]))}")
-            for key, sentence in found["protocols"].items()
-        ],
+        "protocols": protocol_sentences(found),
     }
 
 
@@ -113,13 +111,6 @@ def _number(value: float | None) -> str:
 
 def _value(value: object) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
-
-
-def _mean_and_spread(values: list[float]) -> str:
-    if not values:
-        return "–"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
 
 
 def _duration(minutes: float) -> str:

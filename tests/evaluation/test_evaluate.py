@@ -120,7 +120,7 @@ def test_tables_show_what_the_record_holds(found, sources):
     assert f"{statistics.mean(linear):.2f} ± {statistics.stdev(linear):.2f}" in shown
     (tuned,) = kept["top1"]["pretrained"]["fine-tuned 25 %"]
     row = next(line for line in shown.splitlines() if line.startswith("fine-tuned 25 %"))
-    assert row.split()[3] == "-" and row.split()[-1] == f"{tuned:.2f}"
+    assert row.split()[3] == "–" and row.split()[-1] == f"{tuned:.2f}"
     assert all(sentence in shown for sentence in kept["protocols"].values())
     shown = spectrum_table(kept)
     assert f"{kept['spectrum']['features']['rankme']:.4g}" in shown and "ranks 5 to 48" in shown
