@@ -74,7 +74,7 @@ def evaluate(
         k: Neighbours that vote; of 1, 5, 20, 200 those that train has if None.
         temperature: T of the vote's weights exp(cosine / T).
         labels: Shares of the labels of train, for finetune.
-        epochs: Of finetune; 4 / sqrt(share) if None.
+        epochs: Of finetune; 3 / sqrt(share) if None.
         lr: Of finetune, after warm-up.
         layer_decay: Of finetune: factor of the learning rate from each layer to the one below.
         per_class: Print the accuracy of every class too.

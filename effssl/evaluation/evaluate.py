@@ -337,7 +337,7 @@ def _sentences(
             sentences[f"fine-tuned {100 * share:g} %"] = (
                 f"all weights trained on {100 * share:g} % of the labels of every class, {passes} "
                 f"epochs of AdamW, lr {lr:g}{decay}, weight decay {WEIGHT_DECAY:g}, batch "
-                f"{BATCH_SIZE}, cosine schedule, random crops of 35 % or more and flips, last epoch"
+                f"{BATCH_SIZE}, cosine schedule, random crops of 70 % or more and flips, last epoch"
             )
     return sentences
 

@@ -67,13 +67,13 @@ def test_the_seed_decides_and_nothing_else():
 
 def test_processes_share_the_batches(tmp_path):
     alone = tuned(2)
-    assert (tuned(2, batch_size=15) - alone).norm() > 0.01 * alone.norm()
+    assert (tuned(2, batch_size=15) - alone).norm() > 0.5 * alone.norm()
     for found in results(launch(tmp_path, 2, tuned, 2)):
-        assert (found - alone).norm() < 1e-4 * alone.norm()  # more steps enlarge rounding more
+        assert (found - alone).norm() < 0.02 * alone.norm()  # AdamW enlarges rounding
 
 
 def test_layer_decay_changes_what_is_learned_and_epochs_follow_the_share():
-    assert [default_epochs(share) for share in (1.0, 0.1, 0.01)] == [4, 13, 40]
+    assert [default_epochs(share) for share in (1.0, 0.1, 0.01)] == [3, 9, 30]
     assert (tuned(layer_decay=0.1) - tuned()).norm() > 0.01 * tuned().norm()
 
 
