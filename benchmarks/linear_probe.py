@@ -1,6 +1,6 @@
 """The linear probe beside scikit-learn's logistic regression, at the same L2 on the same features.
 
-    python benchmarks/linear_probe.py        # about 10 minutes on two cores
+    python benchmarks/linear_probe.py        # about 5 minutes on two cores
 
 Features are raw pixels of the sample's 10,000 images, and 10,000 x 768 of a random network. Both
 take standardised features and start at zero. Medians of alternating fits.
@@ -31,7 +31,7 @@ def pixels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 def random_features(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of a random ConvNeXt of the same images, (N, 768), and labels."""
     torch.manual_seed(0)
-    model = effssl.create_model("convnext_tiny", in_chans=1, img_size=32, patch_size=2)
+    model = effssl.create_model("convnext_tiny", in_chans=1, img_size=32)
     source = load_source(split=split, in_chans=1)
     return effssl.extract_features(model, source, progress=True), torch.tensor(source.labels())
 

@@ -175,7 +175,7 @@ def list_pretrained(
 def _cached() -> list[str]:
     """Ids of the models of effssl that were loaded before, whole, from the default cache."""
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     return [
