@@ -79,7 +79,7 @@ def evaluate(
         layer_decay: Of finetune: factor of the learning rate from each layer to the one below.
         per_class: Print the accuracy of every class too.
         json: File to write all numbers to, with accuracy by class and confusion matrices.
-        workers: Processes that decode images; if None one for each core up to 8.
+        workers: Processes that decode images; if None one for each core up to 8, none on a CPU.
         revision: Branch, tag or commit of the repository.
         cpu: Compute on the CPU even where there is a GPU.
     """
@@ -174,7 +174,7 @@ def features(
         preset: What the views look like; that of the pretraining if None.
         project: Projections instead of features.
         batch_size: Images a forward pass.
-        workers: Processes that decode images; if None one for each core up to 8.
+        workers: Processes that decode images; if None one for each core up to 8, none on a CPU.
         seed: Of the views.
         revision: Branch, tag or commit of the repository.
         cpu: Compute on the CPU even where there is a GPU.

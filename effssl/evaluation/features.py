@@ -69,8 +69,8 @@ def extract_features(
         transform: From a PIL image, or uint8 pixels (C, H, W) where the source holds arrays, to
             (C, S, S); `create_transform` of the model if None.
         batch_size: Images a forward pass.
-        workers: Processes that decode and crop; if None one for each core up to 8, and none for
-            fewer than 2,000 images.
+        workers: Processes that decode and crop; if None one for each core up to 8, but none for
+            fewer than 2,000 images, or on a CPU, whose cores the model takes.
         seed: Of the views.
         progress: Show a progress bar.
 
@@ -88,7 +88,7 @@ def extract_features(
         model = from_pretrained(model).to(join())
     job = _Job(model, source, views, project, transform, batch_size, seed)
     if workers is None:
-        few = len(source.dataset) < _FEW
+        few = len(source.dataset) < _FEW or job.device.type == "cpu"
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         workers = 0 if few else min(_MOST_WORKERS, max(1, available_cores() // processes))
     rank = dist.get_rank() if world_size() > 1 else 0

@@ -80,7 +80,9 @@ def run(processes, shards, folder):
     return results(launch(folder, processes, seen_views, shards, folder))
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize(
+    "processes", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (3, 4))]
+)
 def test_processes_see_the_images_and_views_of_one(shards, alone, tmp_path, processes):
     together = run(processes, shards, tmp_path)
     for name, whole in alone[0].items():
