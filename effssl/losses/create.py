@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from effssl.losses.barlow_twins import barlow_twins
+from effssl.losses.projections import check_weights
 from effssl.losses.spectral import spectral
 from effssl.losses.vicreg import vicreg
 from effssl.losses.weights import barlow_twins_lambd, vicreg_weight
@@ -12,19 +13,24 @@ from effssl.losses.weights import barlow_twins_lambd, vicreg_weight
 NAMES = ("bt", "vicreg", "spectral")
 
 
-def create_loss(name: str, *, dim: int, multiview: str = "pairs") -> Callable:
-    """Bind the weights of a loss to the width of the projector.
+def create_loss(
+    name: str, *, dim: int, weight: float | None = None, multiview: str = "pairs"
+) -> Callable:
+    """Bind the weights of a loss, by default those for the width of the projector.
 
     Args:
         name: "bt" (Barlow Twins), "vicreg" or "spectral".
         dim: Width D of the projector, >= 1.
+        weight: Of orthogonality in bt (lambd) and spectral (beta), of both invariance and variance
+            in vicreg, whose covariance has 1; by default from D, see ``weights.py``.
         multiview: "pairs" or "mean", see ``barlow_twins``; the other losses have one form, "pairs".
 
     Returns:
         A function of z, shape (V, N, D), with the keyword ``return_parts``.
 
     Raises:
-        ValueError: If the name is unknown, dim < 1, or the loss has no such multi-view form.
+        ValueError: If the name is unknown, dim < 1, the weight is negative, or the loss has no such
+            multi-view form.
     """
     if name not in NAMES:
         near = difflib.get_close_matches(str(name), NAMES, n=1)
@@ -34,14 +40,17 @@ def create_loss(name: str, *, dim: int, multiview: str = "pairs") -> Callable:
         raise ValueError(f"dim must be the projector's width, 1 or more, got {dim}")
     if multiview not in ("pairs", "mean"):
         raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
+    if weight is not None:
+        check_weights(weight=weight)
     if name == "bt":
-        return partial(barlow_twins, lambd=barlow_twins_lambd(dim), multiview=multiview)
+        lambd = barlow_twins_lambd(dim) if weight is None else weight
+        return partial(barlow_twins, lambd=lambd, multiview=multiview)
     if multiview == "mean":
         raise ValueError(
             f"multiview='mean' is for the loss 'bt'; {name!r} has one form for any number of "
             "views: leave multiview at 'pairs'"
         )
     if name == "vicreg":
-        weight = vicreg_weight(dim)
+        weight = vicreg_weight(dim) if weight is None else weight
         return partial(vicreg, invariance=weight, variance=weight)
-    return partial(spectral)
+    return partial(spectral) if weight is None else partial(spectral, beta=weight)

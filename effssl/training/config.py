@@ -55,6 +55,9 @@ class PretrainConfig:
     """Width D of the projector; the loss's orthogonality weight follows from it."""
     loss: Loss = "bt"
     """bt (Barlow Twins), vicreg or spectral."""
+    loss_weight: float | None = None
+    """Of orthogonality in bt (lambd) and spectral (beta), of invariance and variance in vicreg
+    beside a covariance of 1; from projector_dim if None."""
     multiview: MultiViewForm = "pairs"
     """Of bt with more than two views: every pair, or each view against the mean of the others."""
 
@@ -163,7 +166,7 @@ class PretrainConfig:
             self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
         for name in ("lr", "timeout_minutes"):
             self._require(0 < getattr(self, name) < math.inf, name, "above 0")
-        for name in ("grad_clip", "max_minutes", "checkpoint_minutes"):
+        for name in ("loss_weight", "grad_clip", "max_minutes", "checkpoint_minutes"):
             value = getattr(self, name)
             self._require(value is None or 0 < value < math.inf, name, "above 0")
         for name in ("workers", "evaluate_every"):

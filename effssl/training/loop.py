@@ -114,7 +114,12 @@ class _Run:
             config, source, accelerator.process_index, accelerator.num_processes
         )
         multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
-        loss_fn = create_loss(config.loss, dim=config.projector_dim, multiview=config.multiview)
+        loss_fn = create_loss(
+            config.loss,
+            dim=config.projector_dim,
+            weight=config.loss_weight,
+            multiview=config.multiview,
+        )
         model = _create_model(config, multi_view)
         if accelerator.num_processes > 1:
             model = make_global(model, accelerator.device)

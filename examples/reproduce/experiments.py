@@ -1,0 +1,215 @@
+"""The runs that test the claims of the method, as data.
+
+Agrawal et al., "Harnessing small projectors and multiple views for efficient vision pretraining",
+NeurIPS 2024, https://arxiv.org/abs/2312.10725, claim that small projectors suffice if the weight of
+orthogonality follows their width, that more views converge faster, and that more views replace
+images. E is the number of epochs of the reference: 2 views of all images, projector 8192 wide.
+Every run has a cosine schedule of its own length and counts with its last epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from effssl import PretrainConfig
+from effssl.losses.weights import barlow_twins_lambd
+
+WIDTHS = (64, 256, 1024, 8192)
+REFERENCE_WIDTH = 8192
+SMALL_WIDTH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Data, backbone and schedule that the runs of one scale have in common.
+
+    Attributes:
+        reference: 2 views and the widest projector, for E epochs.
+        images: Images of the training split, of which shares are taken.
+        test_split: Labelled images on which everything is measured and nothing is chosen.
+        width_batch_size: Batch of the projector sweep.
+    """
+
+    reference: PretrainConfig
+    images: int
+    test_split: str
+    width_batch_size: int
+
+    def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
+        """The reference with a 256-wide projector and some fields changed; epochs in units of E."""
+        fields = {"projector_dim": SMALL_WIDTH, "views": views} | fields
+        fields["epochs"] = max(1, round(epochs * self.reference.epochs))
+        return dataclasses.replace(self.reference, **fields)
+
+    def share(self, part: int, *, views: int) -> PretrainConfig:
+        """One image of ``part``, seen by as many views as the reference sees of all images."""
+        batch = self.reference.batch_size
+        images = self.images // part
+        steps = self.reference.epochs * (self.images // batch) * 2 // views
+        return self.run(
+            views=views,
+            split=f"{self.reference.split}[:{images}]",
+            epochs=math.ceil(steps / (images // batch)) / self.reference.epochs,
+            max_steps=steps,
+        )
+
+
+def width(scale: Scale) -> Iterator[PretrainConfig]:
+    """Do small projectors suffice? With the weight for the width, and with that for the widest."""
+    batch = {"batch_size": scale.width_batch_size}
+    for dim in WIDTHS:
+        yield scale.run(projector_dim=dim, **batch)
+    fixed = barlow_twins_lambd(REFERENCE_WIDTH)
+    for dim in WIDTHS[:-1]:
+        yield scale.run(projector_dim=dim, loss_weight=fixed, **batch)
+
+
+def weight(scale: Scale) -> Iterator[PretrainConfig]:
+    """Is the weight for the width too small? Four times as much."""
+    for dim in WIDTHS[:-1]:
+        more = round(4 * barlow_twins_lambd(dim), 5)
+        yield scale.run(projector_dim=dim, loss_weight=more, batch_size=scale.width_batch_size)
+
+
+def views(scale: Scale) -> Iterator[PretrainConfig]:
+    """Do more views converge faster? Equal epochs, which are equal steps, and equal views."""
+    yield scale.reference
+    for count, lengths in {2: (1, 1 / 2, 2), 4: (1, 1 / 2, 1 / 4), 8: (1 / 4, 1 / 2)}.items():
+        for epochs in lengths:
+            yield scale.run(views=count, epochs=epochs)
+
+
+def data(scale: Scale) -> Iterator[PretrainConfig]:
+    """Do more views replace images? Equal views in all, of all images or of a part."""
+    yield scale.run()
+    for part, counts in {2: (4, 2), 4: (8, 4, 2), 16: (8, 2)}.items():
+        for count in counts:
+            yield scale.share(part, views=count)
+
+
+def form(scale: Scale) -> Iterator[PretrainConfig]:
+    """Which form of the loss for 4 views?"""
+    yield scale.run(views=4)
+    yield scale.run(views=4, multiview="mean")
+    yield scale.run(views=4, loss="spectral")
+
+
+def vicreg(scale: Scale) -> Iterator[PretrainConfig]:
+    """More views with another loss."""
+    yield scale.run(loss="vicreg")
+    for epochs in (1, 1 / 2):
+        yield scale.run(views=4, epochs=epochs, loss="vicreg")
+
+
+def longer(scale: Scale) -> Iterator[PretrainConfig]:
+    """What more computation brings; the last is a model to publish."""
+    yield scale.run(views=8)
+    yield scale.run(views=4, epochs=4)
+
+
+STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
+    study.__name__: study for study in (views, width, data, form, weight, vicreg, longer)
+}
+_ONE_SEED = ("weight", "vicreg", "longer")
+
+
+def plan(
+    scale: Scale, studies: Iterable[str] = STUDIES, seeds: Iterable[int] = (0, 1, 2)
+) -> list[PretrainConfig]:
+    """Every run of the studies once, all of the first seed before those of the next."""
+    runs: dict[PretrainConfig, None] = {}
+    for i, seed in enumerate(seeds):
+        for name in studies:
+            if i == 0 or name not in _ONE_SEED:
+                more = [dataclasses.replace(run, seed=seed) for run in STUDIES[name](scale)]
+                runs |= dict.fromkeys(more)
+    return list(runs)
+
+
+_FASHION = {"in_chans": 1, "img_size": 32, "preset": "grey", "evaluate_every": 0}
+
+CPU = Scale(
+    PretrainConfig(
+        **_FASHION,
+        backbone="test_convnext2",
+        patch_size=4,
+        projector_dim=REFERENCE_WIDTH,
+        views=2,
+        batch_size=64,
+        epochs=4,
+        lr=1.5e-3,
+        cpu=True,
+    ),
+    images=10_000,
+    test_split="test",
+    width_batch_size=64,
+)
+GPU = Scale(
+    PretrainConfig(
+        **_FASHION,
+        backbone="resnet18_cifar",
+        dataset="fashion-mnist",
+        projector_dim=REFERENCE_WIDTH,
+        views=2,
+        batch_size=256,
+        epochs=20,
+    ),
+    images=60_000,
+    test_split="test",
+    width_batch_size=256,
+)
+_PAPER = {
+    "projector_dim": REFERENCE_WIDTH,
+    "views": 2,
+    "epochs": 100,
+    "optimizer": "adam",
+    "weight_decay": 1e-6,
+    "warmup_epochs": 0.0,
+    "precision": "fp16",
+    "evaluate_every": 0,
+}
+CIFAR10 = Scale(
+    PretrainConfig(
+        **_PAPER,
+        backbone="resnet50_cifar",
+        dataset="uoft-cs/cifar10",
+        preset="cifar",
+        img_size=32,
+        batch_size=128,
+    ),
+    images=50_000,
+    test_split="test",
+    width_batch_size=512,
+)
+STL10 = Scale(
+    PretrainConfig(
+        **_PAPER,
+        backbone="resnet50_cifar",
+        dataset="tanganke/stl10",
+        preset="stl",
+        img_size=64,
+        batch_size=64,
+    ),
+    images=5_000,
+    test_split="test",
+    width_batch_size=256,
+)
+IMAGENET100 = Scale(
+    PretrainConfig(
+        **_PAPER,
+        backbone="resnet50",
+        dataset="clane9/imagenet-100",
+        batch_size=128,
+        workers=16,
+    ),
+    images=126_689,
+    test_split="validation",
+    width_batch_size=256,
+)
+SCALES = {
+    "cpu": (CPU,),
+    "gpu": (GPU,),
+    "paper": (CIFAR10, STL10, IMAGENET100),
+}

@@ -1,0 +1,204 @@
+"""Run the experiments of one scale, or go on with them, and collect them in a table.
+
+    python examples/reproduce/run.py --scale cpu               # hours on two cores
+    python examples/reproduce/run.py --scale gpu               # minutes a run on one GPU
+    python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
+
+The table is model_cards/results.csv: a line a run, and a line for raw pixels and random weights. A
+run that has its line is not run again; a killed one goes on from its last checkpoint. Start the
+command several times, for other cores or GPUs, and the copies share the runs. The gpu scale reads
+the folder fashion-mnist, which examples/fashion_mnist_to_parquet.py writes.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import timm
+import torch
+import tyro
+from experiments import SCALES, STUDIES, plan
+from filelock import FileLock, Timeout
+from torch import nn
+
+import effssl
+from effssl.data import load_source
+from effssl.evaluation import extract_features, knn, linear_probe, spectrum
+from effssl.evaluation.evaluate import random_twin
+from effssl.hub.folder import read_training
+from effssl.model import BACKBONE_ARGS
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "model_cards" / "results.csv"
+COLUMNS = [
+    *("scale", "dataset", "encoder", "model", "weight", "form", "images", "epochs", "steps"),
+    *("views_seen", "seed", "linear", "k-NN 1", "k-NN 5", "k-NN 20", "k-NN 200", "alpha", "rankme"),
+    *("minutes", "device", "torch", "timm", "effssl", "commit", "command"),
+]
+
+
+def read_results(file: Path = RESULTS) -> list[dict[str, str]]:
+    """The lines of the table; none if there is no table yet."""
+    if not file.is_file():
+        return []
+    with open(file, newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def add_results(rows: list[dict], file: Path = RESULTS) -> None:
+    """Put lines in the table, in the place of those of the same encoder, seed and command."""
+
+    with FileLock(f"{file}.lock"):
+        table = {_key(row): row for row in [*read_results(file), *rows]}
+        partial = file.with_name(file.name + ".partial")
+        with open(partial, "w", newline="") as lines:
+            writer = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table.values())
+        partial.replace(file)
+
+
+def is_done(*key: str | int) -> bool:
+    """Whether the table has a line of this data set, encoder, seed and command."""
+    return tuple(map(str, key)) in {_key(row) for row in read_results()}
+
+
+def _key(row: dict) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("dataset", "encoder", "seed", "command"))
+
+
+def command(config: effssl.PretrainConfig) -> str:
+    """The line that makes the run again."""
+    return shlex.join(
+        ["effssl", "pretrain", *config.flags(without=("output", "resume", "overwrite"))]
+    )
+
+
+def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, transform) -> dict:
+    """Accuracy and spectrum of an encoder: all labels of train, tested once."""
+    source = {"in_chans": config.in_chans, "image_column": config.image_column}
+    split = config.split.partition("[")[0]
+    train, test = (load_source(config.dataset, name, **source) for name in (split, test_split))
+    data = []
+    for part in (train, test):
+        data += [extract_features(encoder, part, transform=transform), torch.tensor(part.labels())]
+    of_test = spectrum(data[2]).record()
+    return {
+        "linear": round(linear_probe(*data, seed=config.seed).accuracy.top1, 2),
+        **{f"k-NN {k}": round(found.top1, 2) for k, found in knn(*data).items()},
+        "alpha": of_test["alpha"],
+        "rankme": of_test["rankme"],
+    }
+
+
+def software() -> dict[str, str]:
+    """What the numbers depend on beside the configuration."""
+    versions = {"torch": torch.__version__, "timm": timm.__version__}
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return versions | {"effssl": effssl.__version__, "commit": described.stdout.strip()}
+
+
+def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
+    """Pretrain, or go on, and measure the last epoch."""
+    folder = effssl.pretrain(config)
+    model, training = effssl.from_pretrained(folder), read_training(folder)
+    device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
+    found = measure(model.to(device), config, test_split, effssl.create_transform(model))
+    shutil.rmtree(config.run_folder / "checkpoints")
+    return found | {
+        "dataset": config.dataset,
+        "encoder": "pretrained",
+        "model": config.name,
+        "weight": config.loss_weight or "auto",
+        "form": config.multiview,
+        "images": training["images"],
+        "epochs": training["epoch"],
+        "steps": training["step"],
+        "views_seen": training["views_seen"],
+        "seed": config.seed,
+        "minutes": training["minutes"],
+        "device": training["hardware"],
+        "command": command(config),
+    }
+
+
+def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
+    """Raw pixels, and the backbone of a run before its first step."""
+    args = {name: getattr(config, name) for name in BACKBONE_ARGS}
+    model = effssl.create_model(config.backbone, **args)
+    stats = effssl.MultiView(config.preset, size=config.img_size).options.channel_stats
+    model.set_input(config.img_size, *stats(config.in_chans))
+    pixels = effssl.create_transform(model, img_size=min(32, config.img_size))
+    rows = []
+    for name, encoder, transform in (
+        ("raw pixels", nn.Flatten(), pixels),
+        ("random initialisation", random_twin(model, config.seed).eval(), None),
+    ):
+        transform = transform or effssl.create_transform(model)
+        of = {"dataset": config.dataset, "encoder": name, "seed": config.seed, "command": ""}
+        rows.append(of | measure(encoder, config, test_split, transform))
+    return rows
+
+
+def main(
+    scale: Literal["cpu", "gpu", "paper"] = "cpu",
+    runs: Path = Path("runs/reproduce"),
+    study: tuple[str, ...] = tuple(STUDIES),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    minutes: float | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Run what the table has no line of yet.
+
+    Args:
+        scale: cpu, gpu or paper.
+        runs: Where the run folders go; their models stay.
+        study: views, width, data, form, weight, vicreg, longer: all, or some of them.
+        seeds: Of weights, order and views.
+        minutes: Start no run after so many.
+        dry_run: Print the commands, with the steps and views that they take, and run nothing.
+    """
+    started = time.perf_counter()
+    parts = SCALES[scale]
+    todo = [(part, config) for part in parts for config in plan(part, study, seeds)]
+    for part in () if dry_run else parts:
+        for seed in seeds:
+            config = dataclasses.replace(part.reference, seed=seed)
+            if not is_done(config.dataset, "raw pixels", seed, ""):
+                of = {"scale": scale} | software()
+                add_results([row | of for row in baselines(config, part.test_split)])
+    for i, (part, config) in enumerate(todo):
+        line = command(config)
+        steps = config.max_steps or config.epochs * (part.images // config.batch_size)
+        views = steps * config.batch_size * config.views
+        print(f"{i + 1}/{len(todo)}, {steps:,} steps, {views:,} views: {line}", flush=True)
+        if dry_run:
+            continue
+        if minutes is not None and time.perf_counter() - started > 60 * minutes:
+            print(f"{minutes:g} minutes are over; the same command goes on here")
+            return
+        name = f"{config.name}-seed{config.seed}-{zlib.crc32(line.encode()):08x}"
+        config = dataclasses.replace(config, output=str(runs / scale / name), resume=True)
+        config.run_folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(f"{config.run_folder}.lock", timeout=0):
+                if not is_done(config.dataset, "pretrained", config.seed, line):
+                    of = {"scale": scale} | software()
+                    add_results([pretrain(config, part.test_split) | of])
+        except Timeout:
+            print("another copy of this command is at it")
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
