@@ -68,12 +68,12 @@ def add_results(rows: list[dict], file: Path = RESULTS) -> None:
 
 
 def is_done(*key: str | int) -> bool:
-    """Whether the table has a line of this data set, encoder, seed and command."""
+    """Whether the table has a line of this data set, encoder, model, seed and command."""
     return tuple(map(str, key)) in {_key(row) for row in read_results()}
 
 
 def _key(row: dict) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("dataset", "encoder", "seed", "command"))
+    return tuple(str(row[name]) for name in ("dataset", "encoder", "model", "seed", "command"))
 
 
 def command(config: effssl.PretrainConfig) -> str:
@@ -146,8 +146,9 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
         ("random initialisation", random_twin(model, config.seed).eval(), None),
     ):
         transform = transform or effssl.create_transform(model)
-        of = {"dataset": config.dataset, "encoder": name, "seed": config.seed, "command": ""}
-        rows.append(of | measure(encoder, config, test_split, transform))
+        found = measure(encoder, config, test_split, transform)
+        of = {"dataset": config.dataset, "encoder": name, "model": config.backbone}
+        rows.append(of | {"seed": config.seed, "command": ""} | found)
     return rows
 
 
@@ -175,7 +176,7 @@ def main(
     for part in () if dry_run else parts:
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
-            if not is_done(config.dataset, "raw pixels", seed, ""):
+            if not is_done(config.dataset, "raw pixels", config.backbone, seed, ""):
                 of = {"scale": scale} | software()
                 add_results([row | of for row in baselines(config, part.test_split)])
     for i, (part, config) in enumerate(todo):
@@ -193,7 +194,7 @@ def main(
         config.run_folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{config.run_folder}.lock", timeout=0):
-                if not is_done(config.dataset, "pretrained", config.seed, line):
+                if not is_done(config.dataset, "pretrained", config.name, config.seed, line):
                     of = {"scale": scale} | software()
                     add_results([pretrain(config, part.test_split) | of])
         except Timeout:
