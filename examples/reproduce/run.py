@@ -101,12 +101,16 @@ def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, 
 
 
 def software() -> dict[str, str]:
-    """What the numbers depend on beside the configuration."""
-    versions = {"torch": torch.__version__, "timm": timm.__version__}
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
-    return versions | {"effssl": effssl.__version__, "commit": described.stdout.strip()}
+    """What the numbers depend on beside the configuration; + if the package was changed since."""
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "effssl"], **options).stdout
+    changed = subprocess.run(["git", "status", "--porcelain", "effssl"], **options).stdout
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "effssl": effssl.__version__,
+        "commit": commit.strip() + "+" * bool(changed),
+    }
 
 
 def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
@@ -171,13 +175,13 @@ def main(
         dry_run: Print the commands, with the steps and views that they take, and run nothing.
     """
     started = time.perf_counter()
+    of = {"scale": scale} | software()
     parts = SCALES[scale]
     todo = [(part, config) for part in parts for config in plan(part, study, seeds)]
     for part in () if dry_run else parts:
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
             if not is_done(config.dataset, "raw pixels", config.backbone, seed, ""):
-                of = {"scale": scale} | software()
                 add_results([row | of for row in baselines(config, part.test_split)])
     for i, (part, config) in enumerate(todo):
         line = command(config)
@@ -195,7 +199,6 @@ def main(
         try:
             with FileLock(f"{config.run_folder}.lock", timeout=0):
                 if not is_done(config.dataset, "pretrained", config.name, config.seed, line):
-                    of = {"scale": scale} | software()
                     add_results([pretrain(config, part.test_split) | of])
         except Timeout:
             print("another copy of this command is at it")
