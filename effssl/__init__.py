@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from effssl.model import SSLModel as SSLModel
     from effssl.model import create_model as create_model
     from effssl.model import list_models as list_models
+    from effssl.recommendation import recommend as recommend
     from effssl.training.config import PretrainConfig as PretrainConfig
     from effssl.training.loop import pretrain as pretrain
     from effssl.views.multi_view import MultiView as MultiView
@@ -44,6 +45,7 @@ _NAMES = {
     "list_pretrained": "effssl.hub.pull",
     "pretrain": "effssl.training.loop",
     "push_to_hub": "effssl.hub.push",
+    "recommend": "effssl.recommendation",
     "save_pretrained": "effssl.hub.folder",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]

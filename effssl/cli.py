@@ -360,7 +360,7 @@ def list_(
     pattern: Annotated[str, tyro.conf.Positional] = "*",
     author: str | None = None,
 ) -> None:
-    """List models of effssl on the Hub, or without a connection those in the cache.
+    """List the models in the package and on the Hub, or without a connection those in the cache.
 
     Args:
         pattern: Of the id, or of what follows its owner, such as '*-bt-*'.
@@ -373,6 +373,30 @@ def list_(
         print(repo_id)
     if not ids:
         print(f"no model of effssl matches {pattern!r}", file=sys.stderr)
+
+
+def recommend(
+    images: int,
+    image_size: int,
+    budget_minutes: float,
+    in_chans: int = 3,
+    cpu: bool = False,
+) -> None:
+    """Say what to pretrain with, for so many images and minutes, and why.
+
+    Prints the command. A few steps on noise measure how fast this machine trains.
+
+    Args:
+        images: Unlabelled images at hand.
+        image_size: Their side in pixels.
+        budget_minutes: Of training on this machine.
+        in_chans: Channels of the images.
+        cpu: Train on the CPU even where there is a GPU.
+    """
+    from effssl.recommendation import recommend
+
+    options = {"in_chans": in_chans, "cpu": cpu}
+    print(recommend(images=images, image_size=image_size, budget_minutes=budget_minutes, **options))
 
 
 def run(command: Callable[[], object]) -> None:
@@ -431,6 +455,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "views": views,
         "push": push,
         "list": list_,
+        "recommend": recommend,
     }
     args = list(sys.argv[1:] if args is None else args)
 

@@ -1,18 +1,25 @@
-"""Write the card of every model in this folder, and the list of them.
+"""Write the card of every model in this folder and in the package, and the list of them.
 
     python model_cards/write_cards.py
 
 A model has a folder with the config.json and training.json of its model folder, from which its card
-and figures are made; its numbers are those of results.csv, which the programs in benchmarks/ write.
+and figures are made; examples/reproduce makes them, and results.csv with the numbers of all runs.
 """
 
 from pathlib import Path
 
+import effssl
 from effssl.hub.card import compose_card, write_card
 from effssl.hub.folder import read_training
 from effssl.hub.model_config import read_config
 
 CARDS = Path(__file__).parent
+PACKAGED = Path(effssl.__file__).parent / "pretrained"
+
+
+def models() -> list[Path]:
+    """The folders that have a card."""
+    return sorted(path.parent for top in (CARDS, PACKAGED) for path in top.glob("*/config.json"))
 
 
 def list_of_models() -> str:
@@ -20,22 +27,23 @@ def list_of_models() -> str:
     lines = [
         "# Models that programs of this repository make",
         "",
-        "Each folder holds the card and what it is made from; the weights are made again by the",
-        "command in the card. Written by `python model_cards/write_cards.py`.",
+        "Each folder holds the card and what it is made from. The weights of those in the package",
+        "are there too, the others are made again by the command in the card. Written by",
+        "`python model_cards/write_cards.py`.",
         "",
         "| model | images | backbone | minutes |",
         "|---|---|---|--:|",
     ]
-    for folder in sorted(path.parent for path in CARDS.glob("*/config.json")):
+    for folder in models():
         config, training = read_config(folder), read_training(folder)
-        lines.append(
-            f"| [{folder.name}]({folder.name}/README.md) | {training['config']['dataset']} | "
-            f"{config.architecture} | {training['minutes']} |"
-        )
+        where = "../effssl/pretrained/" if folder.parent == PACKAGED else ""
+        link = f"[{folder.name}]({where}{folder.name}/README.md)"
+        cells = [link, training["config"]["dataset"], config.architecture, str(training["minutes"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    for folder in CARDS.glob("*/config.json"):
-        write_card(folder.parent, compose_card(folder.parent, f"org/{folder.parent.name}"))
+    for folder in models():
+        write_card(folder, compose_card(folder, f"org/{folder.name}"))
     (CARDS / "README.md").write_text(list_of_models())

@@ -1,6 +1,10 @@
+import importlib
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 # before anything imports them: no test may look for a network
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -27,6 +31,18 @@ def fresh_accelerate_state():
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def reproduce():
+    """The modules of examples/reproduce."""
+    folder = str(Path(__file__).parents[1] / "examples" / "reproduce")
+    sys.path.insert(0, folder)
+    try:
+        names = ("experiments", "run", "tables", "figures")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    finally:
+        sys.path.remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,7 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
         (["report"], ["nearest"]),
         (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),
         (["list"], ["in the cache"]),
+        (["recommend"], ["Prints the command", "Their side in pixels"]),
     ],
 )
 def test_help_teaches(command, taught, monkeypatch, capsys):

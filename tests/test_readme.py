@@ -1,14 +1,10 @@
 """The README: its table is that of results.csv, its flags exist, its snippets run."""
 
-import csv
 import re
-import shlex
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 import effssl
@@ -17,21 +13,21 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_table_comes_from_the_results():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import main_job
-    finally:
-        sys.path.pop(0)
-    with open(main_job.RESULTS, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 45 and main_job.markdown_table(rows) in README
-    config = tyro.cli(effssl.PretrainConfig, args=main_job.readme_flags())
-    steps = config.epochs * (10_000 // config.batch_size)
-    for row in rows:
-        assert row["flags"] == shlex.join(main_job.readme_flags())
-        assert row["model"] == config.name
-        assert int(row["views"]) == steps * config.batch_size * config.views
+def test_the_tables_come_from_the_results(reproduce):
+    rows = reproduce.run.read_results(reproduce.run.RESULTS)
+    first = [row for row in rows if row["scale"] == "readme"]
+    assert len(first) == 9 and reproduce.tables.features_table(first) in README
+    scale, rows = reproduce.experiments.CPU, [row for row in rows if row["scale"] == "cpu"]
+    assert reproduce.tables.claims(scale, rows) in README
+    assert reproduce.tables.time_to_reference(scale, reproduce.tables.Runs(rows)) in README
+
+
+def test_every_figure_in_the_readme_is_there():
+    figures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert len(figures) >= 3
+    for figure in figures:
+        with Image.open(ROOT / figure) as image:
+            assert image.width > 400
 
 
 def test_every_flag_in_the_readme_is_a_field():

@@ -1,4 +1,4 @@
-"""Models by name: a folder here, or a repository on the Hub."""
+"""Models by name: in the package, a folder here, or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from effssl.model import SSLModel
 logger = logging.getLogger(__name__)
 
 HUB_TAG = "effssl"
+_PACKAGE = Path(__file__).parents[1] / "pretrained"
+_PACKAGED = {file.parent.name: file.parent for file in _PACKAGE.glob("*/config.json")}
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -37,16 +39,17 @@ def from_pretrained(
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
 ) -> SSLModel | nn.Module:
-    """Load a model from a folder or from the Hub.
+    """Load a model from the package, a folder or the Hub.
 
     Nothing is unpickled. The weights must fit config.json tensor by tensor, and have the sha256
     that stands there.
 
     Args:
-        id_or_folder: A model folder, the run folder that holds it, or a repository ``owner/name``;
-            a folder of that name is preferred. ``local-dir:`` and ``hf-hub:`` before it decide, as
-            in timm, and ``@revision`` may follow the latter. timm's own repositories load too, as
-            backbones without projector.
+        id_or_folder: A model folder, the run folder that holds it, a repository ``owner/name``, or
+            a name without owner of a model that comes with the package (`list_pretrained` has
+            them); a folder of that name is preferred. ``local-dir:`` and ``hf-hub:`` before it
+            decide, as in timm, and ``@revision`` may follow the latter. timm's own repositories
+            load too, as backbones without projector.
         num_classes: Width of a fresh classifier; None for features.
         revision: Branch, tag or commit of the repository; ``main`` if None.
         token: For private and gated repositories; what ``hf auth login`` saved if None.
@@ -90,9 +93,12 @@ def find_model(
         if not folder.is_dir():
             raise FileNotFoundError(f"no model folder {str(folder)!r}")
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    elif name in _PACKAGED:
+        return _PACKAGED[name]
     if not _REPO_ID.fullmatch(name):
         raise FileNotFoundError(
-            f"no model folder {name!r}, and a repository on the Hub is owner/name"
+            f"no model folder {name!r}; a repository on the Hub is owner/name, and in the package "
+            f"{' and '.join(_PACKAGED)}"
         )
     return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
 
@@ -144,7 +150,9 @@ def _download(
 def list_pretrained(
     pattern: str = "*", *, author: str | None = None, token: str | None = None
 ) -> list[str]:
-    """Ids of the models of effssl on the Hub, or without a connection of those in the cache.
+    """Names of the models in the package, and ids of those of effssl on the Hub.
+
+    Without a connection to the Hub, ids of those in the cache.
 
     Args:
         pattern: Of the id, or of what follows its owner, such as ``*-bt-*``.
@@ -165,10 +173,10 @@ def list_pretrained(
         logger.warning("%s; these are the models in the cache", error)
         ids = _cached()
     return sorted(
-        repo_id
-        for repo_id in ids
-        if author in (None, repo_id.partition("/")[0])
-        and any(fnmatch.fnmatchcase(n, pattern) for n in (repo_id, repo_id.partition("/")[2]))
+        name
+        for name in [*_PACKAGED, *ids]
+        if author is None or name.startswith(f"{author}/")
+        if any(fnmatch.fnmatchcase(n, pattern) for n in (name, name.rpartition("/")[2]))
     )
 
 

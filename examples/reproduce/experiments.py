@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import tyro
 
 from effssl import PretrainConfig
 from effssl.losses.weights import barlow_twins_lambd
@@ -30,12 +35,14 @@ class Scale:
         images: Images of the training split, of which shares are taken.
         test_split: Labelled images on which everything is measured and nothing is chosen.
         width_batch_size: Batch of the projector sweep.
+        studies: Names of the studies.
     """
 
     reference: PretrainConfig
     images: int
     test_split: str
     width_batch_size: int
+    studies: tuple[str, ...] = ("form", "views", "width", "data", "weight", "vicreg", "longer")
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
         """The reference with a 256-wide projector and some fields changed; epochs in units of E."""
@@ -67,10 +74,11 @@ def width(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def weight(scale: Scale) -> Iterator[PretrainConfig]:
-    """Is the weight for the width too small? Four times as much."""
+    """Is the weight for the width too small? 4 times as much, and at one width 16 and 64 times."""
     for dim in WIDTHS[:-1]:
-        more = round(4 * barlow_twins_lambd(dim), 5)
-        yield scale.run(projector_dim=dim, loss_weight=more, batch_size=scale.width_batch_size)
+        for factor in (4, 16, 64) if dim == SMALL_WIDTH else (4,):
+            more = round(factor * barlow_twins_lambd(dim), 5)
+            yield scale.run(projector_dim=dim, loss_weight=more, batch_size=scale.width_batch_size)
 
 
 def views(scale: Scale) -> Iterator[PretrainConfig]:
@@ -90,10 +98,11 @@ def data(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def form(scale: Scale) -> Iterator[PretrainConfig]:
-    """Which form of the loss for 4 views?"""
+    """Which form of the loss? Every pair of views, their mean, or the loss behind both."""
     yield scale.run(views=4)
     yield scale.run(views=4, multiview="mean")
     yield scale.run(views=4, loss="spectral")
+    yield scale.run(views=2, loss="spectral")
 
 
 def vicreg(scale: Scale) -> Iterator[PretrainConfig]:
@@ -104,13 +113,17 @@ def vicreg(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def longer(scale: Scale) -> Iterator[PretrainConfig]:
-    """What more computation brings; the last is a model to publish."""
-    yield scale.run(views=8)
-    yield scale.run(views=4, epochs=4)
+    """Does it go on getting better?"""
+    yield scale.run(views=4, epochs=4, loss="spectral")
+
+
+def first(scale: Scale) -> Iterator[PretrainConfig]:
+    """The first command of README.md, and what its table shows."""
+    yield scale.reference
 
 
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
-    study.__name__: study for study in (views, width, data, form, weight, vicreg, longer)
+    study.__name__: study for study in (views, width, data, form, weight, vicreg, longer, first)
 }
 _ONE_SEED = ("weight", "vicreg", "longer")
 
@@ -121,11 +134,18 @@ def plan(
     """Every run of the studies once, all of the first seed before those of the next."""
     runs: dict[PretrainConfig, None] = {}
     for i, seed in enumerate(seeds):
-        for name in studies:
-            if i == 0 or name not in _ONE_SEED:
+        for name in scale.studies:
+            if name in studies and (i == 0 or name not in _ONE_SEED):
                 more = [dataclasses.replace(run, seed=seed) for run in STUDIES[name](scale)]
                 runs |= dict.fromkeys(more)
     return list(runs)
+
+
+def readme_command() -> PretrainConfig:
+    """The first command of README.md, without its output."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    flags = shlex.split(re.search(r"^effssl pretrain (.*)$", text, re.M).group(1))
+    return dataclasses.replace(tyro.cli(PretrainConfig, args=flags), output=None)
 
 
 _FASHION = {"in_chans": 1, "img_size": 32, "preset": "grey", "evaluate_every": 0}
@@ -208,7 +228,11 @@ IMAGENET100 = Scale(
     test_split="validation",
     width_batch_size=256,
 )
+README = Scale(
+    readme_command(), images=10_000, test_split="test", width_batch_size=64, studies=("first",)
+)
 SCALES = {
+    "readme": (README,),
     "cpu": (CPU,),
     "gpu": (GPU,),
     "paper": (CIFAR10, STL10, IMAGENET100),

@@ -34,6 +34,7 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import extract_features, knn, linear_probe, spectrum
 from effssl.evaluation.evaluate import random_twin
+from effssl.evaluation.knn import K
 from effssl.hub.folder import read_training
 from effssl.model import BACKBONE_ARGS
 
@@ -46,7 +47,7 @@ COLUMNS = [
 ]
 
 
-def read_results(file: Path = RESULTS) -> list[dict[str, str]]:
+def read_results(file: Path) -> list[dict[str, str]]:
     """The lines of the table; none if there is no table yet."""
     if not file.is_file():
         return []
@@ -54,7 +55,7 @@ def read_results(file: Path = RESULTS) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def add_results(rows: list[dict], file: Path = RESULTS) -> None:
+def add_results(rows: list[dict], file: Path) -> None:
     """Put lines in the table, in the place of those of the same encoder, seed and command."""
 
     with FileLock(f"{file}.lock"):
@@ -67,9 +68,9 @@ def add_results(rows: list[dict], file: Path = RESULTS) -> None:
         partial.replace(file)
 
 
-def is_done(*key: str | int) -> bool:
+def is_done(file: Path, *key: str | int) -> bool:
     """Whether the table has a line of this data set, encoder, model, seed and command."""
-    return tuple(map(str, key)) in {_key(row) for row in read_results()}
+    return tuple(map(str, key)) in {_key(row) for row in read_results(file)}
 
 
 def _key(row: dict) -> tuple[str, ...]:
@@ -83,6 +84,12 @@ def command(config: effssl.PretrainConfig) -> str:
     )
 
 
+def run_folder(runs: Path, scale: str, config: effssl.PretrainConfig) -> Path:
+    """Where the run of a configuration is, among those of all scales."""
+    digest = zlib.crc32(command(config).encode())
+    return runs / scale / f"{config.name}-seed{config.seed}-{digest:08x}"
+
+
 def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, transform) -> dict:
     """Accuracy and spectrum of an encoder: all labels of train, tested once."""
     source = {"in_chans": config.in_chans, "image_column": config.image_column}
@@ -91,10 +98,11 @@ def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, 
     data = []
     for part in (train, test):
         data += [extract_features(encoder, part, transform=transform), torch.tensor(part.labels())]
+    votes = knn(*data, k=[k for k in K if k <= len(data[0])])
     of_test = spectrum(data[2]).record()
     return {
         "linear": round(linear_probe(*data, seed=config.seed).accuracy.top1, 2),
-        **{f"k-NN {k}": round(found.top1, 2) for k, found in knn(*data).items()},
+        **{f"k-NN {k}": round(found.top1, 2) for k, found in votes.items()},
         "alpha": of_test["alpha"],
         "rankme": of_test["rankme"],
     }
@@ -115,11 +123,13 @@ def software() -> dict[str, str]:
 
 def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
     """Pretrain, or go on, and measure the last epoch."""
-    folder = effssl.pretrain(config)
+    folder, checkpoints = config.run_folder / "model", config.run_folder / "checkpoints"
+    if checkpoints.is_dir() or not folder.is_dir():  # or it was measured before
+        effssl.pretrain(config)
     model, training = effssl.from_pretrained(folder), read_training(folder)
     device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
     found = measure(model.to(device), config, test_split, effssl.create_transform(model))
-    shutil.rmtree(config.run_folder / "checkpoints")
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return found | {
         "dataset": config.dataset,
         "encoder": "pretrained",
@@ -157,8 +167,9 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
 
 
 def main(
-    scale: Literal["cpu", "gpu", "paper"] = "cpu",
+    scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
+    results: Path = RESULTS,
     study: tuple[str, ...] = tuple(STUDIES),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float | None = None,
@@ -167,9 +178,10 @@ def main(
     """Run what the table has no line of yet.
 
     Args:
-        scale: cpu, gpu or paper.
+        scale: cpu, gpu, paper, or readme for the first command of README.md.
         runs: Where the run folders go; their models stay.
-        study: views, width, data, form, weight, vicreg, longer: all, or some of them.
+        results: The table.
+        study: All, or some of views, width, data, form, weight, vicreg, longer.
         seeds: Of weights, order and views.
         minutes: Start no run after so many.
         dry_run: Print the commands, with the steps and views that they take, and run nothing.
@@ -181,8 +193,9 @@ def main(
     for part in () if dry_run else parts:
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
-            if not is_done(config.dataset, "raw pixels", config.backbone, seed, ""):
-                add_results([row | of for row in baselines(config, part.test_split)])
+            if not is_done(results, config.dataset, "raw pixels", config.backbone, seed, ""):
+                rows = baselines(config, part.test_split)
+                add_results([row | of for row in rows], results)
     for i, (part, config) in enumerate(todo):
         line = command(config)
         steps = config.max_steps or config.epochs * (part.images // config.batch_size)
@@ -193,13 +206,15 @@ def main(
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
             print(f"{minutes:g} minutes are over; the same command goes on here")
             return
-        name = f"{config.name}-seed{config.seed}-{zlib.crc32(line.encode()):08x}"
-        config = dataclasses.replace(config, output=str(runs / scale / name), resume=True)
+        output = run_folder(runs, scale, config)
+        config = dataclasses.replace(config, output=str(output), resume=True)
         config.run_folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{config.run_folder}.lock", timeout=0):
-                if not is_done(config.dataset, "pretrained", config.name, config.seed, line):
-                    add_results([pretrain(config, part.test_split) | of])
+                if not is_done(
+                    results, config.dataset, "pretrained", config.name, config.seed, line
+                ):
+                    add_results([pretrain(config, part.test_split) | of], results)
         except Timeout:
             print("another copy of this command is at it")
 

@@ -219,7 +219,7 @@ def test_what_is_not_there_or_not_allowed_is_one_line_with_the_way_out(tmp_path,
         "hf-hub:org/open@v9": "FileNotFoundError: org/open has no revision 'v9': give a branch, ta",
         "org/pickled": "ValueError: org/pickled has no model.safetensors.* pickled weights are not",
         "org/text": "FileNotFoundError: org/text is no model of effssl or timm",
-        "resnet50": "FileNotFoundError: no model folder 'resnet50', and a repository.*owner/name",
+        "resnet50": "FileNotFoundError: no model folder 'resnet50'; a repository.*owner/name",
         "org/a--b": "ValueError: 'org/a--b' cannot be the id of a repository",
     }
     cache = str(tmp_path / "cache")
@@ -244,6 +244,7 @@ def test_what_is_not_there_or_not_allowed_is_one_line_with_the_way_out(tmp_path,
         assert re.match(pattern, line), line
 
 
+PACKAGED = ["test_convnext2-spectral-p256-aug4-fashion-mnist-sample"]  # is in the list of all
 LISTS = [("*", None), ("*-bt-*", None), ("org/*", "org"), ("else/*", None), ("*", "nobody")]
 
 
@@ -272,7 +273,7 @@ def test_without_a_connection_the_cache_is_loaded_and_listed(tmp_path, old_and_n
         hub.add_repo("org/hidden-bt-p8-aug2", carded, private=True)
         features, lists = client(tmp_path, hub, load_and_list, names[:2], token=None)
         assert all(torch.allclose(f, expected, atol=1e-6) for f in features)
-        everything = [names[2], *names[:2]]
+        everything = [names[2], *names[:2], *PACKAGED]
         assert lists == [everything, [names[2], names[0]], names[:2], [names[2]], []]
         mine = client(tmp_path, hub, load_and_list, [])[1]
         assert mine[2] == [*names[:2], "org/hidden-bt-p8-aug2"]
@@ -283,7 +284,7 @@ def test_without_a_connection_the_cache_is_loaded_and_listed(tmp_path, old_and_n
         "connection, or give a folder that exists",
         features[2],
     )
-    assert lists == [names[:2], names[:1], names[:2], [], []]
+    assert lists == [[*names[:2], *PACKAGED], names[:1], names[:2], [], []]
     if offline:
         (line,) = client(tmp_path, hub, push_all, [(carded, "org/x")], offline=True)
         assert re.match("ConnectionError: HF_HUB_OFFLINE is set: unset it to reach http", line)

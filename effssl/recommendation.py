@@ -1,0 +1,181 @@
+"""What to pretrain with, for so many images and so many minutes, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import time
+
+from effssl.training.config import PretrainConfig
+
+SMALL_IMAGES = 64
+"""Side in pixels up to which a backbone must not shrink images in its first layers."""
+BACKBONES = {
+    True: (
+        ("test_convnext2", 4),
+        ("convnext_zepto_rms", 4),
+        ("resnet18_cifar", None),
+        ("resnet50_cifar", None),
+    ),
+    False: (("resnet10t", None), ("resnet18", None), ("resnet50", None)),
+}
+"""For small images or not: backbones from the cheapest on, and their patch size."""
+ENOUGH_EPOCHS = 10
+"""Passes over the images that the larger of two backbones must have time for."""
+MOST_EPOCHS, MOST_IMAGES_SEEN = 1000, 5_000_000
+FEW_IMAGES = 20_000
+"""Up to which batches are of 64 images, with the learning rate of the runs in results.csv."""
+_CPU_PIXELS = 2**17  # of the images of a timed step: a second or so
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """What `recommend` says; ``str`` is the command and the reasons.
+
+    Attributes:
+        config: For `effssl.pretrain`; the data set is still to be named.
+        views_per_s: Speed of training that the epochs rest on.
+        minutes: What the training then takes.
+        reasons: A sentence on each choice: what it is, and what it rests on.
+    """
+
+    config: PretrainConfig
+    views_per_s: float
+    minutes: float
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        flags = [*self.config.flags(), "--dataset", "path/to/images"]
+        return "\n".join([shlex.join(["effssl", "pretrain", *flags]), *self.reasons])
+
+
+def recommend(
+    *, images: int, image_size: int, budget_minutes: float, in_chans: int = 3, cpu: bool = False
+) -> Recommendation:
+    """Choose backbone, views, width, batch and epochs for a data set and a time.
+
+    The backbone is the largest of `BACKBONES` that sees the images `ENOUGH_EPOCHS` times in the
+    budget. How fast each one trains is measured here, in a few steps on noise, from the cheapest on
+    until one is too slow: seconds on a GPU, up to a minute on a CPU.
+
+    Args:
+        images: Unlabelled images at hand, 2 or more.
+        image_size: Their side in pixels.
+        budget_minutes: Of training on this machine.
+        in_chans: Channels of the images.
+        cpu: Train on the CPU even where there is a GPU.
+
+    Raises:
+        ValueError: If an argument is out of bounds, or the budget does not suffice for one step.
+    """
+    for name, value, least in (
+        ("images", images, 2),
+        ("image_size", image_size, 8),
+        ("in_chans", in_chans, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more; got {value}")
+    if not 0 < budget_minutes < math.inf:
+        raise ValueError(f"budget_minutes must be above 0; got {budget_minutes}")
+
+    base = _base(images, image_size, in_chans, cpu)
+    enough = ENOUGH_EPOCHS * images * base.views
+    chosen, speed = None, 0.0
+    for backbone, patch_size in BACKBONES[image_size <= SMALL_IMAGES]:
+        config = dataclasses.replace(base, backbone=backbone, patch_size=patch_size)
+        found = training_speed(config)
+        if chosen is not None and found * 60 * budget_minutes < enough:
+            break
+        chosen, speed = config, found
+        if found * 60 * budget_minutes < enough:
+            break
+    return _scheduled(chosen, speed, images, budget_minutes)
+
+
+def training_speed(config: PretrainConfig) -> float:
+    """Views a second of training steps on this machine, on noise that is already on the device."""
+    import torch
+
+    from effssl.losses import create_loss
+    from effssl.model import create_model
+    from effssl.views import MultiView
+
+    device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
+    images = config.batch_size
+    if device == "cpu":  # whose speed hardly depends on the batch
+        images = min(images, max(2, _CPU_PIXELS // config.img_size**2))
+    model = create_model(
+        config.backbone,
+        projector_dim=config.projector_dim,
+        in_chans=config.in_chans,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+    ).to(device, memory_format=torch.channels_last)
+    multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
+    loss_fn = create_loss(config.loss, dim=config.projector_dim)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
+    shape = (images, config.in_chans, config.img_size, config.img_size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    half = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+    def step() -> float:
+        started = time.perf_counter()
+        with half:
+            z = model(multi_view(pixels).flatten(0, 1), project=True)
+        loss_fn(z.unflatten(0, (config.views, images))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    step()
+    return images * config.views / min(step() for _ in range(3))
+
+
+def _base(images: int, image_size: int, in_chans: int, cpu: bool) -> PretrainConfig:
+    """All but the backbone and the epochs."""
+    size = min(224, 32 * math.ceil(image_size / 32))
+    presets = {1: "grey", 3: "cifar" if size == 32 else "stl" if size <= 96 else "imagenet"}
+    few = images <= FEW_IMAGES
+    return PretrainConfig(
+        in_chans=in_chans,
+        img_size=size,
+        preset=presets.get(in_chans, "multispectral"),
+        views=4,
+        projector_dim=256,
+        batch_size=min(images, 64 if few else 128 if images <= 200_000 else 256),
+        lr=1.5e-3 if few else 1e-3,
+        cpu=cpu,
+    )
+
+
+def _scheduled(
+    config: PretrainConfig, speed: float, images: int, budget_minutes: float
+) -> Recommendation:
+    """The epochs that fit, and the reasons."""
+    of_epoch = images // config.batch_size
+    per_step = config.batch_size * config.views
+    fit = int(speed * 60 * budget_minutes / per_step)
+    if fit < 1:
+        raise ValueError(
+            f"{budget_minutes:g} minutes are less than a step of {config.batch_size} images at "
+            f"{speed:.3g} views a second: give a larger budget_minutes"
+        )
+    most = min(MOST_EPOCHS, max(100, MOST_IMAGES_SEEN // images))
+    epochs = min(most, fit // of_epoch)
+    if epochs:
+        config = dataclasses.replace(config, epochs=epochs)
+        steps = epochs * of_epoch
+        length = f"{epochs} epochs" + (": more is not known to help" if epochs == most else " fit")
+    else:
+        config = dataclasses.replace(config, epochs=1, max_steps=fit)
+        steps, length = fit, f"{fit} steps fit, which see {fit / of_epoch:.0%} of the images"
+    minutes = steps * per_step / speed / 60
+    reasons = (
+        f"{config.backbone}: the largest of the backbones tried that sees the images "
+        f"{ENOUGH_EPOCHS} times in {budget_minutes:g} minutes, or the cheapest; a rule of thumb.",
+        length,
+    )
+    return Recommendation(config, speed, minutes, reasons)

@@ -1,0 +1,138 @@
+"""Draw what the runs in the table show.
+
+    python examples/reproduce/figures.py               # of the cpu scale
+    python examples/reproduce/figures.py --scale gpu
+
+Writes figures/{scale}-{data set}-*.png beside the table. Bars are 95 % intervals of a mean over
+seeds, with the variance over seeds pooled over all configurations; small dots are the seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from run import RESULTS, read_results
+from tables import Runs, schedules
+
+from effssl import PretrainConfig
+from effssl.losses.weights import barlow_twins_lambd
+
+
+def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:
+    """Means with their intervals, over the seeds as small dots."""
+    shown = [(a, config) for a, config in zip(x, configs, strict=True) if runs.of(config)]
+    if not shown:
+        return
+    means = [runs.mean(config) for _, config in shown]
+    widths = [runs.half_width(config) for _, config in shown]
+    line = axes.errorbar([a for a, _ in shown], means, widths, marker="o", capsize=3, **style)
+    for a, config in shown:
+        seeds = runs.of(config)
+        axes.plot([a] * len(seeds), seeds, ".", color=line[0].get_color(), alpha=0.4)
+
+
+def draw_width(axes: Axes, scale: Scale, runs: Runs) -> None:
+    """Accuracy against the width of the projector, for three rules of the weight."""
+    batch = {"batch_size": scale.width_batch_size}
+    fixed = barlow_twins_lambd(WIDTHS[-1])
+    auto = [scale.run(projector_dim=dim, **batch) for dim in WIDTHS]
+    small = [dataclasses.replace(config, loss_weight=fixed) for config in auto[:-1]] + auto[-1:]
+    large = [
+        dataclasses.replace(config, loss_weight=round(4 * barlow_twins_lambd(dim), 5))
+        for dim, config in zip(WIDTHS, auto, strict=True)
+    ]
+    widths = list(map(float, WIDTHS))
+    _lines(axes, runs, widths, auto, label="weight from the width")
+    _lines(axes, runs, widths, small, label=f"weight of {WIDTHS[-1]}, {fixed:g}", ls="--")
+    _lines(axes, runs, widths, large, label="4 times the weight from the width", ls=":")
+    axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
+    axes.set_xticks(WIDTHS, map(str, WIDTHS))
+
+
+def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
+    """Error against minutes, for each loss and number of views."""
+    series = {
+        f"{loss}, {views} views, {SMALL_WIDTH} wide": configs
+        for (loss, views), configs in schedules(scale, runs).items()
+    }
+    series[f"bt, 2 views, {WIDTHS[-1]} wide"] = [scale.reference]
+    points = []
+    for i, (label, configs) in enumerate(series.items()):
+        found = [(runs.minutes(c), 100 - runs.mean(c)) for c in configs]
+        half = [runs.half_width(c) for c in configs]
+        style = {"marker": "os^vD<>*"[i % 8], "color": f"C{i}", "capsize": 3}
+        axes.errorbar(*zip(*found, strict=True), half, label=label, **style)
+        points += found
+    front = [p for p in points if not any(q[0] < p[0] and q[1] <= p[1] for q in points)]
+    axes.plot(*zip(*sorted(front), strict=True), color="grey", lw=6, alpha=0.25)
+    axes.set(xscale="log", xlabel="minutes of training", ylabel=f"{runs.measure}, error %")
+
+
+def draw_data(axes: Axes, scale: Scale, runs: Runs) -> None:
+    """Accuracy against the share of images, views times images held constant."""
+    parts = (1, 2, 4, 16)
+    for views in (2, 4, 8):
+        equal = [scale.run(views=views, epochs=2 / views)]
+        equal += [scale.share(part, views=views) for part in parts[1:]]
+        _lines(axes, runs, [1 / part for part in parts], equal, label=f"{views} views")
+    axes.set(xscale="log", xlabel="share of the images", ylabel=f"{runs.measure}, top-1 %")
+    axes.set_xticks([1 / part for part in parts], ["all", "1/2", "1/4", "1/16"])
+
+
+def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
+    """Accuracy against a measure of the spectrum of the features, a point a run."""
+    groups: dict[str, list[dict[str, str]]] = {}
+    for config, rows in runs.rows.items():
+        groups.setdefault(f"{config.loss}, {config.views} views", []).extend(rows)
+    for i, (label, rows) in enumerate(groups.items()):
+        x, y = ([float(row[column]) for row in rows] for column in (name, runs.measure))
+        axes.plot(x, y, "os^vD<>*"[i % 8], color=f"C{i}", alpha=0.7, label=label)
+    axes.set(xlabel=f"{name} of the features", ylabel=f"{runs.measure}, top-1 %")
+
+
+def main(scale: str = "cpu", results: Path = RESULTS) -> None:
+    """Draw the figures of a scale.
+
+    Args:
+        scale: One that the table has runs of.
+        results: The table.
+    """
+    rows = [row for row in read_results(results) if row["scale"] == scale]
+    if not rows:
+        raise SystemExit(f"{results} has no runs of the scale {scale!r}: run.py makes them")
+    folder = results.parent / "figures"
+    folder.mkdir(exist_ok=True)
+    for part in SCALES[scale]:
+        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+        measures = [Runs(of_part, measure) for measure in ("linear", "k-NN 20")]
+        name = f"{scale}-{Path(part.reference.dataset).name}"
+        for kind, draw in {"width": draw_width, "pareto": draw_pareto, "data": draw_data}.items():
+            figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
+            panels = figure.subplots(1, 2)
+            for axes, runs in zip(panels, measures, strict=True):
+                draw(axes, part, runs)
+            _save(figure, folder / f"{name}-{kind}.png")
+        figure = Figure(figsize=(9, 6.4), dpi=110, layout="constrained")
+        grid = figure.subplots(2, 2, sharex="col", sharey="row")
+        for row, runs in zip(grid, measures, strict=True):
+            for axes, spectral in zip(row, ("alpha", "rankme"), strict=True):
+                draw_spectrum(axes, runs, spectral)
+        _save(figure, folder / f"{name}-spectrum.png")
+
+
+def _save(figure: Figure, file: Path) -> None:
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
+    figure.savefig(file, metadata={"Software": None})
+    print(file)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

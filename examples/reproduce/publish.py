@@ -1,0 +1,80 @@
+"""Make what is published of a scale's model from its runs: evaluation, card and figures.
+
+    python examples/reproduce/publish.py --scale readme
+    python examples/reproduce/publish.py --scale cpu
+
+The model of the cpu scale goes whole into the package, effssl/pretrained, since it is small. Of the
+others the card goes to model_cards; `effssl push` sends the run folder itself to the Hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from experiments import SCALES
+from run import RESULTS, ROOT, run_folder
+
+import effssl
+from effssl.data import load_source
+from effssl.evaluation import evaluate, record
+from effssl.hub.folder import add_evaluation
+from effssl.hub.push import prepare
+
+
+def main(
+    scale: Literal["readme", "cpu", "gpu"] = "cpu",
+    runs: Path = Path("runs/reproduce"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+) -> None:
+    """Evaluate a model, every training of it, and publish that of the first seed.
+
+    Args:
+        scale: readme: the model of README.md; else that of 4 views and the spectral loss.
+        runs: Where run.py keeps its runs.
+        seeds: Two or more of those that it was trained with.
+    """
+    (part,) = SCALES[scale]
+    model = part.reference if scale == "readme" else part.run(views=4, loss="spectral")
+    trainings = [dataclasses.replace(model, seed=seed) for seed in seeds]
+    train, test = (
+        load_source(model.dataset, split, in_chans=model.in_chans)
+        for split in ("train", part.test_split)
+    )
+    folders = [run_folder(runs, scale, config) / "model" for config in trainings]
+    evaluations = [
+        evaluate(
+            effssl.from_pretrained(folder),
+            *(train, test),
+            seeds=(config.seed,),
+            preset=config.preset,
+            progress=True,
+        )
+        for folder, config in zip(folders, trainings, strict=True)
+    ]
+    found = record(
+        evaluations,
+        dataset=model.dataset,
+        train_split="train",
+        test_split=part.test_split,
+        of="trainings",
+    )
+    probe = {"weight": evaluations[0].probe.weight, "bias": evaluations[0].probe.bias}
+    add_evaluation(folders[0], found, probe)
+    name = model.name if scale == "readme" else f"{model.name}-{Path(model.dataset).name}"
+    whole = scale == "cpu"
+    target = (ROOT / "effssl" / "pretrained" if whole else RESULTS.parent) / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in prepare(folders[0], f"org/{name}", license="apache-2.0"):
+        if whole or file.suffix != ".safetensors":
+            shutil.copy(file, target)
+    runpy.run_path(str(RESULTS.parent / "write_cards.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

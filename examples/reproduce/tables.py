@@ -1,0 +1,238 @@
+"""Say which claims hold, from the runs in the table.
+
+    python examples/reproduce/tables.py               # of the cpu scale
+    python examples/reproduce/tables.py --scale gpu
+
+Prints the Markdown tables that README.md has. Accuracy is top-1 of the linear probe in percent, of
+the last epoch. Intervals are those of 95 % of a difference of two means over seeds, with the
+variance over seeds pooled over all configurations of the scale; what the choice of test images adds
+is left out, since they are the same for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import statistics
+from pathlib import Path
+
+import tyro
+from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
+from run import RESULTS, read_results
+from scipy import stats
+
+from effssl import PretrainConfig
+from effssl.losses.weights import barlow_twins_lambd
+
+MARGIN = 0.5
+"""Points of accuracy that do not matter: "as good" is not worse by more."""
+
+
+def parse(command: str) -> PretrainConfig:
+    """The configuration that a command of the table makes."""
+    return tyro.cli(PretrainConfig, args=shlex.split(command)[2:])
+
+
+class Runs:
+    """The runs of a scale by configuration without seed, and one measure of their features."""
+
+    def __init__(self, rows: list[dict[str, str]], measure: str = "linear") -> None:
+        self.measure = measure
+        self.rows: dict[PretrainConfig, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["encoder"] == "pretrained":
+                config = dataclasses.replace(parse(row["command"]), seed=0)
+                self.rows.setdefault(config, []).append(row)
+        groups = [self.of(config) for config in self.rows]
+        self.freedom = sum(len(values) - 1 for values in groups)
+        squares = sum((len(v) - 1) * statistics.variance(v) for v in groups if len(v) > 1)
+        self.std = math.sqrt(squares / self.freedom) if self.freedom else math.nan
+
+    def of(self, config: PretrainConfig) -> list[float]:
+        """The measure over the seeds; empty if the configuration was not run."""
+        return [float(row[self.measure]) for row in self.rows.get(config, [])]
+
+    def mean(self, config: PretrainConfig) -> float:
+        """Mean over the seeds; nan if the configuration was not run."""
+        return statistics.fmean(self.of(config) or [math.nan])
+
+    def minutes(self, config: PretrainConfig) -> float:
+        """Median over the seeds, since other work slows single runs down."""
+        return statistics.median(float(row["minutes"]) for row in self.rows[config])
+
+    def half_width(self, *configs: PretrainConfig) -> float:
+        """Of the interval of the mean of one configuration, or of the difference of two."""
+        counts = [len(self.of(config)) for config in configs]
+        if not all(counts) or not self.freedom:
+            return math.nan
+        return stats.t.ppf(0.975, self.freedom) * self.std * math.sqrt(sum(1 / n for n in counts))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A claim about two configurations: the first is better, or as good."""
+
+    text: str
+    first: PretrainConfig
+    second: PretrainConfig
+    better: bool = False
+
+    def verdict(self, runs: Runs) -> tuple[str, str]:
+        """The difference with its interval, and what follows; empty if one is missing."""
+        difference = runs.mean(self.first) - runs.mean(self.second)
+        half = runs.half_width(self.first, self.second)
+        if math.isnan(half):
+            return "", ""
+        bar = 0.0 if self.better else -MARGIN
+        found = "undecided"
+        if difference - half > bar:
+            found = "holds"
+        elif difference + half < bar:
+            found = "does not hold"
+        return f"{difference:+.1f} ± {half:.1f}", found
+
+
+def comparisons(scale: Scale) -> list[Comparison]:
+    """The claims of the method, each about two configurations."""
+    run, share, reference = scale.run, scale.share, scale.reference
+    batch = {"batch_size": scale.width_batch_size}
+    widest = run(projector_dim=WIDTHS[-1], **batch)
+    fixed = barlow_twins_lambd(WIDTHS[-1])
+    return [
+        *(
+            Comparison(
+                f"{dim} wide, weight from the width, as good as {WIDTHS[-1]} wide",
+                run(projector_dim=dim, **batch),
+                widest,
+            )
+            for dim in WIDTHS[:-1]
+        ),
+        *(
+            Comparison(
+                f"{dim} wide: weight from the width better than that of {WIDTHS[-1]}",
+                run(projector_dim=dim, **batch),
+                run(projector_dim=dim, loss_weight=fixed, **batch),
+                better=True,
+            )
+            for dim in WIDTHS[:-1]
+        ),
+        Comparison("equal epochs: 4 views better than 2", run(views=4), run(), better=True),
+        Comparison(
+            "half the epochs: 8 views better than 2 in all",
+            run(views=8, epochs=1 / 2),
+            run(),
+            better=True,
+        ),
+        Comparison("equal views: 4 as good as 2", run(views=4, epochs=1 / 2), run()),
+        Comparison("equal views: 8 as good as 2", run(views=8, epochs=1 / 4), run()),
+        Comparison(
+            "4 views, 256 wide, half the epochs as good as 2 views, 8192 wide",
+            run(views=4, epochs=1 / 2),
+            reference,
+        ),
+        Comparison("4 views of half of the images as good as 2 of all", share(2, views=4), run()),
+        Comparison("8 views of a quarter as good as 2 of all", share(4, views=8), run()),
+        Comparison(
+            "a quarter of the images: 8 views better than 2, equal views",
+            share(4, views=8),
+            share(4, views=2),
+            better=True,
+        ),
+        Comparison(
+            "a sixteenth: 8 views better than 2, equal views",
+            share(16, views=8),
+            share(16, views=2),
+            better=True,
+        ),
+        Comparison("4 views: mean as good as pairs", run(views=4, multiview="mean"), run(views=4)),
+        Comparison(
+            "4 views: spectral as good as pairs", run(views=4, loss="spectral"), run(views=4)
+        ),
+    ]
+
+
+def claims(scale: Scale, rows: list[dict[str, str]]) -> str:
+    """The Markdown table of all comparisons that were run, by linear probe and by k-NN."""
+    linear, knn = (Runs(rows, measure) for measure in ("linear", "k-NN 20"))
+    lines = ["| claim | seeds | linear | | k-NN | |", "|---|--:|--:|---|--:|---|"]
+    for claim in comparisons(scale):
+        cells = [*claim.verdict(linear), *claim.verdict(knn)]
+        if all(cells):
+            seeds = f"{len(linear.of(claim.first))}, {len(linear.of(claim.second))}"
+            lines.append(f"| {' | '.join([claim.text, seeds, *cells])} |")
+    return "\n".join(lines)
+
+
+def time_to_reference(scale: Scale, runs: Runs) -> str:
+    """How long the shortest run takes that is as good as the reference, as a Markdown table."""
+    goal, minutes = runs.mean(scale.reference), runs.minutes(scale.reference)
+    lines = [
+        f"| loss, views, width | minutes to {goal:.1f} % | of the reference's {minutes:.1f} |",
+        "|---|--:|--:|",
+    ]
+    for (loss, views), configs in schedules(scale, runs).items():
+        reached = [runs.minutes(config) for config in configs if runs.mean(config) >= goal]
+        cells = [f"{min(reached):.1f}", f"{min(reached) / minutes:.2f}"] if reached else ["", ""]
+        lines.append(f"| {loss}, {views}, {SMALL_WIDTH} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def correlations(runs: Runs) -> dict[str, float]:
+    """Spearman's correlation of each measure of the spectrum with the accuracy, over all runs."""
+    rows = [row for rows in runs.rows.values() for row in rows]
+    return {
+        name: stats.spearmanr(*([float(row[c]) for row in rows] for c in (name, runs.measure)))[0]
+        for name in ("alpha", "rankme")
+    }
+
+
+def schedules(scale: Scale, runs: Runs) -> dict[tuple[str, int], list[PretrainConfig]]:
+    """The runs on all images of a loss and number of views, which differ in epochs alone."""
+    found: dict[tuple[str, int], list[PretrainConfig]] = {}
+    for config in sorted(runs.rows, key=lambda c: (c.loss, c.views, c.epochs)):
+        same = dataclasses.replace(config, epochs=scale.reference.epochs)
+        if same == scale.run(views=config.views, loss=config.loss):
+            found.setdefault((config.loss, config.views), []).append(config)
+    return found
+
+
+def features_table(rows: list[dict[str, str]]) -> str:
+    """Raw pixels, random weights and a pretrained model: mean and deviation over the seeds."""
+    lines = ["| features | k-NN top-1 | linear top-1 |", "|---|--:|--:|"]
+    for encoder in dict.fromkeys(row["encoder"] for row in rows):
+        cells = [encoder]
+        for column in ("k-NN 20", "linear"):
+            values = [float(row[column]) for row in rows if row["encoder"] == encoder]
+            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(scale: str = "cpu", results: Path = RESULTS) -> None:
+    """Print the tables of a scale.
+
+    Args:
+        scale: One that the table has runs of.
+        results: The table.
+    """
+    rows = [row for row in read_results(results) if row["scale"] == scale]
+    if not rows:
+        raise SystemExit(f"{results} has no runs of the scale {scale!r}: run.py makes them")
+    for part in SCALES[scale]:
+        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+        if scale == "readme":
+            print(features_table(of_part))
+            continue
+        print(features_table([row for row in of_part if row["encoder"] != "pretrained"]))
+        print(f"\n{claims(part, of_part)}\n\n{time_to_reference(part, Runs(of_part))}\n")
+        for measure in ("linear", "k-NN 20"):
+            runs = Runs(of_part, measure)
+            print(
+                f"{measure}: standard deviation {runs.std:.2f}, {runs.freedom} degrees of freedom"
+            )
+            print(f"Spearman's correlation with {correlations(runs)}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,106 @@
+"""recommend: what it says fits the budget, can be run, and follows the measured speed."""
+
+import shlex
+
+import pytest
+import tyro
+
+import effssl
+from effssl import cli, recommendation
+
+SPEEDS = {
+    "test_convnext2": 1000,
+    "convnext_zepto_rms": 400,
+    "resnet18_cifar": 100,
+    "resnet50_cifar": 1,
+    "resnet10t": 50,
+}
+
+
+@pytest.fixture
+def known_speeds(monkeypatch):
+    monkeypatch.setattr(recommendation, "training_speed", lambda config: SPEEDS[config.backbone])
+
+
+@pytest.mark.parametrize(
+    "images, size, minutes, backbone, batch, epochs, max_steps",
+    [
+        # 10,000 images, 4 views, 10 epochs: 400,000 views; 4 views of 9,984 images are an epoch
+        (10_000, 28, 6.0, "test_convnext2", 64, 9, None),  # 360,000 views
+        (10_000, 28, 10.0, "test_convnext2", 64, 15, None),  # zepto has time for 240,000
+        (10_000, 28, 17.0, "convnext_zepto_rms", 64, 10, None),  # 408,000
+        (10_000, 28, 80.0, "resnet18_cifar", 64, 12, None),  # 480,000
+        (50_000, 32, 5.0, "test_convnext2", 128, 1, None),  # 300,000
+        (50_000, 32, 2.0, "test_convnext2", 128, 1, 234),  # 120,000 views of 512 a step
+        (100_000, 224, 10.0, "resnet10t", 128, 1, 58),  # 30,000 views
+        (50, 32, 600.0, "resnet18_cifar", 50, 1000, None),  # more epochs than are known to help
+        (10_000_000, 32, 1e6, "resnet18_cifar", 256, 100, None),
+    ],
+)
+def test_the_largest_backbone_that_has_time_and_the_epochs_that_fit(
+    known_speeds, images, size, minutes, backbone, batch, epochs, max_steps
+):
+    found = effssl.recommend(images=images, image_size=size, budget_minutes=minutes)
+    config = found.config
+    assert (config.backbone, config.batch_size) == (backbone, batch)
+    assert (config.epochs, config.max_steps) == (epochs, max_steps)
+    assert found.views_per_s == SPEEDS[backbone]
+    steps = max_steps or epochs * (images // batch)
+    views = steps * batch * config.views
+    assert found.minutes == pytest.approx(views / SPEEDS[backbone] / 60)
+    assert found.minutes <= minutes
+
+
+@pytest.mark.parametrize(
+    "size, channels, img_size, preset",
+    [
+        (28, 1, 32, "grey"),
+        (32, 3, 32, "cifar"),
+        (64, 3, 64, "stl"),
+        (96, 3, 96, "stl"),
+        (500, 3, 224, "imagenet"),
+        (120, 12, 128, "multispectral"),
+    ],
+)
+def test_views_are_those_of_the_images(known_speeds, size, channels, img_size, preset):
+    found = effssl.recommend(images=1000, image_size=size, in_chans=channels, budget_minutes=60)
+    assert (found.config.img_size, found.config.preset) == (img_size, preset)
+    assert found.config.in_chans == channels
+
+
+def test_the_command_that_it_prints_is_the_configuration(capsys):
+    # one backbone is timed for real, and no other has time enough
+    flags = ["--images", "1000", "--image-size", "28", "--in-chans", "1", "--cpu"]
+    cli.main(["recommend", *flags, "--budget-minutes", "0.1"])
+    command, *reasons = capsys.readouterr().out.splitlines()
+    arguments = shlex.split(command)
+    assert arguments[:2] == ["effssl", "pretrain"] and len(reasons) >= 5
+    config = tyro.cli(effssl.PretrainConfig, args=arguments[2:])
+    assert (config.backbone, config.views, config.projector_dim) == ("test_convnext2", 4, 256)
+    assert config.cpu and config.dataset == "path/to/images"
+
+
+def test_backbones_are_timed_on_what_they_take():
+    for small, backbones in recommendation.BACKBONES.items():
+        backbone, patch_size = backbones[0]
+        config = effssl.PretrainConfig(
+            backbone=backbone, patch_size=patch_size, img_size=32 if small else 96, cpu=True
+        )
+        assert recommendation.training_speed(config) > 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"images": 1}, "images must be 2 or more; got 1"),
+        ({"image_size": 4}, "image_size must be 8 or more; got 4"),
+        ({"in_chans": 0}, "in_chans must be 1 or more; got 0"),
+        ({"budget_minutes": 0}, "budget_minutes must be above 0; got 0"),
+        ({"budget_minutes": float("inf")}, "budget_minutes must be above 0; got inf"),
+        ({"budget_minutes": 1e-4}, "less than a step of 64 images at 1e.03 views a second"),
+    ],
+)
+def test_bad_input_is_one_line(known_speeds, changes, message):
+    options = {"images": 1000, "image_size": 32, "budget_minutes": 10}
+    with pytest.raises(ValueError, match=message):
+        effssl.recommend(**(options | changes))
