@@ -63,7 +63,7 @@ def evaluate(
     report. With several GPUs: torchrun --nproc_per_node 8 -m effssl.cli evaluate ...
 
     Args:
-        model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
+        model: Model folder, run folder, repository owner/name on the Hub, or name in the package.
         dataset: Labelled images, as for pretrain; what the model was trained on if None.
         protocol: One or more.
         train_split: Split that is voted with and fitted to.
@@ -163,7 +163,7 @@ def features(
     GPUs: torchrun --nproc_per_node 8 -m effssl.cli features ...
 
     Args:
-        model: Model folder, the run folder that holds it, or a repository owner/name on the Hub.
+        model: Model folder, run folder, repository owner/name on the Hub, or name in the package.
         output: x.safetensors or x.parquet, with features and labels; or a folder for
             datasets.load_from_disk, with the images too.
         dataset: Images, as for pretrain; what the model was trained on if None.

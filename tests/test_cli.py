@@ -99,7 +99,7 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
     [
         ([], ["pretrain", "evaluate", "views"]),
         (["pretrain"], ["Width D of the projector"]),
-        (["evaluate"], ["Model folder, the run folder", "needs no labels", "confusion"]),
+        (["evaluate"], ["Model folder, run folder", "needs no labels", "confusion"]),
         (["features"], ["goes on where it was", "torchrun", "load_from_disk"]),
         (["report"], ["nearest"]),
         (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),

@@ -94,11 +94,13 @@ def find_model(
             raise FileNotFoundError(f"no model folder {str(folder)!r}")
         return folder / "model" if (folder / "model" / "config.json").is_file() else folder
     elif name in _PACKAGED:
+        if revision is not None:
+            raise ValueError(f"{name} comes with the package, which has no revision {revision!r}")
         return _PACKAGED[name]
     if not _REPO_ID.fullmatch(name):
         raise FileNotFoundError(
-            f"no model folder {name!r}; a repository on the Hub is owner/name, and in the package "
-            f"{' and '.join(_PACKAGED)}"
+            f"no model folder {name!r}; a repository on the Hub is owner/name, and the package has "
+            f"{' and '.join(_PACKAGED) or 'no model'}"
         )
     return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
 

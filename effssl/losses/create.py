@@ -22,7 +22,8 @@ def create_loss(
         name: "bt" (Barlow Twins), "vicreg" or "spectral".
         dim: Width D of the projector, >= 1.
         weight: Of orthogonality in bt (lambd) and spectral (beta), of both invariance and variance
-            in vicreg, whose covariance has 1; by default from D, see ``weights.py``.
+            in vicreg, whose covariance has 1; if None from D, see ``weights.py``, or 1 in
+            spectral.
         multiview: "pairs" or "mean", see ``barlow_twins``; the other losses have one form, "pairs".
 
     Returns:

@@ -57,7 +57,7 @@ class PretrainConfig:
     """bt (Barlow Twins), vicreg or spectral."""
     loss_weight: float | None = None
     """Of orthogonality in bt (lambd) and spectral (beta), of invariance and variance in vicreg
-    beside a covariance of 1; from projector_dim if None."""
+    beside a covariance of 1; if None from projector_dim, and 1 in spectral."""
     multiview: MultiViewForm = "pairs"
     """Of bt with more than two views: every pair, or each view against the mean of the others."""
 

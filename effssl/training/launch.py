@@ -26,7 +26,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     """
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     cpu = config.cpu or not has_accelerator
-    precision = _precision(config, cpu)
+    precision = mixed_precision(config, cpu)
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     # accelerate launch exports "no" when it was told nothing, so "no" contradicts nothing
     if launched not in ("no", precision):
@@ -85,8 +85,8 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     return accelerator
 
 
-def _precision(config: PretrainConfig, cpu: bool) -> str:
-    """Accelerate's name of the precision."""
+def mixed_precision(config: PretrainConfig, cpu: bool) -> str:
+    """Accelerate's name of the precision: no, bf16 or fp16."""
     if config.precision != "auto":
         return "no" if config.precision in ("fp32", "fp64") else config.precision
     if cpu:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from run import RESULTS, read_results
+from run import RESULTS, command, read_results
 from tables import Runs, schedules
 
 from effssl import PretrainConfig
@@ -68,9 +69,15 @@ def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
         style = {"marker": "os^vD<>*"[i % 8], "color": f"C{i}", "capsize": 3}
         axes.errorbar(*zip(*found, strict=True), half, label=label, **style)
         points += found
-    front = [p for p in points if not any(q[0] < p[0] and q[1] <= p[1] for q in points)]
-    axes.plot(*zip(*sorted(front), strict=True), color="grey", lw=6, alpha=0.25)
+    axes.plot(*zip(*front(points), strict=True), color="grey", lw=6, alpha=0.25)
     axes.set(xscale="log", xlabel="minutes of training", ylabel=f"{runs.measure}, error %")
+
+
+def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points than which no other is as fast and as good."""
+    return sorted(
+        p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
+    )
 
 
 def draw_data(axes: Axes, scale: Scale, runs: Runs) -> None:
@@ -95,7 +102,7 @@ def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
     axes.set(xlabel=f"{name} of the features", ylabel=f"{runs.measure}, top-1 %")
 
 
-def main(scale: str = "cpu", results: Path = RESULTS) -> None:
+def main(scale: Literal["cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
     """Draw the figures of a scale.
 
     Args:
@@ -109,6 +116,9 @@ def main(scale: str = "cpu", results: Path = RESULTS) -> None:
     folder.mkdir(exist_ok=True)
     for part in SCALES[scale]:
         of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+        if not any(row["command"] == command(part.reference) for row in of_part):
+            print(f"the reference was not run on {part.reference.dataset}")
+            continue
         measures = [Runs(of_part, measure) for measure in ("linear", "k-NN 20")]
         name = f"{scale}-{Path(part.reference.dataset).name}"
         for kind, draw in {"width": draw_width, "pareto": draw_pareto, "data": draw_data}.items():

@@ -3,8 +3,9 @@
     python examples/reproduce/publish.py --scale readme
     python examples/reproduce/publish.py --scale cpu
 
-The model of the cpu scale goes whole into the package, effssl/pretrained, since it is small. Of the
-others the card goes to model_cards; `effssl push` sends the run folder itself to the Hub.
+The model of the cpu scale goes whole into the package, effssl/pretrained, since it is small; of the
+one in README.md the card goes to model_cards. Those of other scales are for `effssl evaluate` and
+`effssl push`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 
 import tyro
 from experiments import SCALES
-from run import RESULTS, ROOT, run_folder
+from run import RESULTS, run_folder
 
 import effssl
 from effssl.data import load_source
@@ -27,14 +28,14 @@ from effssl.hub.push import prepare
 
 
 def main(
-    scale: Literal["readme", "cpu", "gpu"] = "cpu",
+    scale: Literal["readme", "cpu"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> None:
     """Evaluate a model, every training of it, and publish that of the first seed.
 
     Args:
-        scale: readme: the model of README.md; else that of 4 views and the spectral loss.
+        scale: readme: the model of README.md; cpu: that of 4 views and the spectral loss.
         runs: Where run.py keeps its runs.
         seeds: Two or more of those that it was trained with.
     """
@@ -67,10 +68,11 @@ def main(
     add_evaluation(folders[0], found, probe)
     name = model.name if scale == "readme" else f"{model.name}-{Path(model.dataset).name}"
     whole = scale == "cpu"
-    target = (ROOT / "effssl" / "pretrained" if whole else RESULTS.parent) / name
+    target = (Path(effssl.__file__).parent / "pretrained" if whole else RESULTS.parent) / name
+    files = prepare(folders[0], f"org/{name}", license="apache-2.0")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in prepare(folders[0], f"org/{name}", license="apache-2.0"):
+    for file in files:
         if whole or file.suffix != ".safetensors":
             shutil.copy(file, target)
     runpy.run_path(str(RESULTS.parent / "write_cards.py"), run_name="__main__")

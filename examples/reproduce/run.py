@@ -6,8 +6,9 @@
 
 The table is model_cards/results.csv: a line a run, and a line for raw pixels and random weights. A
 run that has its line is not run again; a killed one goes on from its last checkpoint. Start the
-command several times, for other cores or GPUs, and the copies share the runs. The gpu scale reads
-the folder fashion-mnist, which examples/fashion_mnist_to_parquet.py writes.
+command several times and the copies share the runs: on cores of their own by ``OMP_NUM_THREADS=1
+taskset -c 0``, on GPUs of their own by ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folder
+that ``python examples/fashion_mnist_to_parquet.py fashion-mnist`` writes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import dataclasses
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -31,9 +31,10 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 import effssl
+from effssl import cli
 from effssl.data import load_source
 from effssl.evaluation import extract_features, knn, linear_probe, spectrum
-from effssl.evaluation.evaluate import random_twin
+from effssl.evaluation.evaluate import ENCODERS, random_twin
 from effssl.evaluation.knn import K
 from effssl.hub.folder import read_training
 from effssl.model import BACKBONE_ARGS
@@ -60,11 +61,13 @@ def add_results(rows: list[dict], file: Path) -> None:
 
     with FileLock(f"{file}.lock"):
         table = {_key(row): row for row in [*read_results(file), *rows]}
+        # whichever copy of the command came first
+        order = sorted(table, key=lambda key: (key[0], ENCODERS.index(key[1]), *key[2:]))
         partial = file.with_name(file.name + ".partial")
         with open(partial, "w", newline="") as lines:
             writer = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
-            writer.writerows(table.values())
+            writer.writerows(table[key] for key in order)
         partial.replace(file)
 
 
@@ -92,12 +95,15 @@ def run_folder(runs: Path, scale: str, config: effssl.PretrainConfig) -> Path:
 
 def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, transform) -> dict:
     """Accuracy and spectrum of an encoder: all labels of train, tested once."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+    encoder = encoder.to(device)
     source = {"in_chans": config.in_chans, "image_column": config.image_column}
     split = config.split.partition("[")[0]
     train, test = (load_source(config.dataset, name, **source) for name in (split, test_split))
     data = []
     for part in (train, test):
-        data += [extract_features(encoder, part, transform=transform), torch.tensor(part.labels())]
+        data.append(extract_features(encoder, part, transform=transform).to(device))
+        data.append(torch.tensor(part.labels(), device=device))
     votes = knn(*data, k=[k for k in K if k <= len(data[0])])
     of_test = spectrum(data[2]).record()
     return {
@@ -110,9 +116,12 @@ def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, 
 
 def software() -> dict[str, str]:
     """What the numbers depend on beside the configuration; + if the package was changed since."""
-    options = {"cwd": ROOT, "capture_output": True, "text": True}
-    commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "effssl"], **options).stdout
-    changed = subprocess.run(["git", "status", "--porcelain", "effssl"], **options).stdout
+    options = {"cwd": Path(effssl.__file__).parent, "capture_output": True, "text": True}
+    try:
+        commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "."], **options).stdout
+        changed = subprocess.run(["git", "status", "--porcelain", "."], **options).stdout
+    except FileNotFoundError:  # no git
+        commit = changed = ""
     return {
         "torch": torch.__version__,
         "timm": timm.__version__,
@@ -127,8 +136,7 @@ def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
     if checkpoints.is_dir() or not folder.is_dir():  # or it was measured before
         effssl.pretrain(config)
     model, training = effssl.from_pretrained(folder), read_training(folder)
-    device = "cuda" if torch.cuda.is_available() and not config.cpu else "cpu"
-    found = measure(model.to(device), config, test_split, effssl.create_transform(model))
+    found = measure(model, config, test_split, effssl.create_transform(model))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found | {
         "dataset": config.dataset,
@@ -170,7 +178,9 @@ def main(
     scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
-    study: tuple[str, ...] = tuple(STUDIES),
+    study: tuple[
+        Literal["form", "views", "width", "data", "weight", "vicreg", "longer", "first"], ...
+    ] = tuple(STUDIES),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float | None = None,
     dry_run: bool = False,
@@ -181,7 +191,7 @@ def main(
         scale: cpu, gpu, paper, or readme for the first command of README.md.
         runs: Where the run folders go; their models stay.
         results: The table.
-        study: All, or some of views, width, data, form, weight, vicreg, longer.
+        study: Which of them; experiments.py says what they ask.
         seeds: Of weights, order and views.
         minutes: Start no run after so many.
         dry_run: Print the commands, with the steps and views that they take, and run nothing.
@@ -193,9 +203,10 @@ def main(
     for part in () if dry_run else parts:
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
-            if not is_done(results, config.dataset, "raw pixels", config.backbone, seed, ""):
-                rows = baselines(config, part.test_split)
-                add_results([row | of for row in rows], results)
+            with FileLock(f"{results}.baselines.lock"):
+                if not is_done(results, config.dataset, "raw pixels", config.backbone, seed, ""):
+                    rows = baselines(config, part.test_split)
+                    add_results([row | of for row in rows], results)
     for i, (part, config) in enumerate(todo):
         line = command(config)
         steps = config.max_steps or config.epochs * (part.images // config.batch_size)
@@ -217,7 +228,9 @@ def main(
                     add_results([pretrain(config, part.test_split) | of], results)
         except Timeout:
             print("another copy of this command is at it")
+        except FloatingPointError as error:
+            print(f"left out: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    cli.run(lambda: tyro.cli(main))

@@ -5,21 +5,23 @@
 
 Prints the Markdown tables that README.md has. Accuracy is top-1 of the linear probe in percent, of
 the last epoch. Intervals are those of 95 % of a difference of two means over seeds, with the
-variance over seeds pooled over all configurations of the scale; what the choice of test images adds
-is left out, since they are the same for all.
+variance over seeds pooled over all configurations of the scale, and not corrected for the number of
+claims. They say nothing of other test images.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shlex
 import statistics
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
-from run import RESULTS, read_results
+from run import RESULTS, command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig
@@ -29,6 +31,7 @@ MARGIN = 0.5
 """Points of accuracy that do not matter: "as good" is not worse by more."""
 
 
+@functools.cache
 def parse(command: str) -> PretrainConfig:
     """The configuration that a command of the table makes."""
     return tyro.cli(PretrainConfig, args=shlex.split(command)[2:])
@@ -204,12 +207,13 @@ def features_table(rows: list[dict[str, str]]) -> str:
         cells = [encoder]
         for column in ("k-NN 20", "linear"):
             values = [float(row[column]) for row in rows if row["encoder"] == encoder]
-            cells.append(f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}")
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def main(scale: str = "cpu", results: Path = RESULTS) -> None:
+def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
     """Print the tables of a scale.
 
     Args:
@@ -223,6 +227,9 @@ def main(scale: str = "cpu", results: Path = RESULTS) -> None:
         of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
         if scale == "readme":
             print(features_table(of_part))
+            continue
+        if not any(row["command"] == command(part.reference) for row in of_part):
+            print(f"the reference was not run on {part.reference.dataset}")
             continue
         print(features_table([row for row in of_part if row["encoder"] != "pretrained"]))
         print(f"\n{claims(part, of_part)}\n\n{time_to_reference(part, Runs(of_part))}\n")

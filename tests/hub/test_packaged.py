@@ -66,4 +66,4 @@ def test_the_command_line_lists_it_and_takes_its_name(tmp_path, capsys):
     assert load_file(tmp_path / "x.safetensors")["features"].shape == (20, 128)
     with pytest.raises(SystemExit):
         main(["evaluate", NAME[:-1]])
-    assert re.search(f"no model folder .* in the package {NAME}", capsys.readouterr().err)
+    assert re.search(f"no model folder .* the package has {NAME}", capsys.readouterr().err)
