@@ -19,7 +19,16 @@ def test_the_tables_come_from_the_results(reproduce):
     assert len(first) == 9 and reproduce.tables.features_table(first) in README
     scale, rows = reproduce.experiments.CPU, [row for row in rows if row["scale"] == "cpu"]
     assert reproduce.tables.claims(scale, rows) in README
-    assert reproduce.tables.time_to_reference(scale, reproduce.tables.Runs(rows)) in README
+    linear, knn = (reproduce.tables.Runs(rows, name) for name in ("linear", "k-NN 20"))
+    assert reproduce.tables.time_to_reference(scale, linear) in README
+    text = " ".join(README.split())
+    packaged = scale.run(views=4, loss="spectral")
+    assert f"k-NN {knn.mean(packaged):.1f} %, linear {linear.mean(packaged):.1f} %" in text
+    strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]
+    assert "({:.1f} and {:.1f} %, one seed)".format(*map(linear.mean, strong)) in text
+    of_linear, of_knn = map(reproduce.tables.correlations, (linear, knn))
+    assert f"(Spearman {of_linear['alpha']:.2f} and {of_linear['rankme']:.2f} over all" in text
+    assert f"RankMe goes with k-NN ({of_knn['rankme']:.2f})" in text
 
 
 def test_every_figure_in_the_readme_is_there():

@@ -122,7 +122,7 @@ def comparisons(scale: Scale) -> list[Comparison]:
         ),
         Comparison("equal epochs: 4 views better than 2", run(views=4), run(), better=True),
         Comparison(
-            "half the epochs: 8 views better than 2 in all",
+            "8 views, half the epochs, better than 2",
             run(views=8, epochs=1 / 2),
             run(),
             better=True,
