@@ -202,5 +202,5 @@ def test_figures_are_drawn_from_the_table(reproduce, tmp_path):
     for file in drawn:
         with Image.open(file) as image:
             assert image.width > 900
-    with pytest.raises(SystemExit, match="no runs of the scale 'gpu'"):
+    with pytest.raises(ValueError, match="no run of the reference of the scale 'gpu'"):
         reproduce.figures.main("gpu", results=tmp_path / "results.csv")

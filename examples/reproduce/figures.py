@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
+from experiments import SMALL_WIDTH, WIDTHS, Scale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from run import RESULTS, command, read_results
-from tables import Runs, schedules
+from run import RESULTS
+from tables import Runs, read_scale, schedules
 
-from effssl import PretrainConfig
+from effssl import PretrainConfig, cli
 from effssl.losses.weights import barlow_twins_lambd
 
 
@@ -109,17 +109,10 @@ def main(scale: Literal["cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS)
         scale: One that the table has runs of.
         results: The table.
     """
-    rows = [row for row in read_results(results) if row["scale"] == scale]
-    if not rows:
-        raise SystemExit(f"{results} has no runs of the scale {scale!r}: run.py makes them")
     folder = results.parent / "figures"
-    folder.mkdir(exist_ok=True)
-    for part in SCALES[scale]:
-        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
-        if not any(row["command"] == command(part.reference) for row in of_part):
-            print(f"the reference was not run on {part.reference.dataset}")
-            continue
-        measures = [Runs(of_part, measure) for measure in ("linear", "k-NN 20")]
+    for part, rows in read_scale(scale, results):
+        folder.mkdir(exist_ok=True)
+        measures = [Runs(rows, measure) for measure in ("linear", "k-NN 20")]
         name = f"{scale}-{Path(part.reference.dataset).name}"
         for kind, draw in {"width": draw_width, "pareto": draw_pareto, "data": draw_data}.items():
             figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
@@ -145,4 +138,4 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli.run(lambda: tyro.cli(main))

@@ -24,7 +24,7 @@ from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
 from run import RESULTS, command, read_results
 from scipy import stats
 
-from effssl import PretrainConfig
+from effssl import PretrainConfig, cli
 from effssl.losses.weights import barlow_twins_lambd
 
 MARGIN = 0.5
@@ -213,6 +213,25 @@ def features_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
+    """The data sets of a scale whose reference was run, each with its lines of the table.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    rows = [row for row in read_results(results) if row["scale"] == scale]
+    found = []
+    for part in SCALES[scale]:
+        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+        if any(row["command"] == command(part.reference) for row in of_part):
+            found.append((part, of_part))
+    if not found:
+        raise ValueError(
+            f"{results} has no run of the reference of the scale {scale!r}: use run.py"
+        )
+    return found
+
+
 def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
     """Print the tables of a scale.
 
@@ -220,21 +239,14 @@ def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path 
         scale: One that the table has runs of.
         results: The table.
     """
-    rows = [row for row in read_results(results) if row["scale"] == scale]
-    if not rows:
-        raise SystemExit(f"{results} has no runs of the scale {scale!r}: run.py makes them")
-    for part in SCALES[scale]:
-        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+    for part, rows in read_scale(scale, results):
         if scale == "readme":
-            print(features_table(of_part))
+            print(features_table(rows))
             continue
-        if not any(row["command"] == command(part.reference) for row in of_part):
-            print(f"the reference was not run on {part.reference.dataset}")
-            continue
-        print(features_table([row for row in of_part if row["encoder"] != "pretrained"]))
-        print(f"\n{claims(part, of_part)}\n\n{time_to_reference(part, Runs(of_part))}\n")
+        print(features_table([row for row in rows if row["encoder"] != "pretrained"]))
+        print(f"\n{claims(part, rows)}\n\n{time_to_reference(part, Runs(rows))}\n")
         for measure in ("linear", "k-NN 20"):
-            runs = Runs(of_part, measure)
+            runs = Runs(rows, measure)
             print(
                 f"{measure}: standard deviation {runs.std:.2f}, {runs.freedom} degrees of freedom"
             )
@@ -242,4 +254,4 @@ def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path 
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    cli.run(lambda: tyro.cli(main))
