@@ -19,7 +19,8 @@ PACKAGED = Path(effssl.__file__).parent / "pretrained"
 
 def models() -> list[Path]:
     """The folders that have a card."""
-    return sorted(path.parent for top in (CARDS, PACKAGED) for path in top.glob("*/config.json"))
+    found = [path.parent for top in (CARDS, PACKAGED) for path in top.glob("*/config.json")]
+    return sorted(found, key=lambda folder: folder.name)
 
 
 def list_of_models() -> str:
