@@ -17,6 +17,15 @@ def test_create_loss_binds_the_weights_of_the_width():
     assert create_loss("spectral", dim=256)(z) == spectral(z, beta=1)
 
 
+def test_a_weight_that_is_given_is_the_one_of_the_loss():
+    z = views_of_images(3, 16, 256)
+    assert create_loss("bt", dim=256, weight=0.5)(z) == barlow_twins(z, lambd=0.5)
+    assert create_loss("vicreg", dim=256, weight=7)(z) == vicreg(z, invariance=7, variance=7)
+    assert create_loss("spectral", dim=256, weight=0.25)(z) == spectral(z, beta=0.25)
+    with pytest.raises(ValueError, match="0 or more, got -1"):
+        create_loss("bt", dim=256, weight=-1)
+
+
 @pytest.mark.parametrize("name", ["bt", "vicreg", "spectral"])
 def test_losses_without_weights_take_those_of_the_width(name):
     z = views_of_images(2, 16, 96)

@@ -42,6 +42,12 @@ def test_a_line_holds_everything_in_plain_numbers(tmp_path, loss):
     assert [line["epoch"] for line in lines] == pytest.approx([step / 5 for step in range(1, 11)])
 
 
+def test_the_weight_of_the_loss_is_the_one_that_is_given(tmp_path):
+    effssl.pretrain(tiny(tmp_path, loss_weight=3.0, epochs=1, log_every=1))
+    for line in metrics(tmp_path / "run"):
+        assert line["loss"] == pytest.approx(16 * (line["invariance"] + 3 * line["redundancy"]))
+
+
 def test_lines_come_every_m_steps_and_at_the_end_of_epochs(tmp_path):
     effssl.pretrain(tiny(tmp_path, log_every=4, max_steps=8, evaluate_every=0))
     assert [line["step"] for line in metrics(tmp_path / "run")] == [4, 5, 8]
