@@ -124,7 +124,7 @@ def test_the_alarm_takes_two_lines_after_a_tenth_of_the_run_and_is_sounded_once(
 
 
 def test_a_run_that_collapses_says_so_once(tmp_path, caplog, monkeypatch):
-    def to_zero(name, *, dim, multiview):
+    def to_zero(name, *, dim, weight, multiview):
         def loss(z, return_parts):
             size = z.square().sum(-1).mean()
             return size, {"size": size.detach()}

@@ -42,6 +42,7 @@ OTHERS = {
     "lr_scaling": ["linear", "sqrt"],
     "weight_decay": [0.0, 1e-6],
     "warmup_epochs": [0.0, 2.5],
+    "loss_weight": [0.02, 25.0],
     "grad_clip": [1.0, 1e-3],
     "precision": ["fp16", "fp64"],
     "compile": [True],
@@ -112,6 +113,7 @@ def parse(args):
         ("checkpoint_minutes", 0.0, "checkpoint_minutes must be above 0; got 0.0"),
         ("timeout_minutes", 0.0, "timeout_minutes must be above 0; got 0.0"),
         ("grad_clip", 0.0, "grad_clip must be above 0; got 0.0"),
+        ("loss_weight", 0.0, "loss_weight must be above 0; got 0.0"),
         ("grad_clip", float("inf"), "grad_clip must be above 0.*; got inf"),
     ],
 )
