@@ -24,6 +24,7 @@ BACKBONES = {
 ENOUGH_EPOCHS, ENOUGH_VIEWS = 10, 160_000
 """Passes over the images, and views, that the larger of two backbones must have time for."""
 MOST_EPOCHS, MOST_IMAGES_SEEN = 1000, 5_000_000
+"""Bounds of a schedule: 100 epochs of 50,000 images are the paper's on CIFAR-10."""
 FEW_IMAGES = 20_000
 """Up to which batches are of 64 images, with the learning rate of the runs in results.csv."""
 _RESTS_ON = (

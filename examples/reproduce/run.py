@@ -58,7 +58,6 @@ def read_results(file: Path) -> list[dict[str, str]]:
 
 def add_results(rows: list[dict], file: Path) -> None:
     """Put lines in the table, in the place of those of the same encoder, seed and command."""
-
     with FileLock(f"{file}.lock"):
         table = {_key(row): row for row in [*read_results(file), *rows]}
         # whichever copy of the command came first
