@@ -96,10 +96,10 @@ def recommend(
     for backbone, patch_size in BACKBONES[image_size <= SMALL_IMAGES]:
         config = dataclasses.replace(base, backbone=backbone, patch_size=patch_size)
         found = training_speed(config)
-        if chosen is not None and found * 60 * budget_minutes < enough:
-            break
-        chosen, speed = config, found
-        if found * 60 * budget_minutes < enough:
+        has_time = found * 60 * budget_minutes >= enough
+        if has_time or chosen is None:
+            chosen, speed = config, found
+        if not has_time:
             break
     return _scheduled(chosen, speed, images, budget_minutes)
 
