@@ -2,6 +2,7 @@ import importlib
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,19 +10,41 @@ from types import SimpleNamespace
 # before anything imports them: no test may look for a network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="effssl-tests-")
+FOLDER = tempfile.mkdtemp(prefix="effssl-tests-")
+os.environ["HF_HOME"] = os.path.join(FOLDER, "huggingface")
+# nor write to the home folder, or read what was left there
+os.environ["MPLCONFIGDIR"] = os.path.join(FOLDER, "matplotlib")
+os.environ["TRITON_CACHE_DIR"] = os.path.join(FOLDER, "triton")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(FOLDER, "inductor")
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import effssl
+
 # threads wait for each other longer than they compute, and the bits of a sum depend on their number
 torch.set_num_threads(1)
 
+# Every process of the tests takes the package that this one has. Python puts the current folder
+# first on the path of some processes (-c, -m) and not of others, so that a test started in a
+# checkout would have two packages where another one is installed.
+_PACKAGES = str(Path(effssl.__file__).parents[1])
+if _PACKAGES not in sysconfig.get_paths().values():
+    paths = [_PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
-def pytest_sessionfinish():
-    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+def pytest_configure(config):
+    if config.getoption("dist", "no") == "no":  # not where other processes are told what to run
+        os.makedirs(os.path.join(FOLDER, "empty"))
+        os.chdir(os.path.join(FOLDER, "empty"))
+
+
+def pytest_unconfigure(config):
+    os.chdir(config.invocation_params.dir)
+    shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,9 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
+
+from forked import Forked
 
 import effssl
 
@@ -36,3 +39,24 @@ def test_functions_named_like_their_module_are_the_functions():
         effssl.losses.spectral,
     ):
         assert isinstance(function, types.FunctionType), function
+
+
+def where() -> str:
+    return effssl.__file__
+
+
+def test_every_process_of_the_tests_takes_the_same_package(tmp_path):
+    """However Python was started, and although a checkout may lie in the current folder."""
+    script = tmp_path / "where.py"
+    script.write_text("import effssl; print(effssl.__file__)")
+    checkout = Path(__file__).parents[1]
+    for arguments in (["-c", script.read_text()], [str(script)]):
+        run = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path if arguments[0] == "-c" else checkout,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout.strip() == where()
+    assert Forked(tmp_path / "log", where).result() == where()
