@@ -10,12 +10,11 @@ from types import SimpleNamespace
 # before anything imports them: no test may look for a network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-FOLDER = tempfile.mkdtemp(prefix="effssl-tests-")
-os.environ["HF_HOME"] = os.path.join(FOLDER, "huggingface")
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="effssl-tests-")
 # nor write to the home folder, or read what was left there
-os.environ["MPLCONFIGDIR"] = os.path.join(FOLDER, "matplotlib")
-os.environ["TRITON_CACHE_DIR"] = os.path.join(FOLDER, "triton")
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(FOLDER, "inductor")
+os.environ["MPLCONFIGDIR"] = os.path.join(os.environ["HF_HOME"], "matplotlib")
+os.environ["TRITON_CACHE_DIR"] = os.path.join(os.environ["HF_HOME"], "triton")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(os.environ["HF_HOME"], "inductor")
 
 import numpy as np
 import pytest
@@ -38,13 +37,14 @@ if _PACKAGES not in sysconfig.get_paths().values():
 
 def pytest_configure(config):
     if config.getoption("dist", "no") == "no":  # not where other processes are told what to run
-        os.makedirs(os.path.join(FOLDER, "empty"))
-        os.chdir(os.path.join(FOLDER, "empty"))
+        empty = os.path.join(os.environ["HF_HOME"], "empty")
+        os.makedirs(empty)
+        os.chdir(empty)
 
 
 def pytest_unconfigure(config):
     os.chdir(config.invocation_params.dir)
-    shutil.rmtree(FOLDER, ignore_errors=True)
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
