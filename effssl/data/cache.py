@@ -113,13 +113,21 @@ def cache_images(
     """
     if not max_bytes:
         return None
-    folder = _folder(source, short_side)
+    # HF_HOME is where such data is already expected, and already moved to where there is room
+    caches = Path(HF_HOME) / "effssl" / "decoded"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        caches.mkdir(parents=True, exist_ok=True)
+        digest = source.digest(read=False)
+        if digest is None:
+            if _is_too_large(source, short_side, caches, max_bytes):
+                return None  # no earlier run made one, or the digest would be known
+            digest = source.digest()
+        key = json.dumps([_FORMAT, digest, source.in_chans, short_side])
+        folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
         with FileLock(f"{folder}.lock"):
             return _open(folder) or _make(source, short_side, folder, max_bytes, workers)
     except (OSError, SafetensorError) as error:
-        logger.warning("decoding in every epoch: no cache in %s: %s", folder.parent, error)
+        logger.warning("decoding in every epoch: no cache in %s: %s", caches, error)
         return None
 
 
@@ -130,17 +138,23 @@ def _open(folder: Path) -> CachedImages | None:
         return None
 
 
-def _make(
-    source: Source, short_side: int, folder: Path, max_bytes: float, workers: int
-) -> CachedImages | None:
+def _is_too_large(source: Source, short_side: int, caches: Path, max_bytes: float) -> bool:
     needed = _estimate(source, short_side)
-    free = shutil.disk_usage(folder.parent).free
-    if needed > min(max_bytes, 0.9 * free):
+    free = shutil.disk_usage(caches).free
+    too_large = needed > min(max_bytes, 0.9 * free)
+    if too_large:
         logger.info(
             "decoding in every epoch: the decoded images would take about %.1f GB, with %.1f GB "
             "allowed and %.1f GB free on disk",
             *(needed / 1e9, max_bytes / 1e9, free / 1e9),
         )
+    return too_large
+
+
+def _make(
+    source: Source, short_side: int, folder: Path, max_bytes: float, workers: int
+) -> CachedImages | None:
+    if _is_too_large(source, short_side, folder.parent, max_bytes):
         return None
     # decoded to a folder of another name, which gets its own when it is whole; what lies there
     # under the lock was left by a killed run
@@ -154,13 +168,6 @@ def _make(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return CachedImages(folder)
-
-
-def _folder(source: Source, short_side: int) -> Path:
-    # HF_HOME is where such data is already expected, and already moved to where there is room
-    key = [_FORMAT, source.dataset._fingerprint, source.image_column, source.in_chans, short_side]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-    return Path(HF_HOME) / "effssl" / "decoded" / name
 
 
 def _estimate(source: Source, short_side: int) -> float:

@@ -196,7 +196,7 @@ def _content(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
     if value is None:
         if path.endswith(".npy") and "://" not in path:
             return np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length first
-        file = _open_path(path)
+        file = open_path(path)
         if header_only and file.read(len(_NPY)) != _NPY:
             file.seek(0)
             return file
@@ -210,7 +210,8 @@ def _content(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
     return BytesIO(value)
 
 
-def _open_path(path: str) -> BinaryIO:
+def open_path(path: str) -> BinaryIO:
+    """A file by its path, or by a URL that ``datasets`` reads."""
     if "://" not in path:
         return open(path, "rb")
     from datasets.utils.file_utils import xopen  # hf://, https://, zip://photo.png::archive.zip

@@ -72,6 +72,24 @@ class Source:
             )
         return labels
 
+    def digest(self, *, read: bool = True) -> str | None:
+        """What the images are, wherever they lie; see `effssl.data.digest.digest_images`.
+
+        Args:
+            read: Whether their content may be read for it, which can take minutes.
+
+        Returns:
+            None if it would have to be read and must not be.
+
+        Raises:
+            ValueError: If the source is a stream.
+        """
+        from effssl.data.digest import digest_images
+
+        if self.streaming:
+            raise ValueError("a digest needs a map-style source; load it without streaming")
+        return digest_images(self.dataset, self.image_column, read=read)
+
 
 def load_source(
     dataset: str = SAMPLE,

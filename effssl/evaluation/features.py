@@ -179,7 +179,7 @@ class _Job:
         return features.shape[-1]
 
     def fingerprint(self) -> str:
-        """Of all that the features depend on."""
+        """Of all that the output depends on."""
         from datasets.fingerprint import Hasher
 
         digest = hashlib.sha256()
@@ -189,7 +189,9 @@ class _Job:
         what = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
         how = Hasher.hash(self.transform)  # by what a function does, not by where it lies
         digest.update(f"{self.model} {what} {how} {self.project} {self.batch_size}".encode())
-        digest.update(self.source.dataset._fingerprint.encode())
+        digest.update(self.source.digest().encode())
+        if self.source.label_column is not None:  # which are written along
+            digest.update(repr(self.source.dataset[self.source.label_column][:]).encode())
         return digest.hexdigest()
 
     def run(
@@ -296,7 +298,8 @@ def _gathered(batches: list[tuple[int, Tensor]]) -> Tensor:
 
 
 def _to_file(job: _Job, output: Path, workers: int, bar: tqdm, rank: int) -> Path:
-    file = FeatureFile(output, job.source, job.width(), job.batches, job.fingerprint())
+    fingerprint = job.fingerprint() if rank == 0 else ""  # which alone compares it
+    file = FeatureFile(output, job.source, job.width(), job.batches, fingerprint)
     left = file.batches_left()
     bar.update(len(job.source.dataset) - sum(len(job.rows(batch)) for batch in left))
     first, end = ((rank + i) * len(left) // world_size() for i in (0, 1))

@@ -1,9 +1,12 @@
 """Extraction to files, by several processes, and after a kill: always the same features."""
 
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from datasets import load_from_disk
@@ -17,6 +20,7 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import extract_features, extract_views, feature_file
 from effssl.evaluation.feature_file import FeatureFile
+from effssl.evaluation.features import _Job
 
 IMAGES = 70
 
@@ -28,6 +32,11 @@ def net(seed=0):
 
 def images(count=IMAGES):
     return load_source(split=f"train[:{count}]", in_chans=1)
+
+
+def extract_with_cache(cache, *arguments):
+    datasets.config.HF_DATASETS_CACHE = cache["HF_DATASETS_CACHE"]
+    return extract(*arguments)
 
 
 def negative(pixels):
@@ -107,6 +116,26 @@ def test_a_killed_extraction_goes_on_where_it_was(tmp_path, expected):
     assert not output.exists() and Path(f"{output}.partial").is_dir()
     assert extract(output).tolist() == [3, 4]
     assert torch.equal(load_file(output)["features"], expected)
+
+
+def test_a_killed_extraction_goes_on_though_the_cache_of_datasets_was_cleaned(tmp_path, expected):
+    output = tmp_path / "x.safetensors"
+    cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    killed = Forked(tmp_path / "log", extract_with_cache, cache, str(output), 0, 3)
+    assert killed.wait() == -signal.SIGKILL, killed.log()
+    shutil.rmtree(tmp_path / "cache")
+    again = Forked(tmp_path / "log", extract_with_cache, cache, str(output))
+    assert again.result().tolist() == [3, 4]
+    assert torch.equal(load_file(output)["features"], expected)
+
+
+def test_other_labels_are_another_extraction():
+    first = images(8)
+    turned = first.dataset.add_column("turned", first.labels()[::-1])
+    others = [replace(first, dataset=turned, label_column="turned"), replace(first)]
+    jobs = [_Job(net(), source, None, False, None, 4, 0) for source in (first, *others)]
+    changed, same = (job.fingerprint() == jobs[0].fingerprint() for job in jobs[1:])
+    assert same and not changed
 
 
 @pytest.mark.parametrize(
