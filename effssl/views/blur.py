@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from effssl.views.options import ViewOptions
 
 # Samples made by one product, on the CPU. It takes in twice the radius more; a smaller block means
 # more products, a larger one more zeros. Accelerators do best with one product for all.
 CPU_BLOCK = 48
+
+
+def reach(options: ViewOptions) -> int:
+    """Radius of the blur in pixels: 4 standard deviations, beyond which lie 0.006 % of weights."""
+    return math.ceil(4 * options.sigma[1])
 
 
 def gaussian_bands(sigma: Tensor, radius: int, samples: int) -> Tensor:
@@ -27,13 +36,14 @@ def gaussian_bands(sigma: Tensor, radius: int, samples: int) -> Tensor:
     return taps.unfold(1, samples + 2 * radius, 1).flip(1)
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, radius: int, out: Tensor | None = None) -> Tensor:
     """Blur square images as ``torchvision.transforms.v2.functional.gaussian_blur`` does.
 
     Args:
         images: Float images, (N, C, S, S).
         sigma: Standard deviation for each image in pixels, (N,); 0 keeps the image.
         radius: Reach of the kernel in pixels; S - 1 at most is used.
+        out: Contiguous tensor for the result, which may be the images; a new one if None.
 
     Returns:
         (N, C, S, S).
@@ -57,11 +67,12 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
             (slice(first, end), slice(first - radius + above, end + radius - below), inside)
         )
 
-    blurred_down, blurred = torch.empty_like(images), torch.empty_like(images)
+    blurred_down = torch.empty_like(images)
     for made, used, weights in spans:
         blurred_down[:, :, made] = weights.unsqueeze(1) @ images[:, :, used]
     # along rows all channels of an image make one product
-    blurred, blurred_down = blurred.flatten(1, 2), blurred_down.flatten(1, 2)
+    blurred = (torch.empty_like(images) if out is None else out).view(len(images), -1, size)
+    blurred_down = blurred_down.flatten(1, 2)
     for made, used, weights in spans:
         blurred[..., made] = blurred_down[..., used] @ weights.mT
     return blurred.view(images.shape)

@@ -59,8 +59,9 @@ def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
     hue.sub_(torch.div(hue, 6).round_(), alpha=6)  # back to [-3, 3]
     # a channel is brightest within 1 of its own hue (0, 2, -2), darkest beyond 2, and linear in
     # between: ||hue - own| - 3| - 1, cut to [0, 1]
-    own = torch.tensor([0.0, 2.0, -2.0], device=images.device).view(3, 1, 1)
-    torch.sub(hue, own, out=images)
+    # made on the device: a copy from the host would wait for it
+    own = torch.arange(2, 8, 2, dtype=images.dtype, device=images.device) % 6 - 2
+    torch.sub(hue, own.view(3, 1, 1), out=images)
     images.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     return torch.addcmul(darkest, images, chroma, out=images)
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 
 import torch
 from torch import Tensor
 
-from effssl.views import color
-from effssl.views.blur import gaussian_blur
-from effssl.views.geometry import crop_boxes, draw_crops, resized_crop
+from effssl.views import eager, fallback
+from effssl.views.geometry import draw_crops
 from effssl.views.options import PRESETS, ViewOptions
-
-# Values of the views made at once on the CPU, found by timing: enough to hide the cost of some 100
-# calls a chunk, few enough to stay in the last cache. A GPU and a compiled graph take all at once.
-CPU_CHUNK = 460_000
+from effssl.views.plan import build_plan
 
 
 class MultiView:
@@ -103,6 +98,74 @@ class MultiView:
     def _per_view(self, values: tuple[float, ...]) -> Tensor:
         return torch.tensor([values[v % len(values)] for v in range(self.views)]).unsqueeze(1)
 
+    def plan(
+        self,
+        draws: dict[str, Tensor],
+        sizes: Tensor,
+        starts: Tensor,
+        *,
+        channels: int = 3,
+        stored: Tensor | None = None,
+    ) -> Tensor:
+        """Turn draws into the plan that `render` takes; see `effssl.views.plan` for its rows.
+
+        Args:
+            draws: What `draw` returned for these N images.
+            sizes: Height and width of each image in pixels, (N, 2).
+            starts: Place of each image's first value in the flat buffer of pixels, (N,).
+            channels: Number of channels, C.
+            stored: Height and width that each image takes in the buffer, (N, 2), where images are
+                padded at the bottom and right; None if they are not.
+
+        Returns:
+            The plan, (14 + 2 C, V * N) float64 on the CPU.
+        """
+        ratio = self.options.ratio
+        return build_plan(draws, sizes, starts, ratio, channels=channels, stored=stored)
+
+    def render(
+        self,
+        pixels: Tensor,
+        plan: Tensor,
+        *,
+        channels: int,
+        device_plan: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Make the views of a plan, all in one pass, without waiting for the device.
+
+        On CUDA, views of uint8 pixels come from fused kernels, in the memory format channels_last;
+        where Triton is not at hand, or cannot build the kernels, a warning says so once, and
+        torch's own operations make the views.
+
+        Args:
+            pixels: Images (C, h, w) one after another in a flat buffer, each at its start: uint8,
+                or float in [0, 1]. There may be others beside them, as in a cache.
+            plan: What `plan` returned, on the CPU.
+            channels: Number of channels, C.
+            device_plan: The plan on the device of the pixels; copied there if None.
+            dtype: Of the views. They are computed in float64 of float64 pixels, else in float32;
+                for 16 bits the fused kernels keep what lies between them in float16.
+
+        Returns:
+            Normalized views on the device of the pixels, (V, N, C, S, S).
+
+        Raises:
+            TypeError: If the pixels are neither uint8 nor float.
+        """
+        if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+            raise TypeError(f"images must be uint8 in [0, 255] or float in [0, 1]; {pixels.dtype}")
+        if device_plan is None:
+            device_plan = _copied(plan, pixels.device)
+        shape = {"channels": channels, "size": self.size, "dtype": dtype}
+        views = None
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            if plan.shape[1] and pixels.dtype == torch.uint8:
+                views = fallback.try_fused(pixels, plan, device_plan, self.options, **shape)
+            if views is None:
+                views = eager.render(pixels, plan, device_plan, self.options, **shape)
+        return views.view(self.views, plan.shape[1] // self.views, *views.shape[1:])
+
     def apply(
         self, images: Tensor, draws: dict[str, Tensor], sizes: Tensor | None = None
     ) -> Tensor:
@@ -115,49 +178,19 @@ class MultiView:
                 at the bottom and right to one H x W; None if each fills H x W.
 
         Returns:
-            Normalised views on the device of the images, (V, N, C, S, S), float32; float64 of
+            Normalized views on the device of the images, (V, N, C, S, S), float32; float64 of
             float64 images.
 
         Raises:
             TypeError: If the images are neither uint8 nor float.
         """
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise TypeError(f"images must be uint8 in [0, 255] or float in [0, 1]; {images.dtype}")
         n, channels, height, width = images.shape
-        if sizes is None:
-            sizes = torch.tensor([[height, width]]).expand(n, 2)
-        if channels != 3:
-            draws = {k: d for k, d in draws.items() if k not in ("saturation", "hue", "grey")}
-        kind = {
-            "device": images.device,
-            "dtype": torch.float64 if images.dtype == torch.float64 else torch.float32,
-        }
-        mean, std = (
-            torch.tensor(s, **kind).view(-1, 1, 1) for s in self.options.channel_stats(channels)
-        )
-        in_cache = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        chunk = max(1, CPU_CHUNK // (channels * self.size**2)) if in_cache else n
-        white = 255 if images.dtype == torch.uint8 else 1
-        radius = math.ceil(4 * self.options.sigma[1])  # beyond lie 0.006% of the weights
-        shift = mean / std
-        result = torch.empty(self.views, n, channels, self.size, self.size, **kind)
-        with torch.autocast(images.device.type, enabled=False):
-            for v in range(self.views):
-                made = result[v].unbind() if in_cache else None
-                draw = {name: values[v] for name, values in draws.items()}
-                boxes = crop_boxes(draw, sizes, self.options.ratio)
-                for rows in _alike(draw).split(chunk):
-                    part = {name: values[rows] for name, values in draw.items()}
-                    box = tuple(side[rows] for side in boxes)
-                    view = resized_crop(images, rows, box, part["flip"], self.size)
-                    view = _adjust(view, part, white, radius)
-                    view.mul_(1 / std)
-                    if in_cache:  # index_copy_ goes value by value on the CPU
-                        for row, image in zip(rows.tolist(), view.unbind(), strict=True):
-                            torch.sub(image, shift, out=made[row])
-                    else:
-                        result[v].index_copy_(0, rows.to(images.device), view.sub_(shift))
-        return result
+        stored = torch.tensor([[height, width]]).expand(n, 2)
+        starts = torch.arange(n) * (channels * height * width)
+        sizes = stored if sizes is None else sizes
+        plan = self.plan(draws, sizes, starts, channels=channels, stored=stored)
+        dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+        return self.render(images.flatten(), plan, channels=channels, dtype=dtype)
 
     def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:
         """Draw and apply: views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S).
@@ -176,52 +209,11 @@ class MultiView:
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)
 
 
-def _alike(draw: dict[str, Tensor]) -> Tensor:
-    """Order images such that those that need the same operations are neighbours."""
-    key = torch.zeros(len(draw["flip"]), dtype=torch.long)
-    for name in ("grey", "solarize", "hue", "sigma"):  # the dearest operation counts most
-        if name in draw:
-            key = 2 * key + (draw[name] != 0)
-    return key.argsort(stable=True)
-
-
-def _adjust(view: Tensor, draw: dict[str, Tensor], white: int, radius: int) -> Tensor:
-    """The operations between crop and normalisation, of which those nobody needs are left out.
-
-    Args:
-        view: Float pixels in [0, white], (N, C, S, S); overwritten.
-        draw: Parameters of these N images, on the CPU.
-        white: What becomes 1.
-        radius: Reach of the blur in pixels.
-
-    Returns:
-        Pixels in [0, 1], (N, C, S, S).
-    """
-
-    def needed(name: str, neutral: int = 0) -> bool:
-        if name not in draw:
-            return False
-        return torch.compiler.is_compiling() or bool((draw[name] != neutral).any())
-
-    on_device = {
-        name: values.to(view.device, view.dtype if values.is_floating_point() else None)
-        for name, values in draw.items()
-    }
-    shape = view.shape
-    if draw["brightness"].ndim == 2:
-        view = view.flatten(0, 1).unsqueeze(1)  # each channel as an image
-    view = color.adjust_brightness_(view, on_device["brightness"] / white)
-    if needed("contrast", neutral=1):
-        view = color.adjust_contrast_(view, on_device["contrast"])
-    view = view.view(shape)
-    if needed("saturation", neutral=1):
-        view = color.adjust_saturation_(view, on_device["saturation"])
-    if needed("hue"):
-        view = color.adjust_hue_(view, on_device["hue"])
-    if needed("grey"):
-        view = color.grey_out_(view, on_device["grey"])
-    if needed("sigma"):
-        view = gaussian_blur(view, on_device["sigma"], radius)
-    if needed("solarize"):
-        view = color.solarize_(view, on_device["solarize"])
-    return view
+def _copied(plan: Tensor, device: torch.device) -> Tensor:
+    """The plan on a device, by a copy that the host does not wait for where that can be."""
+    if device.type == "cuda":
+        try:
+            plan = plan.pin_memory()
+        except RuntimeError:  # no memory to pin: the copy blocks
+            pass
+    return plan.to(device, non_blocking=True)
