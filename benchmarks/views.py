@@ -22,7 +22,8 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import to_pil_image
 
 from effssl.views import PRESETS, MultiView
-from effssl.views.geometry import crop_boxes, draw_crops, resized_crop
+from effssl.views.plan import FLIP
+from effssl.views.resampling import resized_crops
 
 BLUR, SOLARIZE = (1.0, 0.1), (0.0, 0.2)
 MEAN, STD = PRESETS["imagenet"].mean, PRESETS["imagenet"].std
@@ -41,14 +42,15 @@ def effssl_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
 
 
 def crop_alone(batch: torch.Tensor, size: int) -> Callable[[], object]:
-    n, _, *shape = batch.shape
-    o, rows = PRESETS["imagenet"], torch.arange(n)
+    n, channels, *shape = batch.shape
+    multi_view = MultiView("imagenet", views=2, size=size)
+    sizes, starts = torch.tensor([shape]).expand(n, 2), torch.arange(n) * batch[0].numel()
 
     def run() -> None:
-        for _ in range(2):
-            draws = draw_crops((n,), o.scale, o.ratio, None)
-            boxes = crop_boxes(draws, torch.tensor([shape]).expand(n, 2), o.ratio)
-            resized_crop(batch, rows, boxes, torch.rand(n) < 0.5, size)
+        plan = multi_view.plan(multi_view.draw(n), sizes, starts)
+        boxes = plan[: FLIP + 1].long().to(batch.device)
+        for part in torch.arange(2 * n).split(n):
+            resized_crops(batch.flatten(), plan[:, part], boxes[:, part], channels, size)
 
     return run
 

@@ -9,7 +9,7 @@ from effssl.views import color
 from effssl.views import plan as rows
 from effssl.views.blur import gaussian_blur, reach
 from effssl.views.options import ViewOptions
-from effssl.views.plan import alike
+from effssl.views.plan import alike, to_device
 from effssl.views.resampling import resized_crops
 
 # Values of the views made at once on the CPU, found by timing: enough to hide the cost of some 100
@@ -21,7 +21,6 @@ DEVICE_BYTES = 256_000_000  # float32 views, or images, of a chunk on an acceler
 def render(
     pixels: Tensor,
     plan: Tensor,
-    device_plan: Tensor,
     options: ViewOptions,
     *,
     channels: int,
@@ -33,7 +32,6 @@ def render(
     Args:
         pixels: Images one after another, flat: uint8, or float in [0, 1].
         plan: The plan, (P, M) on the CPU.
-        device_plan: The same on the device of the pixels.
         options: For the reach of the blur and the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
@@ -43,29 +41,32 @@ def render(
         Normalized views in the order of the plan, (M, C, S, S).
     """
     device, on_cpu = pixels.device, pixels.device.type == "cpu"
-    kind = {
-        "device": device,
-        "dtype": torch.float64 if pixels.dtype == torch.float64 else torch.float32,
-    }
-    mean, std = (torch.tensor(s, **kind).view(-1, 1, 1) for s in options.channel_stats(channels))
+    computed = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+    mean, std = (
+        to_device(torch.tensor(s, dtype=computed).view(-1, 1, 1), device)
+        for s in options.channel_stats(channels)
+    )
     shift = mean / std
     white = 255 if pixels.dtype == torch.uint8 else 1
-    order, device_order = alike(plan), alike(device_plan)
-    plan, device_plan = plan[:, order], device_plan[:, device_order]
+    order = alike(plan)
+    plan = plan[:, order]
+    # two copies, as not every accelerator has float64: one for the boxes, one for the rest
+    boxes = to_device(plan[: rows.FLIP + 1].long(), device)
+    values = to_device(plan.to(computed), device)
+    device_order = to_device(order, device)
     result = torch.empty(len(order), channels, size, size, device=device, dtype=dtype)
     made = result.unbind() if on_cpu else None
     step = _chunk(plan, channels, size, on_cpu)
     for first in range(0, len(order), step):
-        part, on_device = plan[:, first : first + step], device_plan[:, first : first + step]
-        view = resized_crops(pixels, part, on_device, channels, size)
-        _adjust_(view, part, on_device, options, white)
+        part = slice(first, first + step)
+        view = resized_crops(pixels, plan[:, part], boxes[:, part], channels, size)
+        _adjust_(view, plan[:, part], values[:, part], options, white)
         view.mul_(1 / std)
         if on_cpu:  # index_copy_ goes value by value on the CPU
-            for row, image in zip(order[first : first + step].tolist(), view.unbind(), strict=True):
+            for row, image in zip(order[part].tolist(), view.unbind(), strict=True):
                 torch.sub(image, shift, out=made[row])
         else:
-            view = view.sub_(shift).to(dtype)
-            result.index_copy_(0, device_order[first : first + step], view)
+            result.index_copy_(0, device_order[part], view.sub_(shift).to(dtype))
     return result
 
 
@@ -77,20 +78,17 @@ def _chunk(plan: Tensor, channels: int, size: int, on_cpu: bool) -> int:
     return max(1, DEVICE_BYTES // (4 * channels * max(size**2, int(sides.prod()))))
 
 
-def _adjust_(
-    view: Tensor, plan: Tensor, device_plan: Tensor, options: ViewOptions, white: int
-) -> None:
+def _adjust_(view: Tensor, plan: Tensor, values: Tensor, options: ViewOptions, white: int) -> None:
     """The operations between crop and normalization, each on the part of a chunk that needs it.
 
     Args:
         view: Float pixels in [0, white], (N, C, S, S); pixels in [0, 1] afterwards.
         plan: Columns of these N views, on the CPU, in the order of `alike`.
-        device_plan: The same on the device.
+        values: The same on the device, in the dtype of the view.
         options: Whether each channel has factors of its own, and the reach of the blur.
         white: What becomes 1.
     """
     channels = view.shape[1]
-    values = device_plan.to(view.dtype)
     brightness, contrast = values[rows.FACTORS :].split(channels)
 
     def by_factor(part: slice, factors: Tensor) -> tuple[Tensor, Tensor]:

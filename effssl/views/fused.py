@@ -15,20 +15,19 @@ from torch import Tensor
 
 from effssl.views import kernels
 from effssl.views.blur import reach
+from effssl.views.fallback import DEVICE
 from effssl.views.kernels import BLOCK, TILE_X, TILE_Y
 from effssl.views.options import ViewOptions
-from effssl.views.plan import SIGMA
+from effssl.views.plan import SIGMA, to_device
 
 # Planes between the kernels, of the views of a chunk; at most as much again for the blurred ones.
 SCRATCH_BYTES = 256_000_000
-# with TRITON_INTERPRET=1 the kernels run as Python, on the CPU
-DEVICE = "cuda" if isinstance(kernels.crop_kernel, triton.runtime.JITFunction) else "cpu"
 
 
 def render(
     pixels: Tensor,
     plan: Tensor,
-    device_plan: Tensor,
+    device_plan: Tensor | None,
     options: ViewOptions,
     *,
     channels: int,
@@ -40,7 +39,7 @@ def render(
     Args:
         pixels: uint8 images one after another, flat.
         plan: The plan, (P, M) on the CPU.
-        device_plan: The same on the device of the pixels.
+        device_plan: The same on the device of the pixels; copied there if None.
         options: For the reach of the blur, the kind of contrast and the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
@@ -57,7 +56,8 @@ def render(
     kept = torch.float32 if dtype == torch.float32 else torch.float16
     chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * size**2))
     blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
-    pixels, device_plan = pixels.contiguous(), device_plan.contiguous()
+    pixels = pixels.contiguous()
+    plan = to_device(plan, pixels.device) if device_plan is None else device_plan.contiguous()
     out = torch.empty(
         (views, channels, size, size),
         dtype=dtype,
@@ -66,13 +66,15 @@ def render(
     )
     for start in range(0, views, chunk):
         end = min(start + chunk, views)
-        part, columns = out[start:end], device_plan[:, start:end]
+        part, columns = out[start:end], plan[:, start:end]
         scratch, sums = crop(pixels, columns, channels, size, kept)
         color(columns, scratch, sums, part, scale, shift, options.per_channel)
         first, last = blurred_before[start], blurred_before[end]
         if first < last:
-            blurred = blur_down(device_plan, first, last - first, start, scratch, radius)
-            blur_across(device_plan, first, start, blurred, part, scale, shift, radius)
+            blurred = blur_down(plan, first, last - first, start, scratch, radius)
+            del scratch  # before the next chunk takes its own
+            blur_across(plan, first, start, blurred, part, scale, shift, radius)
+            del blurred
     return out
 
 

@@ -143,7 +143,8 @@ class MultiView:
                 or float in [0, 1]. There may be others beside them, as in a cache.
             plan: What `plan` returned, on the CPU.
             channels: Number of channels, C.
-            device_plan: The plan on the device of the pixels; copied there if None.
+            device_plan: The plan on the device of the pixels, for the fused kernels; copied there
+                if None.
             dtype: Of the views. They are computed in float64 of float64 pixels, else in float32;
                 for 16 bits the fused kernels keep what lies between them in float16.
 
@@ -155,15 +156,11 @@ class MultiView:
         """
         if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or float in [0, 1]; {pixels.dtype}")
-        if device_plan is None:
-            device_plan = _copied(plan, pixels.device)
         shape = {"channels": channels, "size": self.size, "dtype": dtype}
-        views = None
-        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            if plan.shape[1] and pixels.dtype == torch.uint8:
-                views = fallback.try_fused(pixels, plan, device_plan, self.options, **shape)
+        with torch.autocast(pixels.device.type, enabled=False):
+            views = fallback.try_fused(pixels, plan, device_plan, self.options, **shape)
             if views is None:
-                views = eager.render(pixels, plan, device_plan, self.options, **shape)
+                views = eager.render(pixels, plan, self.options, **shape)
         return views.view(self.views, plan.shape[1] // self.views, *views.shape[1:])
 
     def apply(
@@ -207,13 +204,3 @@ class MultiView:
         if images.mode not in ("L", "RGB", "RGBA"):
             images = images.convert("RGB")
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)
-
-
-def _copied(plan: Tensor, device: torch.device) -> Tensor:
-    """The plan on a device, by a copy that the host does not wait for where that can be."""
-    if device.type == "cuda":
-        try:
-            plan = plan.pin_memory()
-        except RuntimeError:  # no memory to pin: the copy blocks
-            pass
-    return plan.to(device, non_blocking=True)

@@ -71,13 +71,23 @@ def build_plan(
     return plan
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy from the CPU without waiting for the copy, where that can be."""
+    if device.type == "cuda":
+        try:
+            values = values.pin_memory()
+        except RuntimeError:  # no memory to pin: the copy blocks
+            pass
+    return values.to(device, non_blocking=True)
+
+
 def alike(plan: Tensor) -> Tensor:
     """Order columns such that those that need the same operations are neighbors, (M,) int64.
 
     The order is that of a Gray code: not only the columns with a blur lie together, at the start,
     but also those with a turn of the hue, so that each of the two costly operations has one slice.
     """
-    key = torch.zeros(plan.shape[1], dtype=torch.uint8, device=plan.device)
+    key = torch.zeros(plan.shape[1], dtype=torch.uint8)
     bit = torch.zeros_like(key, dtype=torch.bool)
     for row in (SIGMA, HUE, GREY, SOLARIZE):
         bit = bit ^ (plan[row] != 0)

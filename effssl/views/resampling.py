@@ -52,9 +52,7 @@ def resampling_matrix(
     return weights.div_(weights.sum(-1, keepdim=True))
 
 
-def resized_crops(
-    pixels: Tensor, plan: Tensor, device_plan: Tensor, channels: int, size: int
-) -> Tensor:
+def resized_crops(pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int, size: int) -> Tensor:
     """Crop images to the boxes of a plan, resize to size x size with antialiasing, flip some.
 
     Small views, and any on an accelerator, are products with a pair of matrices for each image.
@@ -64,7 +62,7 @@ def resized_crops(
     Args:
         pixels: uint8 or float images one after another, flat.
         plan: Columns of a plan, (P, M) on the CPU.
-        device_plan: The same on the device of the pixels.
+        boxes: Its rows up to FLIP, (8, M) int64 on the device of the pixels.
         channels: Number of channels, C.
         size: Side of the result in pixels, S.
 
@@ -78,11 +76,11 @@ def resized_crops(
             view = interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
             views.append(view.flip(-1) if flipped else view)
         return _as_float(torch.cat(views))
-    images, top, left = _stacked(pixels, plan, device_plan, channels)
-    height, width = device_plan[CROP_HEIGHT], device_plan[CROP_WIDTH]
+    images, top, left = _stacked(pixels, plan, boxes, channels)
+    height, width = boxes[CROP_HEIGHT], boxes[CROP_WIDTH]
     rows = resampling_matrix(top, height, images.shape[-2], size, None, images.dtype)  # (M, S, H)
     columns = resampling_matrix(  # (M, S, W)
-        left, width, images.shape[-1], size, device_plan[FLIP].bool(), images.dtype
+        left, width, images.shape[-1], size, boxes[FLIP].bool(), images.dtype
     )
     # one (C * H, W) x (W, S) product an image, then one (S, H) x (H, S) product a channel
     narrowed = images.flatten(1, 2) @ columns.transpose(1, 2)
@@ -95,7 +93,7 @@ def _as_float(images: Tensor) -> Tensor:
 
 def _crops(pixels: Tensor, plan: Tensor, channels: int) -> Iterator[Tensor]:
     """The cut-out pixels of each column, (1, C, h, w), not copied."""
-    for column in plan[: CROP_WIDTH + 1].T.long().tolist():
+    for column in plan[:FLIP].T.long().tolist():
         start, height, width, top, left, crop_height, crop_width = column
         plane = height * width
         yield pixels.as_strided(
@@ -106,33 +104,33 @@ def _crops(pixels: Tensor, plan: Tensor, channels: int) -> Iterator[Tensor]:
 
 
 def _stacked(
-    pixels: Tensor, plan: Tensor, device_plan: Tensor, channels: int
+    pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Float images of one shape that hold the crops, (M, C, H, W), and tops and lefts in these."""
     heights, widths = plan[HEIGHT], plan[WIDTH]
     if (heights == heights[0]).all() and (widths == widths[0]).all():
         shape = channels, int(heights[0]), int(widths[0])
-        images = pixels.unfold(0, math.prod(shape), 1)[device_plan[START].long()]
-        return _as_float(images.view(-1, *shape)), device_plan[TOP], device_plan[LEFT]
+        images = pixels.unfold(0, math.prod(shape), 1)[boxes[START]]
+        return _as_float(images.view(-1, *shape)), boxes[TOP], boxes[LEFT]
     # images of mixed sizes: the crops alone, with anything beside them
     height, width = (int(side) for side in plan[CROP_HEIGHT : CROP_WIDTH + 1].amax(1))
-    nowhere = torch.zeros_like(device_plan[TOP])
+    nowhere = torch.zeros_like(boxes[TOP])
     if pixels.device.type == "cpu":
         images = pixels.new_zeros(plan.shape[1], channels, height, width)
         for image, crop in zip(images, _crops(pixels, plan, channels), strict=True):
             image[:, : crop.shape[2], : crop.shape[3]] = crop[0]
     else:
-        images = pixels[_crop_places(device_plan, channels, height, width)]
+        images = pixels[_crop_places(boxes, channels, height, width)]
     return _as_float(images), nowhere, nowhere
 
 
-def _crop_places(plan: Tensor, channels: int, height: int, width: int) -> Tensor:
+def _crop_places(boxes: Tensor, channels: int, height: int, width: int) -> Tensor:
     """Places of crops in the flat buffer, edges repeated up to one size, (M, C, H, W)."""
     start, image_height, image_width, top, left, crop_height, crop_width = (
-        row.long().view(-1, 1, 1, 1) for row in plan[: CROP_WIDTH + 1]
+        row.view(-1, 1, 1, 1) for row in boxes[:FLIP]
     )
-    y, x = (torch.arange(side, device=plan.device) for side in (height, width))
+    y, x = (torch.arange(side, device=boxes.device) for side in (height, width))
     y = top + torch.minimum(y.unsqueeze(1), crop_height - 1)
     x = left + torch.minimum(x, crop_width - 1)
-    channel = torch.arange(channels, device=plan.device).view(-1, 1, 1)
+    channel = torch.arange(channels, device=boxes.device).view(-1, 1, 1)
     return start + (channel * image_height + y) * image_width + x

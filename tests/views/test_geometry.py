@@ -5,7 +5,9 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views.geometry import LARGEST_BY_MATRICES, crop_boxes, draw_crops, resized_crop
+from effssl.views.geometry import crop_boxes, draw_crops
+from effssl.views.plan import FACTORS, FLIP, HEIGHT, START, TOP, WIDTH
+from effssl.views.resampling import LARGEST_BY_MATRICES, _crop_places, _crops, resized_crops
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -27,11 +29,31 @@ def test_resized_crop_equals_torchvision_with_antialiasing(dtype, channels, heig
         box = [int(side[i]) for side in boxes]
         crop = F.resized_crop(images[row], *box, [size, size], antialias=True)
         expected.append(crop.flip(-1) if flip[i] else crop)
-    result = resized_crop(images, rows, boxes, flip, size)
+    plan = torch.zeros(FACTORS, 20, dtype=torch.float64)
+    plan[START], plan[HEIGHT], plan[WIDTH] = rows * images[0].numel(), height, width
+    plan[TOP:FLIP], plan[FLIP] = torch.stack(boxes), flip
+    result = resized_crops(images.flatten(), plan, plan[: FLIP + 1].long(), channels, size)
     assert result.dtype == torch.float32
     # of uint8 torchvision rounds either axis, the matrices round none; all else is exact
     atol = 1.01 if dtype == torch.uint8 and size <= LARGEST_BY_MATRICES else 1e-3
     torch.testing.assert_close(result, torch.stack(expected).float(), atol=atol, rtol=0)
+
+
+def test_crops_of_images_of_mixed_sizes_come_out_of_the_buffer_by_strides_and_by_places():
+    torch.manual_seed(0)
+    sizes = torch.randint(5, 30, (12, 2))
+    values = 3 * sizes.prod(1)
+    starts = values.cumsum(0) - values + 7
+    pixels = torch.randint(0, 256, (int(values.sum()) + 9,), dtype=torch.uint8)
+    boxes = torch.stack(crop_boxes(draw_crops((12,), SCALE, RATIO, None), sizes, RATIO))
+    plan = torch.cat([starts[None], sizes.T, boxes, torch.zeros(1, 12, dtype=torch.long)])
+    height, width = boxes[2:].amax(1).tolist()
+    placed = pixels[_crop_places(plan, 3, height, width)]
+    for i, crop in enumerate(_crops(pixels, plan, 3)):
+        image = pixels[starts[i] : starts[i] + values[i]].view(3, *sizes[i])
+        top, left, h, w = boxes[:, i].tolist()
+        assert torch.equal(crop[0], image[:, top : top + h, left : left + w])
+        assert torch.equal(placed[i, :, :h, :w], crop[0])
 
 
 def test_crop_boxes_lie_inside_images_of_any_size():

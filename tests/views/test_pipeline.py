@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views import MultiView, ViewOptions, geometry, multi_view
+from effssl.views import MultiView, ViewOptions, eager, resampling
 from effssl.views.geometry import crop_boxes
 
 PLAIN = {"mean": (0.0,), "std": (1.0,)}  # views in pixel units
@@ -72,7 +72,7 @@ def test_both_forms_of_the_crop_give_the_same_views(monkeypatch):
     images, mv = smooth(8, 3, 70, 90), MultiView(FULL, views=2, size=64)
     draws = mv.draw(8, torch.Generator().manual_seed(0))
     interpolated = mv.apply(images, draws)
-    monkeypatch.setattr(geometry, "LARGEST_BY_MATRICES", 64)
+    monkeypatch.setattr(resampling, "LARGEST_BY_MATRICES", 64)
     # interpolation rounds to whole pixel values, the operations after it enlarge that
     assert (mv.apply(images, draws) - interpolated).abs().mean() < 1 / 255
     assert (mv.apply(images / 255, draws) - mv.apply(images, draws)).abs().max() < 1e-4
@@ -83,7 +83,7 @@ def test_the_size_of_chunks_does_not_matter(monkeypatch, size):
     images, mv = smooth(12, 3, 70, 90), MultiView(FULL, views=2, size=size)
     draws = mv.draw(12, torch.Generator().manual_seed(0))
     expected = mv.apply(images, draws)
-    monkeypatch.setattr(multi_view, "CPU_CHUNK", 1)
+    monkeypatch.setattr(eager, "CPU_CHUNK", 1)
     torch.testing.assert_close(mv.apply(images, draws), expected, atol=1e-5, rtol=0)
     part = mv.apply(images[3:7], {name: values[:, 3:7] for name, values in draws.items()})
     torch.testing.assert_close(part, expected[:, 3:7], atol=1e-5, rtol=0)
