@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from effssl.data.sources import Source
 from effssl.evaluation.accuracy import Accuracy, dense_labels
+from effssl.evaluation.device import Precision, resolve_precision
 from effssl.evaluation.features import extract_features, extract_views
 from effssl.evaluation.finetune import (
     BATCH_SIZE,
@@ -77,6 +78,7 @@ class Evaluation:
         digest: Of all labels.
         spectrum: Of ``features`` and ``projections`` of test; empty if it was not asked for.
         invariance: Likewise.
+        precision: ``fp32``, or what modules computed in by autocast: ``bf16`` or ``fp16``.
         probe: The linear probe of the pretrained features and the first seed, if there was one.
     """
 
@@ -89,6 +91,7 @@ class Evaluation:
     digest: str
     spectrum: dict[str, Spectrum]
     invariance: dict[str, Invariance]
+    precision: str
     probe: LinearProbe | None = field(compare=False, repr=False)
 
 
@@ -106,6 +109,7 @@ def evaluate(
     lr: float = LR,
     layer_decay: float | None = None,
     preset: str = "imagenet",
+    precision: Precision = "auto",
     workers: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -128,12 +132,14 @@ def evaluate(
         lr: Of fine-tuning.
         layer_decay: Of fine-tuning.
         preset: What the views of ``spectrum`` look like; best that of the pretraining.
+        precision: Of the backbones; see `extract_features`. What is not float32 is said in the
+            protocols.
         workers: Processes that decode images, as `extract_features`.
         progress: Show progress bars.
 
     Raises:
-        ValueError: If a protocol is unknown, an option out of its bounds, or train and test cannot
-            be compared (`dense_labels`).
+        ValueError: If a protocol or the precision is unknown, an option out of its bounds, or train
+            and test cannot be compared (`dense_labels`).
     """
     _check(protocols, seeds, train, shares, epochs)
     labelled, frozen = set(protocols) - {"spectrum"}, {"knn", "linear"} & set(protocols)
@@ -145,12 +151,13 @@ def evaluate(
     if "knn" in frozen:
         check_votes(k, temperature, len(labels))
     device = next(model.parameters()).device
+    precision = resolve_precision(precision, device)
     compute = device if device.type == "cuda" else torch.device("cpu")  # float64 is wanted
 
     def features(encoder: nn.Module, source: Source, img_size: int | None = None) -> Tensor:
         transform = create_transform(model, img_size=img_size)
         options = {"transform": transform, "workers": workers, "progress": progress}
-        return extract_features(encoder, source, **options).to(compute)
+        return extract_features(encoder, source, precision=precision, **options).to(compute)
 
     accuracy: dict[str, dict[str, list[Accuracy]]] = {name: {} for name in ENCODERS}
     of_test, probe = None, None
@@ -184,8 +191,9 @@ def evaluate(
                 epochs=epochs,
                 lr=lr,
                 layer_decay=layer_decay,
+                precision=precision,
                 seed=seeds[0],
-                workers=workers or 0,
+                workers=workers,
                 progress=progress,
             )
             accuracy[name][f"fine-tuned {100 * share:g} %"] = [found]
@@ -195,9 +203,9 @@ def evaluate(
         rows = _spread(len(test.dataset), SPECTRUM_IMAGES)
         looked_at = features(model, _select(test, rows)) if of_test is None else of_test[rows]
         spectra = {name: spectrum(x) for name, x in _projected(model, looked_at).items()}
-        invariance = _invariance(model, test, views, preset)
+        invariance = _invariance(model, test, views, preset, precision, workers)
     return Evaluation(
-        protocols=_sentences(protocols, k, temperature, shares, epochs, lr, layer_decay),
+        protocols=_sentences(protocols, k, temperature, shares, epochs, lr, layer_decay, precision),
         accuracy={name: found for name, found in accuracy.items() if found},
         seeds=tuple(seeds),
         labels=classes,
@@ -206,6 +214,7 @@ def evaluate(
         digest=_digest(labels, test_labels),
         spectrum=spectra,
         invariance=invariance,
+        precision=precision,
         probe=probe,
     )
 
@@ -305,7 +314,7 @@ def record(
             }
             for name, found in first.spectrum.items()
         },
-    }
+    } | ({} if first.precision == "fp32" else {"precision": first.precision})
 
 
 def _sentences(
@@ -316,19 +325,21 @@ def _sentences(
     epochs: int | None,
     lr: float,
     layer_decay: float | None,
+    precision: str,
 ) -> dict[str, str]:
     """The protocol of every number, by its name."""
     sentences = {}
+    in_precision = "" if precision == "fp32" else f", backbone in {precision} by autocast"
     if "knn" in protocols:
         for count in k:
             sentences[f"k-NN {count}"] = (
                 f"training images that vote: the nearest {count}, by weights of "
-                f"exp(cosine / {temperature:g}), features not centred"
+                f"exp(cosine / {temperature:g}), features not centred{in_precision}"
             )
     if "linear" in protocols:
         sentences["linear"] = (
             "logistic regression on standardised features by L-BFGS, its L2 weight chosen on 20 % "
-            "of train"
+            f"of train{in_precision}"
         )
     if "finetune" in protocols:
         decay = "" if layer_decay is None else f", layer-wise decay {layer_decay:g}"
@@ -338,6 +349,7 @@ def _sentences(
                 f"all weights trained on {100 * share:g} % of the labels of every class, {passes} "
                 f"epochs of AdamW, lr {lr:g}{decay}, weight decay {WEIGHT_DECAY:g}, batch "
                 f"{BATCH_SIZE}, cosine schedule, random crops of 70 % or more and flips, last epoch"
+                f"{in_precision}"
             )
     return sentences
 
@@ -357,10 +369,15 @@ def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
 
 
 def _invariance(
-    model: SSLModel, test: Source, views: MultiView, preset: str
+    model: SSLModel,
+    test: Source,
+    views: MultiView,
+    preset: str,
+    precision: Precision,
+    workers: int | None,
 ) -> dict[str, Invariance]:
     images = _select(test, _spread(len(test.dataset), _VIEWED_IMAGES))
-    features = extract_views(model, images, views)
+    features = extract_views(model, images, views, precision=precision, workers=workers)
     return {
         name: Invariance(
             images=len(images.dataset),

@@ -28,6 +28,13 @@ from effssl.data.loader import (
 from effssl.data.sources import Source
 from effssl.distributed import join, world_size
 from effssl.evaluation.accuracy import Accuracy, best_guesses, dense_labels
+from effssl.evaluation.device import (
+    Precision,
+    autocast,
+    copied,
+    decoding_workers,
+    resolve_precision,
+)
 from effssl.evaluation.features import extract_features
 from effssl.model import SSLModel
 from effssl.seeding import derived_seed, seeded_generator
@@ -49,8 +56,9 @@ def finetune(
     lr: float = LR,
     layer_decay: float | None = None,
     batch_size: int = BATCH_SIZE,
+    precision: Precision = "auto",
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Accuracy:
     """Train a copy of the backbone with a fresh classifier, as a plain timm model, and test it.
@@ -69,18 +77,20 @@ def finetune(
         layer_decay: Factor of the learning rate from each layer to the one below; all the same if
             None. 0.65 to 0.75 are usual for ViTs.
         batch_size: Images a step over all processes, or all of train if they are fewer.
+        precision: Of training and test, as `extract_features`.
         seed: Of the classifier, the choice of the share, the order and the crops.
-        workers: Processes that decode, if the images do not fit the decoded cache.
+        workers: Processes that decode, as `extract_features`; the result does not depend on it.
         progress: Show a progress bar.
 
     Raises:
         ValueError: If train and test cannot be compared (`dense_labels`), share is not above 0 and
-            at most 1, epochs is below 1, or an image of test is broken.
-        FloatingPointError: If the loss is not finite.
+            at most 1, epochs is below 1, precision is unknown, or an image of test is broken.
+        FloatingPointError: If the loss is not finite, at the end of the epoch.
     """
     check_tuning(share, epochs)
     epochs = default_epochs(share) if epochs is None else epochs
     device = next(model.parameters()).device
+    precision = resolve_precision(precision, device)
     join(cpu=device.type == "cpu")
     labels, test_labels, values = dense_labels(train, test)
     rows = _share_of_classes(labels, share, seed)
@@ -89,6 +99,7 @@ def finetune(
     cfg = net.pretrained_cfg
     channels, size = cfg["input_size"][:2]
     side = kept_side(size)
+    workers = decoding_workers(workers, len(train.dataset), device)
     images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
     images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
     rank = dist.get_rank() if world_size() > 1 else 0
@@ -117,6 +128,8 @@ def finetune(
         net = make_global(net, device)
         trained = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
     trained.train()
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    losses: list[Tensor] = []  # of this epoch, which are read at its end: each reading is a wait
     bar = tqdm(
         total=steps,
         desc=f"fine-tune {share:.3g}",
@@ -130,19 +143,21 @@ def finetune(
                 epoch = zip(batches, loader, strict=True)
             indices, batch = next(epoch)
             views = _crops(crops, batch, local, device, seed, step)
-            wanted = labels[indices][batch.rows].to(device)
+            wanted = copied(labels[indices][batch.rows], device)
             schedule.step_update(step)
-            # a sum over all processes' images, whose gradients DDP averages
-            loss = F.cross_entropy(trained(views), wanted, reduction="sum")
-            (loss * world_size() / local.batch_size).backward()
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"the loss of fine-tuning is {loss.item()} at step {step + 1}: lower lr {lr:g}"
-                )
-            optimizer.step()
+            with autocast(precision, device):
+                # a sum over all processes' images, whose gradients DDP averages
+                loss = F.cross_entropy(trained(views), wanted, reduction="sum")
+            scaler.scale(loss * world_size() / local.batch_size).backward()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
+            losses.append(loss.detach())
+            if len(losses) == len(batches):
+                _check_finite(losses, step + 1, lr)
+                losses.clear()
             bar.update()
-    scores = extract_features(net, test, workers=workers)
+    scores = extract_features(net, test, precision=precision, workers=workers)
     return Accuracy.of(best_guesses(scores), test_labels, classes)
 
 
@@ -157,6 +172,15 @@ def check_tuning(share: float, epochs: int | None) -> None:
 def default_epochs(share: float) -> int:
     """Passes over a share of the labels, 3 / sqrt(share): fewer images are seen more often."""
     return round(EPOCHS / math.sqrt(share))
+
+
+def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
+    """Raise FloatingPointError if one of the losses of the last of so many steps is not finite."""
+    for step, loss in enumerate(torch.stack(losses).tolist(), steps - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of fine-tuning is {loss} at step {step}: lower lr {lr:g}"
+            )
 
 
 def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -192,4 +216,4 @@ def _crops(
     draws = crops.draw(local.batch_size, generator)
     mine = local.places[batch.rows]
     draws = {name: values[:, mine] for name, values in draws.items()}
-    return crops.apply(batch.images.to(device), draws, batch.sizes)[0]
+    return crops.apply(copied(batch.images, device), draws, batch.sizes)[0]

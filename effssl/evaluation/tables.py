@@ -84,6 +84,7 @@ def spectrum_table(record: dict) -> str:
     lines.append(
         f"{first['images']:,} images; LiDAR, alignment and uniformity: {first['views']} views of "
         f"{first['viewed_images']:,} images, preset {first['preset']}"
+        + (f"; backbone in {record['precision']} by autocast" if "precision" in record else "")
     )
     return "\n".join(lines)
 

@@ -7,9 +7,9 @@ import timm.data
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import normalize
 
 from effssl.data.decode import convert_image, pil_mode
+from effssl.evaluation.device import copied
 from effssl.model import SSLModel
 
 
@@ -50,7 +50,11 @@ class EvalTransform:
         """Normalised floats of what `crop` gives, one or a batch: (..., C, S, S)."""
         if crops.dtype == torch.uint8:
             crops = crops.float().div_(255)
-        return normalize(crops, self.mean, self.std)
+        mean, std = (
+            copied(torch.tensor(values, dtype=crops.dtype).view(-1, 1, 1), crops.device)
+            for values in (self.mean, self.std)
+        )
+        return crops.sub(mean).div_(std)
 
     def __call__(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
         """(C, S, S) of one image; see `crop`."""

@@ -220,7 +220,8 @@ class _Run:
                 epoch % every == 0 or self.step == self.total_steps
             ):
                 with monitor.aside():
-                    more = self.evaluation(self.net, self.accelerator.device)
+                    autocast = self.accelerator.autocast
+                    more = self.evaluation(self.net, self.accelerator.device, autocast)
         monitor.step(self.step, gradient, loss, norm, self.optimizer.param_groups[0]["lr"], **more)
 
     def _check(self, gradient: Gradient) -> tuple[float, float, bool]:

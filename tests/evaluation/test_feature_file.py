@@ -133,7 +133,7 @@ def test_other_labels_are_another_extraction():
     first = images(8)
     turned = first.dataset.add_column("turned", first.labels()[::-1])
     others = [replace(first, dataset=turned, label_column="turned"), replace(first)]
-    jobs = [_Job(net(), source, None, False, None, 4, 0) for source in (first, *others)]
+    jobs = [_Job(net(), source, None, False, None, 4, "fp32", 0) for source in (first, *others)]
     changed, same = (job.fingerprint() == jobs[0].fingerprint() for job in jobs[1:])
     assert same and not changed
 
