@@ -84,23 +84,17 @@ def crop(
 ) -> tuple[Tensor, Tensor]:
     """Brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
     scratch, sums = _cropped(pixels, plan, channels, size, dtype)
-    across, tiles = ceil(size / TILE_X), sums.shape[2]
-    padded = triton.next_power_of_2(channels)
+    constants = crop_constants(channels, size)
+    grid = (len(scratch) * constants["TILES"],)
     with torch.cuda.device_of(pixels):
-        kernels.crop_kernel[(len(scratch) * tiles,)](
+        kernels.crop_kernel[grid](
             pixels,
             plan,
             plan.stride(0),
             scratch,
             sums,
-            C=channels,
-            CHANNELS=padded,
-            SIZE=size,
-            ACROSS=across,
-            TILES=tiles,
-            X=TILE_X,
-            Y=TILE_Y,
-            num_warps=_crop_warps(channels),
+            **constants,
+            num_warps=crop_warps(channels),
         )
     return scratch, sums
 
@@ -109,14 +103,33 @@ def crop(
 def _cropped(
     pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    views, tiles = plan.shape[1], ceil(size / TILE_X) * ceil(size / TILE_Y)
+    views, tiles = plan.shape[1], crop_constants(channels, size)["TILES"]
     scratch = pixels.new_empty((views, channels, size, size), dtype=dtype)
     return scratch, pixels.new_empty((views, channels, tiles), dtype=torch.float32)
 
 
-def _crop_warps(channels: int) -> int:
+def crop_constants(channels: int, size: int) -> dict[str, int]:
+    """What `crop_kernel` is compiled for."""
+    across = ceil(size / TILE_X)
+    return {
+        "C": channels,
+        "CHANNELS": triton.next_power_of_2(channels),
+        "SIZE": size,
+        "ACROSS": across,
+        "TILES": across * ceil(size / TILE_Y),
+        "X": TILE_X,
+        "Y": TILE_Y,
+    }
+
+
+def crop_warps(channels: int) -> int:
     """Warps of a program of the crop, whose values grow with the channels."""
     return min(16, max(4, triton.next_power_of_2(channels)))
+
+
+def pixel_constants(channels: int, size: int) -> dict[str, int]:
+    """What the other kernels are compiled for, beside what is theirs alone."""
+    return {"C": channels, "SIZE": size, "BLOCKS": ceil(size**2 / BLOCK), "BLOCK": BLOCK}
 
 
 @torch.library.custom_op("effssl::color", mutates_args=("scratch", "out"), device_types=DEVICE)
@@ -131,9 +144,9 @@ def color(
 ) -> None:
     """Finish the views without blur in `out`, (n, C, S, S); bring the others on in the scratch."""
     views, channels, size, _ = scratch.shape
-    blocks = ceil(size**2 / BLOCK)
+    constants = pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
-        kernels.color_kernel[(views * blocks,)](
+        kernels.color_kernel[(views * constants["BLOCKS"],)](
             plan,
             plan.stride(0),
             scratch,
@@ -143,11 +156,8 @@ def color(
             SCALE=tuple(scale),
             SHIFT=tuple(shift),
             PER_CHANNEL=per_channel,
-            C=channels,
-            SIZE=size,
             TILES=sums.shape[2],
-            BLOCKS=blocks,
-            BLOCK=BLOCK,
+            **constants,
         )
 
 
@@ -161,20 +171,17 @@ def blur_down(
     """
     blurred = _blurred(plan, first, count, column, scratch, radius)
     channels, size = blurred.shape[1:3]
-    blocks = ceil(size**2 / BLOCK)
+    constants = pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
-        kernels.down_kernel[(count * channels * blocks,)](
+        kernels.down_kernel[(count * channels * constants["BLOCKS"],)](
             plan,
             plan.stride(0),
             first,
             column,
             scratch,
             blurred,
-            C=channels,
-            SIZE=size,
             RADIUS=radius,
-            BLOCKS=blocks,
-            BLOCK=BLOCK,
+            **constants,
         )
     return blurred
 
@@ -199,9 +206,9 @@ def blur_across(
 ) -> None:
     """Blur along rows and finish, in `out`, which holds the views from `column` on."""
     count, channels, size, _ = blurred.shape
-    blocks = ceil(size**2 / BLOCK)
+    constants = pixel_constants(channels, size)
     with torch.cuda.device_of(blurred):
-        kernels.across_kernel[(count * blocks,)](
+        kernels.across_kernel[(count * constants["BLOCKS"],)](
             plan,
             plan.stride(0),
             first,
@@ -211,11 +218,8 @@ def blur_across(
             *_strides(out),
             SCALE=tuple(scale),
             SHIFT=tuple(shift),
-            C=channels,
-            SIZE=size,
             RADIUS=radius,
-            BLOCKS=blocks,
-            BLOCK=BLOCK,
+            **constants,
         )
 
 

@@ -65,9 +65,11 @@ def build_plan(
         if name in flat:
             plan[row] = flat[name]
     plan[ORDER] = (plan[SIGMA] == 0).to(torch.uint8).argsort(stable=True)
-    brightness, contrast = plan[FACTORS:].split(channels)
-    brightness.copy_(flat["brightness"].view(views * images, -1).T)  # one factor goes to all
-    contrast.copy_(flat["contrast"].view(views * images, -1).T)
+    for factors, name in zip(
+        plan[FACTORS:].split(channels), ("brightness", "contrast"), strict=True
+    ):
+        values = flat[name]
+        factors.copy_(values.T if values.ndim == 2 else values)  # one factor goes to all channels
     return plan
 
 

@@ -1,0 +1,215 @@
+"""The fused kernels: the views of the eager path, in the interpreter; no spills once compiled."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fused_cases import CASES
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import effssl.views
+from effssl.views import PRESETS, MultiView, eager, fallback
+
+# in pixel units; bfloat16 rounds the views themselves by up to 1/255
+BOUNDS = {torch.float32: 1e-5, torch.float16: 0.5 / 255, torch.bfloat16: 1.5 / 255}
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """What Triton's interpreter makes of every case."""
+    pytest.importorskip("triton")
+    path = tmp_path_factory.mktemp("fused") / "views.pt"
+    environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = Path(__file__).with_name("fused_cases.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program, path],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(path, weights_only=True)
+
+
+def distance(case, views):
+    """The largest difference from the eager path in float32, in pixel units."""
+    pixels, plan = case.inputs()
+    options = {"channels": case.channels, "size": case.size, "dtype": torch.float32}
+    expected = eager.render(pixels, plan, case.options, **options)
+    std = torch.tensor(case.options.channel_stats(case.channels)[1]).view(-1, 1, 1)
+    return ((views.float().cpu() - expected) * std).abs().max().item()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_make_the_views_of_the_eager_path(interpreted, name):
+    case, views = CASES[name], interpreted[name]
+    shape = (case.views * case.images, case.channels, case.size, case.size)
+    assert views.shape == shape and views.dtype == case.dtype
+    assert views.is_contiguous(memory_format=torch.channels_last)
+    assert distance(case, views) < BOUNDS[case.dtype]
+
+
+def test_the_cases_need_every_operation():
+    plan = CASES["every operation"].inputs()[1]
+    rows = effssl.views.plan
+    for row, neutral in (
+        (rows.FLIP, 0),
+        (rows.SATURATION, 1),
+        (rows.HUE, 0),
+        (rows.GREY, 0),
+        (rows.SIGMA, 0),
+        (rows.SOLARIZE, 0),
+        (rows.FACTORS, 1),
+        (rows.FACTORS + 3, 1),
+    ):
+        needed = plan[row] != neutral
+        assert needed.any() and not needed.all(), row
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_make_the_views_of_the_eager_path_on_the_gpu(name, caplog):
+    case = CASES[name]
+    pixels, plan = case.inputs()
+    views = case.multi_view().render(pixels.cuda(), plan, channels=case.channels, dtype=case.dtype)
+    assert not caplog.records
+    assert distance(case, views.flatten(0, 1)) < BOUNDS[case.dtype]
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the fused kernels and the bytes of their operands."""
+
+    count = bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "effssl":
+            results = out if isinstance(out, tuple) else (out,)
+            tensors = [t for t in (*args, *results) if isinstance(t, torch.Tensor)]
+            self.count += 1
+            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("images", "dtype", "most_kernels", "most_megabytes"),
+    [
+        (128, torch.bfloat16, 8, 2),
+        (1024, torch.bfloat16, 40, 2.5),
+        (1024, torch.float32, 80, 4.5),
+    ],
+)
+def test_the_kernels_of_a_step_are_few_and_move_few_bytes(
+    images, dtype, most_kernels, most_megabytes
+):
+    fused = pytest.importorskip("effssl.views.fused", exc_type=ImportError)
+    options = PRESETS["imagenet"]
+    multi_view = MultiView(options, views=8, size=224)
+    sizes, starts = torch.tensor([[256, 341]]).expand(images, 2), torch.arange(images) * 261_888
+    plan = multi_view.plan(multi_view.draw(images, torch.Generator().manual_seed(0)), sizes, starts)
+    pixels = torch.empty(images * 261_888, dtype=torch.uint8, device="meta")
+    with Kernels() as kernels:
+        shape = {"channels": 3, "size": 224, "dtype": dtype}
+        views = fused.render(pixels, plan, plan.to("meta"), options, **shape)
+    assert views.shape == (8 * images, 3, 224, 224)
+    assert 4 <= kernels.count <= most_kernels
+    assert 0.9e6 < kernels.bytes / (8 * images) <= most_megabytes * 1e6
+
+
+def compiled(kernel, kinds, constants, architecture, warps=4):
+    """Machine code of a kernel for a GPU that need not be there."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(
+        kernel,
+        {name: kinds.get(name, "constexpr") for name in kernel.arg_names},
+        {name: value for name, value in constants.items() if name in kernel.arg_names},
+    )
+    target = GPUTarget("cuda", architecture, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize(
+    ("channels", "size", "scratch", "out"), [(3, 224, "*fp16", "*bf16"), (13, 96, "*fp32", "*fp32")]
+)
+def test_the_kernels_compile_without_spilling_registers(
+    architecture, channels, size, scratch, out, tmp_path, monkeypatch
+):
+    triton = pytest.importorskip("triton")
+    from effssl.views import fused, kernels
+
+    dump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not dump.exists():
+        pytest.skip("Triton came without cuobjdump")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    pointers = {"pixels": "*u8", "plan": "*fp64", "sums": "*fp32", "out": out}
+    pointers |= dict.fromkeys(("scratch", "blurred"), scratch)
+    integers = ("stride", "first", "column", "out_view", "out_channel", "out_pixel")
+    constants = fused.crop_constants(channels, size) | fused.pixel_constants(channels, size)
+    constants |= {"SCALE": (4.0,) * channels, "SHIFT": (2.0,) * channels}
+    constants |= {"PER_CHANNEL": False, "RADIUS": 8}
+    for name in ("crop_kernel", "color_kernel", "down_kernel", "across_kernel"):
+        warps = fused.crop_warps(channels) if name == "crop_kernel" else 4
+        kinds = pointers | dict.fromkeys(integers, "i32")
+        code = compiled(getattr(kernels, name), kinds, constants, architecture, warps)
+        (tmp_path / name).write_bytes(code)
+        said = subprocess.run(
+            [dump, "--dump-resource-usage", tmp_path / name],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        used = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", said))
+        assert used["STACK"] == "0" and used["LOCAL"] == "0", (name, used)
+        assert int(used["REG"]) <= 128, (name, used)
+
+
+def eager_after_a_warning(monkeypatch, caplog):
+    """Twice the views that the kernels should have made; the text of the one warning."""
+    monkeypatch.setattr(fallback, "_given_up", False)
+    monkeypatch.setattr(fallback, "DEVICE", "cpu")
+    case = CASES["imagenet"]
+    pixels, plan = case.inputs()
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING):
+            views = case.multi_view().render(pixels, plan, channels=3)
+        assert distance(case, views.flatten(0, 1)) == 0
+    (record,) = caplog.records
+    return record.getMessage()
+
+
+def test_a_kernel_that_does_not_start_leaves_the_views_to_torch_with_one_warning(
+    monkeypatch, caplog
+):
+    pytest.importorskip("triton")
+    message = eager_after_a_warning(monkeypatch, caplog)  # of a kernel for CUDA, on the CPU
+    assert "no Triton kernels for views" in message and "NotImplementedError" in message
+
+
+def test_without_triton_the_views_are_left_to_torch_with_one_warning(monkeypatch, caplog):
+    monkeypatch.delattr(effssl.views, "fused", raising=False)
+    monkeypatch.setitem(sys.modules, "effssl.views.fused", None)
+    assert "ModuleNotFoundError" in eager_after_a_warning(monkeypatch, caplog)
+
+
+def test_too_little_memory_is_not_taken_for_a_fault_of_the_kernels(monkeypatch):
+    fused = pytest.importorskip("effssl.views.fused", exc_type=ImportError)
+
+    def render(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fused, "render", render)
+    monkeypatch.setattr(fallback, "DEVICE", "cpu")
+    case = CASES["imagenet"]
+    pixels, plan = case.inputs()
+    with pytest.raises(torch.OutOfMemoryError):
+        case.multi_view().render(pixels, plan, channels=3)
+    assert not fallback._given_up
