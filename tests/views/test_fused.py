@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,45 +122,80 @@ def test_the_kernels_of_a_step_are_few_and_move_few_bytes(
     assert 0.9e6 < kernels.bytes / (8 * images) <= most_megabytes * 1e6
 
 
-def compiled(kernel, kinds, constants, architecture, warps=4):
-    """Machine code of a kernel for a GPU that need not be there."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """What the launches of `fused.render` compile, for a card that need not be there.
 
-    source = ASTSource(
-        kernel,
-        {name: kinds.get(name, "constexpr") for name in kernel.arg_names},
-        {name: value for name, value in constants.items() if name in kernel.arg_names},
-    )
-    target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+    A function of the card's architecture and the arguments of `render`; it returns names and
+    machine code of the kernels that were not compiled before. Nothing is launched.
+    """
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+
+    from effssl.views import fused
+
+    kernel_type, codes = triton.runtime.JITFunction, []
+    run, compile_ = kernel_type.run, kernel_type._do_compile
+
+    def compile_and_keep(self, *args):
+        kernel = compile_(self, *args)
+        codes.append((self.__name__, kernel.asm["cubin"]))
+        return kernel
+
+    def compile_alone(self, *args, grid, warmup, **kwargs):
+        return run(self, *args, grid=grid, warmup=True, **kwargs)
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(kernel_type, "_do_compile", compile_and_keep)
+    monkeypatch.setattr(kernel_type, "run", compile_alone)
+    for name in ("crop", "color", "blur_down", "blur_across"):
+        monkeypatch.setattr(fused, name, getattr(fused, name)._init_fn)  # takes the CPU, too
+
+    def build(architecture, *args, **kwargs):
+        card = SimpleNamespace(
+            get_current_device=lambda: architecture,
+            get_current_stream=lambda device: 0,
+            get_current_target=lambda: GPUTarget("cuda", architecture, 32),
+        )
+        monkeypatch.setattr(triton.runtime.driver, "_active", card)
+        codes.clear()
+        fused.render(*args, **kwargs)
+        return list(codes)
+
+    return build
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize(
-    ("channels", "size", "scratch", "out"), [(3, 224, "*fp16", "*bf16"), (13, 96, "*fp32", "*fp32")]
+    ("preset", "channels", "size", "dtype"),
+    [("imagenet", 3, 224, torch.bfloat16), ("multispectral", 13, 96, torch.float32)],
 )
-def test_the_kernels_compile_without_spilling_registers(
-    architecture, channels, size, scratch, out, tmp_path, monkeypatch
+def test_the_kernels_compile_once_and_without_spilling_registers(
+    built, architecture, preset, channels, size, dtype, tmp_path, monkeypatch
 ):
-    triton = pytest.importorskip("triton")
-    from effssl.views import fused, kernels
+    import triton
+
+    from effssl.views import fused
 
     dump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not dump.exists():
         pytest.skip("Triton came without cuobjdump")
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    pointers = {"pixels": "*u8", "plan": "*fp64", "sums": "*fp32", "out": out}
-    pointers |= dict.fromkeys(("scratch", "blurred"), scratch)
-    integers = ("stride", "first", "column", "out_view", "out_channel", "out_pixel")
-    constants = fused.crop_constants(channels, size) | fused.pixel_constants(channels, size)
-    constants |= {"SCALE": (4.0,) * channels, "SHIFT": (2.0,) * channels}
-    constants |= {"PER_CHANNEL": False, "RADIUS": 8}
-    for name in ("crop_kernel", "color_kernel", "down_kernel", "across_kernel"):
-        warps = fused.crop_warps(channels) if name == "crop_kernel" else 4
-        kinds = pointers | dict.fromkeys(integers, "i32")
-        code = compiled(getattr(kernels, name), kinds, constants, architecture, warps)
+    multi_view = MultiView(preset, views=2, size=size)
+    four_views = 4 * channels * size**2 * (2 if dtype == torch.bfloat16 else 4)
+    monkeypatch.setattr(fused, "SCRATCH_BYTES", four_views)
+
+    def codes(images):
+        sizes = torch.tensor([[20, 30]]).expand(images, 2)
+        pixels = torch.zeros(images * channels * 600 + 1, dtype=torch.uint8)[images % 2 :]
+        draws = multi_view.draw(images, channels=channels)
+        plan = multi_view.plan(draws, sizes, torch.zeros(images), channels=channels)
+        shape = {"channels": channels, "size": size, "dtype": dtype}
+        return built(architecture, pixels, plan, None, multi_view.options, **shape)
+
+    found = codes(16)
+    names = sorted(name for name, _ in found)
+    assert names == ["across_kernel", "color_kernel", "crop_kernel", "down_kernel"]
+    for name, code in found:
         (tmp_path / name).write_bytes(code)
         said = subprocess.run(
             [dump, "--dump-resource-usage", tmp_path / name],
@@ -170,6 +206,8 @@ def test_the_kernels_compile_without_spilling_registers(
         used = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", said))
         assert used["STACK"] == "0" and used["LOCAL"] == "0", (name, used)
         assert int(used["REG"]) <= 128, (name, used)
+    # the numbers of images and of blurred views, and where chunks begin, are not compiled in
+    assert not codes(1) and not codes(7) and not codes(16)
 
 
 def eager_after_a_warning(monkeypatch, caplog):
