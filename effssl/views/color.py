@@ -1,4 +1,4 @@
-"""Colour operations with a factor for each image, as in ``torchvision.transforms.v2.functional``.
+"""Color operations with a factor for each image, as in ``torchvision.transforms.v2.functional``.
 
 All change float images in [0, 1], (N, C, H, W), in place and return them; factors and choices have
 the shape (N,). Working in place keeps a chunk of images in the processor's cache.
@@ -42,7 +42,7 @@ def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of RGB images by a share of the colour circle in [-0.5, 0.5]; 0 keeps them."""
+    """Turn the hue of RGB images by a share of the color circle in [-0.5, 0.5]; 0 keeps them."""
     red, green, blue = images.split(1, dim=1)
     brightest = torch.maximum(red, green).maximum(blue)
     darkest = torch.minimum(red, green).minimum(blue)

@@ -84,7 +84,7 @@ def crop(
 ) -> tuple[Tensor, Tensor]:
     """Brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
     scratch, sums = _cropped(pixels, plan, channels, size, dtype)
-    constants = crop_constants(channels, size)
+    constants = _crop_constants(channels, size)
     grid = (len(scratch) * constants["TILES"],)
     with torch.cuda.device_of(pixels):
         kernels.crop_kernel[grid](
@@ -94,7 +94,7 @@ def crop(
             scratch,
             sums,
             **constants,
-            num_warps=crop_warps(channels),
+            num_warps=_crop_warps(channels),
         )
     return scratch, sums
 
@@ -103,12 +103,12 @@ def crop(
 def _cropped(
     pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    views, tiles = plan.shape[1], crop_constants(channels, size)["TILES"]
+    views, tiles = plan.shape[1], _crop_constants(channels, size)["TILES"]
     scratch = pixels.new_empty((views, channels, size, size), dtype=dtype)
     return scratch, pixels.new_empty((views, channels, tiles), dtype=torch.float32)
 
 
-def crop_constants(channels: int, size: int) -> dict[str, int]:
+def _crop_constants(channels: int, size: int) -> dict[str, int]:
     """What `crop_kernel` is compiled for."""
     across = ceil(size / TILE_X)
     return {
@@ -122,12 +122,12 @@ def crop_constants(channels: int, size: int) -> dict[str, int]:
     }
 
 
-def crop_warps(channels: int) -> int:
+def _crop_warps(channels: int) -> int:
     """Warps of a program of the crop, whose values grow with the channels."""
     return min(16, max(4, triton.next_power_of_2(channels)))
 
 
-def pixel_constants(channels: int, size: int) -> dict[str, int]:
+def _pixel_constants(channels: int, size: int) -> dict[str, int]:
     """What the other kernels are compiled for, beside what is theirs alone."""
     return {"C": channels, "SIZE": size, "BLOCKS": ceil(size**2 / BLOCK), "BLOCK": BLOCK}
 
@@ -144,7 +144,7 @@ def color(
 ) -> None:
     """Finish the views without blur in `out`, (n, C, S, S); bring the others on in the scratch."""
     views, channels, size, _ = scratch.shape
-    constants = pixel_constants(channels, size)
+    constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
         kernels.color_kernel[(views * constants["BLOCKS"],)](
             plan,
@@ -171,7 +171,7 @@ def blur_down(
     """
     blurred = _blurred(plan, first, count, column, scratch, radius)
     channels, size = blurred.shape[1:3]
-    constants = pixel_constants(channels, size)
+    constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
         kernels.down_kernel[(count * channels * constants["BLOCKS"],)](
             plan,
@@ -206,7 +206,7 @@ def blur_across(
 ) -> None:
     """Blur along rows and finish, in `out`, which holds the views from `column` on."""
     count, channels, size, _ = blurred.shape
-    constants = pixel_constants(channels, size)
+    constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(blurred):
         kernels.across_kernel[(count * constants["BLOCKS"],)](
             plan,

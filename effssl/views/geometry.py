@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centred crop that fits
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centered crop that fits
 
 
 def draw_crops(
@@ -71,7 +71,7 @@ def crop_boxes(
     width = torch.where(found, width, fallback_w.long())
     height = torch.where(found, height, fallback_h.long())
     free = torch.stack([image_h - height, image_w - width], dim=-1)
-    centred = free.div(2).round().long()
+    centered = free.div(2).round().long()
     drawn = (draws["position"] * (free + 1)).long()
-    top, left = torch.where(found.unsqueeze(-1), drawn, centred).unbind(-1)
+    top, left = torch.where(found.unsqueeze(-1), drawn, centered).unbind(-1)
     return top, left, height, width

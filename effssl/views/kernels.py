@@ -75,10 +75,11 @@ def crop_kernel(
     plan += view
     height = tl.load(plan + _CROP_HEIGHT * stride).to(tl.float32)
     width = tl.load(plan + _CROP_WIDTH * stride).to(tl.float32)
-    image_width = tl.load(plan + _WIDTH * stride).to(tl.int64)
-    plane = tl.load(plan + _HEIGHT * stride).to(tl.int64) * image_width
-    corner = tl.load(plan + _TOP * stride).to(tl.int64) * image_width
-    corner += tl.load(plan + _LEFT * stride).to(tl.int64)
+    # a buffer may be larger than 2^31 bytes, an image may not
+    image_width = tl.load(plan + _WIDTH * stride).to(tl.int32)
+    plane = tl.load(plan + _HEIGHT * stride).to(tl.int32) * image_width
+    corner = tl.load(plan + _TOP * stride).to(tl.int32) * image_width
+    corner += tl.load(plan + _LEFT * stride).to(tl.int32)
     pixels += tl.load(plan + _START * stride).to(tl.int64) + corner
 
     channel = tl.arange(0, CHANNELS)[:, None, None]
@@ -94,18 +95,18 @@ def crop_kernel(
         weight_sum_x += _weight(first_x + tap, center_x, reach_x, width)
     weight_sum_y = tl.zeros([1, Y, 1], tl.float32)
     total = tl.zeros([CHANNELS, Y, X], tl.float32)
-    pixels += tl.minimum(channel, C - 1) * plane
+    planes = tl.minimum(channel, C - 1) * plane
     for tap_y in range(taps_y):
         sample_y = first_y + tap_y
         weight_y = _weight(sample_y, center_y, reach_y, height)
         weight_sum_y += weight_y
         # samples beyond an edge have no weight, but must be read from somewhere
-        row = tl.minimum(tl.maximum(sample_y, 0.0), height - 1).to(tl.int64) * image_width
+        row = tl.minimum(tl.maximum(sample_y, 0.0), height - 1).to(tl.int32) * image_width
         total_x = tl.zeros([CHANNELS, Y, X], tl.float32)
         for tap_x in range(taps_x):
             sample_x = first_x + tap_x
-            column = tl.minimum(tl.maximum(sample_x, 0.0), width - 1).to(tl.int64)
-            value = tl.load(pixels + (row + column), mask=inside, other=0).to(tl.float32)
+            column = tl.minimum(tl.maximum(sample_x, 0.0), width - 1).to(tl.int32)
+            value = tl.load(pixels + (planes + row + column), mask=inside, other=0).to(tl.float32)
             total_x += _weight(sample_x, center_x, reach_x, width) * value
         total += weight_y * total_x
     # outside the view, tiles at the edge may have no weight at all

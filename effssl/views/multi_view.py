@@ -18,7 +18,7 @@ class MultiView:
 
     A view is a random resized crop and flip in one antialiased resampling, then brightness,
     contrast, saturation and hue in this order, greyscale, Gaussian blur, solarization, and
-    normalisation. Every image of every view has parameters of its own. Saturation, hue and
+    normalization. Every image of every view has parameters of its own. Saturation, hue and
     greyscale apply to 3-channel images only.
 
     Args:

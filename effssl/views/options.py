@@ -20,7 +20,7 @@ class ViewOptions:
         hue: Largest turn of the hue as a share of the circle, at most 0.5; RGB only.
         per_channel: Whether every channel has a brightness and a contrast factor of its own, and
             its contrast is about its own mean.
-        grey: Probability that the view loses its colour; RGB only.
+        grey: Probability that the view loses its color; RGB only.
         blur: Probability of Gaussian blur for each view; with more views than values these are
             used in turn.
         sigma: Bounds of the blur's standard deviation in pixels of the view.
@@ -46,7 +46,7 @@ class ViewOptions:
     std: tuple[float, ...] = (0.5,)
 
     def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and std of normalisation for images of so many channels.
+        """Mean and std of normalization for images of so many channels.
 
         RGB values are averaged for another number of channels, as timm does.
         """
@@ -76,9 +76,9 @@ PRESETS = {
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    # objects that fill the image, without colour
+    # objects that fill the image, without color
     "grey": ViewOptions(scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0),
-    # any number of channels, of which none is taken for a colour
+    # any number of channels, of which none is taken for a color
     "multispectral": ViewOptions(
         saturation=0.0, hue=0.0, per_channel=True, grey=0.0, blur=(1.0, 0.1)
     ),

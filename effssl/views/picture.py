@@ -17,7 +17,7 @@ _GAP, _HEADER = 4, 20
 def draw_views(
     images: Sequence[Tensor], multi_view: MultiView, generator: torch.Generator | None = None
 ) -> Image.Image:
-    """Draw a row for each image: the image, then its views, with the normalisation undone.
+    """Draw a row for each image: the image, then its views, with the normalization undone.
 
     Args:
         images: uint8 images of any sizes, (C, H, W) each. Of more than 3 channels the first three
