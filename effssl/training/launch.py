@@ -54,7 +54,9 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not config.deterministic
     group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
-    if not cpu and torch.cuda.is_available():
+    # only where a launcher started processes: given a backend, Accelerate asks for their group
+    launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    if launched and not cpu and torch.cuda.is_available():
         group.backend = "cuda:nccl,cpu:gloo"  # processes also agree on when to stop, on the CPU
     accelerator = Accelerator(
         cpu=cpu,
