@@ -29,13 +29,15 @@ from typing import NamedTuple
 from unittest import mock
 
 import torch
-from fake_operations import SHAPES
+import torch._dynamo
+from fake_operations import SHAPES, apply
 from fake_streams import FakeStream, Held
 from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
     unset_fake_temporarily,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -44,6 +46,7 @@ import effssl
 
 aten = torch.ops.aten
 _PACKAGE = str(Path(effssl.__file__).parent)
+_DISPATCH = {__file__, torch._compile.__file__, torch._dynamo.eval_frame.__file__}
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
 _NO_KERNEL |= {"_unsafe_view", "_reshape_alias", "record_stream", "lift_fresh"}
 _PICKS = {"index", "gather", "index_select", "embedding"}  # read as much as they return
@@ -114,6 +117,28 @@ def caller() -> str:
     return other
 
 
+class _Accumulators(TorchFunctionMode):
+    """Makes the nodes that accumulate gradients before autocast asks for what they belong to."""
+
+    def __init__(self, gpu: "FakeCuda") -> None:
+        super().__init__()
+        self.gpu, self._made = gpu, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.gpu.autocast:
+            for x in tree_leaves((args, kwargs)):
+                if isinstance(x, FakeTensor) and x.requires_grad and x.is_leaf:
+                    self._make(x)
+        return func(*args, **(kwargs or {}))
+
+    def _make(self, x: FakeTensor) -> None:
+        if id(x) not in self._made:
+            self.gpu.autocast = False
+            with torch.enable_grad():
+                self._made[id(x)] = x.view_as(x).grad_fn.next_functions[0][0]
+            self.gpu.autocast = True
+
+
 class FakeCuda(TorchDispatchMode):
     """See the module.
 
@@ -137,22 +162,30 @@ class FakeCuda(TorchDispatchMode):
         self.host_saw: dict[FakeStream, int] = {}  # how far each stream was when the host waited
         self.hazards: list[str] = []
         self._held: dict[int, Held] = {}
+        self._new: list[weakref.ref] = []  # what autograd has not seen yet
         self._pinned: dict[int, weakref.finalize] = {}
+        self.autocast, self._set_torch_autocast = False, torch.set_autocast_enabled
+        self._accumulators = _Accumulators(self)
         self._patches = [
             mock.patch.object(FakeTensor, "tolist", lambda x: self._read_list(x)),
             mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
+            mock.patch.object(torch, "set_autocast_enabled", self._set_autocast),
+            mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)),
+            mock.patch.object(FakeTensor, "is_cuda", True, create=True),
             mock.patch.object(FakeTensorMode, "avoid_device_init", True, create=True),
         ]
 
     def __enter__(self):
         for patch in self._patches:
             patch.start()
+        self._accumulators.__enter__()
         self.fake.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
         self.fake.__exit__(*error)
+        self._accumulators.__exit__(*error)
         for patch in self._patches:
             patch.stop()
         if self.hazards and error[0] is None:
@@ -211,8 +244,7 @@ class FakeCuda(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            # autograd's C++ asks, which would look for a real device; Python sees cuda:0
-            return torch.device("meta")
+            return self.device if self._asks_autocast(args[0]) else torch.device("meta")
         to = kwargs.get("device")
         to = None if to is None else torch.device(to)
         if to is not None and to.type == "meta":
@@ -234,7 +266,28 @@ class FakeCuda(TorchDispatchMode):
             kwargs["pin_memory"] = False
         out = SHAPES.get(func, func)(*args, **kwargs)  # by the FakeTensorMode below
         self._note(func, args, kwargs, out, fakes)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in fakes):
+            self._new = [weakref.ref(x) for x in tree_leaves(out) if isinstance(x, FakeTensor)]
+        else:
+            self._new = []
         return out
+
+    def _asks_autocast(self, x: FakeTensor) -> bool:
+        """Whether C++ asks for the device of a tensor to know if it should be cast.
+
+        Autograd asks too, of what an operation has just given, and would look for a real device.
+        Python itself sees cuda:0.
+        """
+        if not self.autocast or any(new() is x for new in self._new):
+            return False
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename in _DISPATCH:
+            frame = frame.f_back
+        return frame.f_code is not apply.__code__  # in its forward another frame is on top
+
+    def _set_autocast(self, device: str, enabled: bool) -> None:
+        self.autocast = enabled if device == "cuda" else self.autocast
+        self._set_torch_autocast(device, enabled)
 
     def _across(self, func, args, kwargs, fakes, to):
         """What of an operation reads the device or crosses its border; else NotImplemented."""
@@ -254,7 +307,7 @@ class FakeCuda(TorchDispatchMode):
             if fakes and to.type == "cpu":
                 dtype = kwargs.get("dtype") or args[0].dtype
                 with unset_fake_temporarily():
-                    out = torch.full(args[0].shape, self._value(dtype), dtype=dtype)
+                    out = self._fill(torch.empty(args[0].shape, dtype=dtype), args[0])
                 # the memory is pinned where the copy does not block
                 if kwargs.get("non_blocking"):
                     return self.pin(out)
@@ -269,10 +322,17 @@ class FakeCuda(TorchDispatchMode):
                 if blocks or not self.is_pinned(target):
                     self.waits_for("to cpu")
                 with unset_fake_temporarily():
-                    return target.fill_(self._value(target.dtype))
+                    return self._fill(target, source)
             if not isinstance(source, FakeTensor) and source.ndim + target.ndim:
                 self._from_host(source, target.dtype, not blocks)
         return NotImplemented
+
+    def _fill(self, target, source: FakeTensor):
+        """A copy to the host, of the values where they came from it and nothing changed them."""
+        known = self._held_of(source).values
+        if known is not None and known.shape == target.shape:
+            return target.copy_(known)
+        return target.fill_(self._value(target.dtype))
 
     def _from_host(self, source, dtype, non_blocking) -> None:
         # torch copies what it has to convert or rearrange to memory that is not pinned
@@ -352,7 +412,14 @@ class FakeCuda(TorchDispatchMode):
         for x in read:
             self._held_of(x).is_read(self, f"{name} {place}")
         for x in (*results, *changed):
-            self._held_of(x).is_written(self, f"{name} {place}")
+            held, values = self._held_of(x), None
+            if func.namespace == "c10d":  # of fake processes, which change nothing
+                values = held.values
+            if name in ("_to_copy", "copy_") and len(fakes) < 2 and not x.is_floating_point():
+                source = args[name == "copy_"]
+                if isinstance(source, torch.Tensor) and not isinstance(source, FakeTensor):
+                    values = source
+            held.is_written(self, f"{name} {place}", values)
 
     def _held_of(self, x: FakeTensor) -> Held:
         key = x.untyped_storage()._cdata

@@ -1,9 +1,9 @@
 """A machine with GPUs that are not there: what torch and Accelerate ask before they use one.
 
-    with FakeCuda() as gpu, pretend(gpu):
-        effssl.pretrain(config)
-    with FakeCuda() as gpu, pretend(gpu), one_of(8, rank=3):
-        effssl.pretrain(config)  # as process 3 of 8, each on a machine of its own
+with FakeCuda() as gpu, pretend(gpu):
+    effssl.pretrain(config)
+with FakeCuda() as gpu, pretend(gpu), one_of(8, rank=3):
+    effssl.pretrain(config)  # as process 3 of 8, each on a machine of its own
 """
 
 import contextlib
@@ -102,7 +102,7 @@ def one_of(processes: int, rank: int) -> Iterator[None]:
 def _reduce_in_python(handler, model: torch.nn.Module) -> None:
     """Sum gradients where FakeCuda sees it; what DDP does itself takes the result from C++."""
 
-    def reduce(state, bucket: dist.GradBucket) -> torch.futures.Future:
+    def reduce(state, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         dist.all_reduce(bucket.buffer())
         future = torch.futures.Future()
         future.set_result(bucket.buffer())

@@ -1,4 +1,10 @@
-"""Shapes of operations that torch has for CUDA only and knows no shapes of: those of SyncBatchNorm."""
+"""What torch lacks for tensors on "cuda" that hold no data.
+
+Shapes of operations that it has for CUDA only, those of SyncBatchNorm; and a frame that tells when
+autograd, and not autocast, asks for the device of what a Function has given.
+"""
+
+import inspect
 
 import torch
 
@@ -29,3 +35,10 @@ SHAPES = {
     aten.batch_norm_backward_reduce.default: _backward_reduce,
     aten.batch_norm_backward_elemt.default: _same,
 }
+
+_APPLY = inspect.getattr_static(torch.autograd.Function, "apply")
+
+
+def apply(cls, *args, **kwargs):
+    """In place of `torch.autograd.Function.apply`."""
+    return _APPLY.__get__(None, cls)(*args, **kwargs)

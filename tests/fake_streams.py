@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
 if TYPE_CHECKING:
     from fake_cuda import FakeCuda
 
@@ -76,12 +79,14 @@ class Held:
         stream: Stream in whose order it was allocated, and goes back when it is freed.
 
     Attributes:
+        values: Its values, if they came from the host and nothing changed them.
         recorded: Streams of which `Tensor.record_stream` told.
     """
 
     def __init__(self, stream: FakeStream) -> None:
         self.stream = self.writer = stream
         self.written = stream.now
+        self.values: Tensor | None = None
         self.recorded: set[FakeStream] = set()
         self.used: dict[FakeStream, tuple[int, str]] = {}
 
@@ -95,9 +100,11 @@ class Held:
             raise RuntimeError(f"{place} uses what another stream may not have written yet")
         self.used[gpu.stream] = (gpu.stream.now, place)
 
-    def is_written(self, gpu: FakeCuda, place: str) -> None:
-        """Note a kernel that writes it."""
+    def is_written(self, gpu: FakeCuda, place: str, values: Tensor | None) -> None:
+        """Note a kernel that writes it, and the values if they are those of a CPU tensor."""
         self.is_read(gpu, place)
+        with unset_fake_temporarily():
+            self.values = None if values is None else values.clone()
         self.writer, self.written = gpu.stream, gpu.stream.now
 
     def dangers(self, gpu: FakeCuda) -> list[str]:

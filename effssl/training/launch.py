@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.nn.parallel import DistributedDataParallel
 
 from effssl.data.loader import available_cores
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
+
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"
+
+
+class _DdpOptions(DistributedDataParallelKwargs):
+    """Options of DDP, without the broadcast of buffers before each forward pass.
+
+    Every process starts with the same buffers and updates its running statistics from sums over all
+    of them, so that a broadcast would change nothing.
+    """
+
+    def to_kwargs(self) -> dict:
+        known = inspect.signature(DistributedDataParallel).parameters
+        new, old = "forward_sync_buffers", "broadcast_buffers"  # whose default is True
+        return super().to_kwargs() | {new if new in known else old: False}
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
@@ -54,16 +73,16 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not config.deterministic
     group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
-    # only where a launcher started processes: given a backend, Accelerate asks for their group
-    launched = int(os.environ.get("LOCAL_RANK", -1)) != -1
-    if launched and not cpu and torch.cuda.is_available():
+    # given a backend, Accelerate asks for a group, which it makes only where a launcher started it
+    has_group = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    if has_group and not cpu and torch.cuda.is_available():
         group.backend = "cuda:nccl,cpu:gloo"  # processes also agree on when to stop, on the CPU
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         log_with=config.tracker,
         project_dir=config.run_folder,
-        kwargs_handlers=[group, DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[group, _DdpOptions(gradient_as_bucket_view=True)],
     )
     if accelerator.device.type == "cpu" and not cpu:
         raise ValueError(
@@ -85,6 +104,29 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
             *(threads, cores, cores),
         )
     return accelerator
+
+
+@contextmanager
+def explain_determinism(backbone: str) -> Iterator[None]:
+    """Say what to do where a deterministic run meets an operation that cannot be deterministic.
+
+    Args:
+        backbone: Name of the backbone that is trained inside.
+
+    Raises:
+        ValueError: In place of the RuntimeError of such an operation.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(_NOT_DETERMINISTIC)
+        if not found:
+            raise
+        raise ValueError(
+            f"deterministic does not go with backbone {backbone!r} on this device: PyTorch has no "
+            f"deterministic {operation}; leave deterministic out, or take a backbone without that "
+            "operation, such as resnet50"
+        ) from error
 
 
 def mixed_precision(config: PretrainConfig, cpu: bool) -> str:

@@ -12,6 +12,8 @@ import torch
 from runs import launch, metrics, tiny
 
 import effssl
+from effssl.training import launch as launch_module
+from effssl.training.launch import explain_determinism
 
 
 @pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
@@ -81,3 +83,43 @@ def test_a_compiled_backbone_trains_as_the_plain_one(tmp_path):
     assert model(torch.rand(2, 1, 32, 32)).isfinite().all()
     training = json.loads((tmp_path / "compiled" / "run" / "model" / "training.json").read_text())
     assert training["config"]["compile"]
+
+
+def test_an_operation_that_cannot_be_deterministic_is_an_error_that_says_what_to_do(torch_settings):
+    torch.use_deterministic_algorithms(True)
+    with (
+        pytest.raises(
+            ValueError, match="backbone 'b16'.*no deterministic put_; leave deterministic"
+        ),
+        explain_determinism("b16"),
+    ):
+        torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
+
+
+def test_other_errors_of_a_deterministic_run_stay_as_they_are(torch_settings):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explain_determinism("a"):
+        torch.zeros(3, 2) @ torch.zeros(3, 2)
+
+
+def test_a_process_without_launcher_asks_for_no_process_group_on_a_gpu(tmp_path, monkeypatch):
+    """pytest tests/training/test_on_cuda.py trains whole; here is what the launcher decides."""
+    given = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated=True: True)
+
+    class Stopped(Exception):
+        pass
+
+    def accelerator(*, kwargs_handlers, **options):
+        given["backend"] = kwargs_handlers[0].to_kwargs().get("backend")
+        raise Stopped
+
+    monkeypatch.setattr(launch_module, "Accelerator", accelerator)
+    for rank, backend in ((None, None), ("-1", None), ("0", "cuda:nccl,cpu:gloo")):
+        if rank is None:
+            monkeypatch.delenv("LOCAL_RANK", raising=False)
+        else:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        with pytest.raises(Stopped):
+            launch_module.create_accelerator(tiny(tmp_path, cpu=False))
+        assert given["backend"] == backend
