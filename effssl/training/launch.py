@@ -82,8 +82,10 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
         mixed_precision=precision,
         log_with=config.tracker,
         project_dir=config.run_folder,
-        kwargs_handlers=[group, _DdpOptions(gradient_as_bucket_view=True)],
+        kwargs_handlers=[group],
     )
+    # as an argument Accelerate takes no subclass
+    accelerator.ddp_handler = _DdpOptions(gradient_as_bucket_view=True)
     if accelerator.device.type == "cpu" and not cpu:
         raise ValueError(
             "this Python process has trained on the CPU before and Accelerate keeps to it: start "

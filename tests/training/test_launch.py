@@ -88,9 +88,7 @@ def test_a_compiled_backbone_trains_as_the_plain_one(tmp_path):
 def test_an_operation_that_cannot_be_deterministic_is_an_error_that_says_what_to_do(torch_settings):
     torch.use_deterministic_algorithms(True)
     with (
-        pytest.raises(
-            ValueError, match="backbone 'b16'.*no deterministic put_; leave deterministic"
-        ),
+        pytest.raises(ValueError, match="backbone 'b16'.*no deterministic put_; leave"),
         explain_determinism("b16"),
     ):
         torch.zeros(3).put_(torch.tensor([0]), torch.tensor([1.0]))
