@@ -126,6 +126,8 @@ def dense_labels(train: Source, test: Source) -> tuple[Tensor, Tensor, list[int]
 
 def check_classes(train_labels: Tensor, test_labels: Tensor) -> None:
     """Raise ValueError if train has one class only, or test has one that train has not."""
+    # every line below reads values, so that one copy of all is fewer waits for a GPU
+    train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
     known = train_labels.unique()
     if len(known) < 2:
         raise ValueError(

@@ -57,7 +57,7 @@ class OnlineEvaluation:
             check_classes(labels, labels)
             self.labels = labels[order]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self, model: SSLModel, device: torch.device, autocast: Callable = nullcontext
     ) -> dict:

@@ -113,6 +113,28 @@ def test_the_record_is_json_with_every_seed(found):
     assert kept["spectrum"]["features"]["preset"] == "grey"
 
 
+def test_a_precision_other_than_float32_is_said(model, sources, found):
+    options = {
+        "protocols": PROTOCOLS,
+        "preset": "grey",
+        "shares": (1.0,),
+        "epochs": 1,
+        "seeds": (0,),
+    }
+    half = evaluate(model, *sources, precision="bf16", **options)
+    kept = record([half], dataset="fashion-mnist-sample", **SPLITS)
+    exact = record([found], dataset="fashion-mnist-sample", **SPLITS)
+    assert kept["precision"] == "bf16" and "precision" not in exact
+    assert all(x.endswith(", backbone in bf16 by autocast") for x in kept["protocols"].values())
+    assert not any("autocast" in x for x in exact["protocols"].values())
+    assert "preset grey; backbone in bf16 by autocast" in spectrum_table(kept)
+    assert "autocast" not in spectrum_table(exact)
+    for name, found_in_32 in found.spectrum.items():
+        assert half.spectrum[name].rankme != found_in_32.rankme  # nor is it that of other features
+        assert half.spectrum[name].rankme == pytest.approx(found_in_32.rankme, rel=0.1)
+        assert half.invariance[name].lidar != found.invariance[name].lidar
+
+
 def test_tables_show_what_the_record_holds(found, sources):
     kept = record([found], dataset="fashion-mnist-sample", **SPLITS)
     shown = accuracy_table(kept)

@@ -129,13 +129,20 @@ def test_a_killed_extraction_goes_on_though_the_cache_of_datasets_was_cleaned(tm
     assert torch.equal(load_file(output)["features"], expected)
 
 
-def test_other_labels_are_another_extraction():
+def test_other_labels_and_precisions_are_another_extraction():
     first = images(8)
     turned = first.dataset.add_column("turned", first.labels()[::-1])
-    others = [replace(first, dataset=turned, label_column="turned"), replace(first)]
-    jobs = [_Job(net(), source, None, False, None, 4, "fp32", 0) for source in (first, *others)]
-    changed, same = (job.fingerprint() == jobs[0].fingerprint() for job in jobs[1:])
-    assert same and not changed
+    second = replace(first, dataset=turned, label_column="turned")
+    found = [
+        _Job(net(), source, None, False, None, 4, precision, 0).fingerprint()
+        for source, precision in [
+            (first, "fp32"),
+            (first, "auto"),
+            (second, "fp32"),
+            (first, "bf16"),
+        ]
+    ]
+    assert found[0] == found[1] and len(set(found)) == 3
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,23 @@ def test_features_come_in_order_and_leave_the_model_as_it_was(image_folder):
             torch.testing.assert_close(features[i], alone, atol=1e-5, rtol=1e-4)
 
 
+def test_features_are_timms_to_the_bit_unless_another_precision_is_asked_for(image_folder):
+    source, net = load_source(str(image_folder)), model().eval()
+    with torch.no_grad():
+        images = [open_image(row["image"], 3) for row in source.dataset]
+        transform = timm.data.create_transform(
+            **timm.data.resolve_data_config(pretrained_cfg=net.backbone.pretrained_cfg)
+        )
+        expected = net.backbone(torch.stack([transform(image) for image in images]))
+    assert torch.equal(effssl.extract_features(net, source), expected)
+    for precision in ("bf16", "fp16"):
+        found = effssl.extract_features(net, source, precision=precision)
+        assert found.dtype == torch.float32 and not torch.equal(found, expected)
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    with pytest.raises(ValueError, match="unknown precision 'fp64'"):
+        effssl.extract_features(net, source, precision="fp64")
+
+
 def test_features_can_be_trained_on(image_folder):
     features = effssl.extract_features(model(), load_source(str(image_folder)))
     head = nn.Linear(96, 2)

@@ -30,7 +30,7 @@ def sources(train=120, test=80):
     )
 
 
-def tuned(epochs=3, batch_size=30, layer_decay=None):
+def tuned(epochs=3, batch_size=30, layer_decay=None, **more):
     """What the classifier of a small run says of the test images."""
     scores = []
 
@@ -40,7 +40,7 @@ def tuned(epochs=3, batch_size=30, layer_decay=None):
 
     module.extract_features = extract
     options = {"epochs": epochs, "batch_size": batch_size, "layer_decay": layer_decay}
-    found = finetune(net(), *sources(), **options)
+    found = finetune(net(), *sources(), **options, **more)
     module.extract_features = extract_features
     assert found.top1 == pytest.approx(
         100 * (scores[0].argmax(1) == torch.tensor(sources()[1].labels())).double().mean().item()
@@ -63,6 +63,24 @@ def test_the_seed_decides_and_nothing_else():
     torch.manual_seed(7)
     assert torch.equal(tuned(), first)
     assert not torch.equal(tuned(epochs=2), first)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_processes_that_decode_change_nothing(monkeypatch, cached):
+    if not cached:
+        monkeypatch.setattr(module, "cache_images", lambda *arguments, **options: None)
+    assert torch.equal(tuned(1, workers=2), tuned(1, workers=0))
+
+
+def test_precisions_differ_by_rounding():
+    exact = tuned(1)  # auto, which on a CPU is float32
+    assert torch.equal(tuned(1, precision="fp32"), exact)
+    difference = (tuned(1, precision="bf16") - exact).norm() / exact.norm()
+    assert 1e-3 < difference < 0.3
+    with pytest.raises(
+        ValueError, match="unknown precision 'fp8'; precisions are auto, fp32, bf16"
+    ):
+        tuned(1, precision="fp8")
 
 
 def test_processes_share_the_batches(tmp_path):

@@ -1,11 +1,13 @@
 """Looks at features while a run goes on: as `knn` and `spectrum` by hand, at no cost to weights."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from forked import launch, results
 from PIL import Image as PILImage
 from runs import metrics, state, tiny
 
@@ -14,6 +16,7 @@ from effssl.data import cache
 from effssl.data.decode import BrokenImage, decode_image
 from effssl.data.loader import DecodedImages
 from effssl.data.sources import load_source
+from effssl.distributed import join
 from effssl.evaluation import knn, spectrum
 from effssl.seeding import seeded_generator
 from effssl.training import online_evaluation
@@ -169,6 +172,53 @@ def test_features_that_are_not_finite_do_not_stop_a_run(caplog):
     look = online_evaluation.OnlineEvaluation(source, images, 0, labelled=True)
     assert look(model.train(), torch.device("cpu")) == {} and model.training
     assert "features were not measured: the features are not finite" in caplog.text
+
+
+def look():
+    """What a look finds, in batches of 64; on a process that is not the first, nothing."""
+    online_evaluation._BATCH = 64
+    torch.set_num_threads(1)
+    join(cpu=True)
+    source = load_source(split="train[:150]", in_chans=1)
+    rows = []
+
+    class Noted(DecodedImages):
+        def __getitems__(self, indices):
+            rows.extend(indices)
+            images = super().__getitems__(indices)
+            return [
+                BrokenImage("") if row % 7 == 0 else x
+                for row, x in zip(indices, images, strict=True)
+            ]
+
+    torch.manual_seed(0)
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=8)
+    found = online_evaluation.OnlineEvaluation(source, Noted(source, 37), 0, labelled=True)(
+        model, torch.device("cpu")
+    )
+    return {"rows": rows, "found": json.dumps(found)}
+
+
+def test_processes_share_the_images_and_find_the_same(tmp_path):
+    (alone,) = results(launch(tmp_path / "1", 1, look))
+    assert len(alone["rows"]) == 150 and "knn" in alone["found"]
+    assert json.loads(alone["found"])["spectrum"]["features"]["images"] < 150
+    for processes in (2, 4):  # of which the last has more processes than batches
+        first, *others = results(launch(tmp_path / str(processes), processes, look))
+        assert first["found"] == alone["found"]
+        assert all(other["found"] == "{}" for other in others)
+        assert sum((part["rows"] for part in (first, *others)), []) == alone["rows"]
+
+
+def test_features_are_computed_in_the_precision_of_the_run(tmp_path):
+    source = load_source(split="train[:30]", in_chans=1)
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=8)
+    seen = []
+    model.projector.register_forward_hook(lambda _, args, out: seen.append(out.dtype))
+    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labelled=False)
+    look(model, torch.device("cpu"), lambda: torch.autocast("cpu", torch.bfloat16))
+    effssl.pretrain(tiny(tmp_path, epochs=1, precision="bf16"))
+    assert seen == [torch.bfloat16] and "spectrum" in metrics(tmp_path / "run")[-1]
 
 
 def test_a_class_that_nobody_votes_for_is_not_asked_about():
