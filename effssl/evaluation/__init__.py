@@ -4,7 +4,6 @@ from effssl.evaluation.accuracy import Accuracy as Accuracy
 from effssl.evaluation.evaluate import PROTOCOLS as PROTOCOLS
 from effssl.evaluation.evaluate import Evaluation as Evaluation
 from effssl.evaluation.evaluate import evaluate as evaluate
-from effssl.evaluation.evaluate import record as record
 from effssl.evaluation.features import extract_features as extract_features
 from effssl.evaluation.features import extract_views as extract_views
 from effssl.evaluation.finetune import finetune as finetune
@@ -13,6 +12,7 @@ from effssl.evaluation.invariance import lidar as lidar
 from effssl.evaluation.invariance import uniformity as uniformity
 from effssl.evaluation.knn import knn as knn
 from effssl.evaluation.linear import linear_probe as linear_probe
+from effssl.evaluation.record import record as record
 from effssl.evaluation.spectrum import effective_rank as effective_rank
 from effssl.evaluation.spectrum import eigenvalues as eigenvalues
 from effssl.evaluation.spectrum import power_law as power_law
