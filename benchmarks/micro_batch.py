@@ -28,8 +28,9 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     from accelerate import Accelerator
 
     from effssl import MultiView, PretrainConfig, create_model
-    from effssl.data.loader import Batch, LocalPart
+    from effssl.data.loader import LocalPart, collate
     from effssl.losses import create_loss
+    from effssl.training.staging import Stager
     from effssl.training.step import GradientOfBatch
 
     config = PretrainConfig(
@@ -50,15 +51,10 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     multi_view = MultiView(config.preset, views=views, size=args.img_size)
     loss_fn = create_loss("bt", dim=config.projector_dim)
     local = LocalPart(config.batch_size, config.micro_batch)
-    gradient_of = GradientOfBatch(accelerator, config, model, multi_view, loss_fn, local)
+    gradient_of = GradientOfBatch(accelerator, config, model, multi_view, loss_fn)
+    stage = Stager(multi_view, local, config.seed, accelerator.device)
     side = args.img_size * 8 // 7
-    shape = (args.batch_size, 3, side, side)
-    batch = Batch(
-        torch.randint(256, shape, dtype=torch.uint8),
-        torch.tensor([[side, side]]).repeat(args.batch_size, 1),
-        torch.arange(args.batch_size),
-        [],
-    )
+    batch = collate(list(torch.randint(256, (args.batch_size, 3, side, side)).byte()), 3)
     on_cuda = accelerator.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -69,7 +65,7 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     for step in range(args.steps):
         net.zero_grad()
         start = time.perf_counter()
-        gradient_of(batch, step).loss.item()
+        gradient_of(stage(batch, step), step).loss.item()
         if on_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)

@@ -5,10 +5,9 @@ hold different numbers of images.
 """
 
 import os
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
@@ -72,9 +71,11 @@ def gather(x: Tensor) -> Tensor:
     """``x`` of all W processes, which has the same shape on each, without a gradient: (W, ...)."""
     if world_size() == 1:
         return x.unsqueeze(0)
-    gathered = x.new_empty(world_size(), *x.shape)
-    dist.all_gather(list(gathered), x.contiguous())
-    return gathered
+    gathered = x.new_empty(world_size() * x.numel())  # flat, as gloo and NCCL both take it
+    renamed = hasattr(dist, "all_gather_single")  # by a later torch, which warns of the old name
+    into = dist.all_gather_single if renamed else dist.all_gather_into_tensor
+    into(gathered, x.contiguous().view(-1))
+    return gathered.view(world_size(), *x.shape)
 
 
 def max_(value: int) -> int:
@@ -86,11 +87,59 @@ def max_(value: int) -> int:
     return int(largest)
 
 
+_known_rows: ContextVar[list[int] | None] = ContextVar("known_rows", default=None)
+
+
+def gather_counts(counts: Sequence[int]) -> list[list[int]]:
+    """Counts of every process, by way of the CPU: a GPU need not have finished.
+
+    Args:
+        counts: Counts of this process; as many as the others have.
+
+    Returns:
+        For each count a list of those of all processes, in the order of ranks.
+    """
+    mine = torch.tensor(counts, dtype=torch.int64)
+    return gather(mine).T.tolist()
+
+
+@contextmanager
+def rows_known(counts: Sequence[int]) -> Iterator[None]:
+    """Let `count_rows` return counts that are known, without communication.
+
+    A loss that runs inside then never waits for the device.
+
+    Args:
+        counts: Rows on each process, in the order of ranks, as `gather_counts` returns them.
+
+    Raises:
+        ValueError: If it is not one count a process, or if inside `count_rows` is asked for
+            another number of rows than this process's.
+    """
+    if len(counts) != world_size():
+        raise ValueError(f"counts has one number a process, {world_size()}, got {list(counts)}")
+    token = _known_rows.set(list(counts))
+    try:
+        yield
+    finally:
+        _known_rows.reset(token)
+
+
 def count_rows(rows: int, device: torch.device) -> list[int]:
     """The number of rows that each process holds, in the order of ranks.
 
-    With more than one process on an accelerator this waits for the device, once a call.
+    With more than one process on an accelerator this waits for the device, once a call, unless
+    the counts are known (`rows_known`).
     """
+    known = _known_rows.get()
+    if known is not None:
+        rank = dist.get_rank() if world_size() > 1 else 0
+        if known[rank] != rows:
+            raise ValueError(
+                f"process {rank} has {rows} rows, but {known[rank]} were announced by rows_known: "
+                "leave it, or enter it with the rows of this batch"
+            )
+        return list(known)
     if world_size() == 1:
         return [rows]
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
@@ -99,7 +148,7 @@ def count_rows(rows: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(z: Tensor, longest: int) -> Tensor:
-    """The rows of all W processes, without a gradient.
+    """The rows of all W processes, without a gradient, by one gather.
 
     Args:
         z: Shape (V, n, D); n may differ between processes.
@@ -109,11 +158,9 @@ def gather_rows(z: Tensor, longest: int) -> Tensor:
         Shape (V, W * longest, D): each process's rows, filled up with zeros to ``longest``.
     """
     views, rows, dim = z.shape
-    gathered = z.new_empty(views, world_size() * longest, dim)
-    for view, out in zip(z, gathered, strict=True):
-        padded = torch.nn.functional.pad(view, (0, 0, 0, longest - rows))
-        dist.all_gather(list(out.split(longest)), padded.contiguous())
-    return gathered
+    if rows < longest:
+        z = torch.nn.functional.pad(z, (0, 0, 0, longest - rows))
+    return gather(z).transpose(0, 1).reshape(views, world_size() * longest, dim)
 
 
 def gather_objects(value: object) -> list:
@@ -130,49 +177,3 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )
-
-
-@contextmanager
-def heartbeat(every: float = 1.0) -> Iterator[None]:
-    """Count up in the store, from a thread: a process that waits for another one is alive too."""
-    if world_size() == 1:
-        yield
-        return
-    store = dist.distributed_c10d._get_default_store().clone()
-    key = f"effssl/alive/{dist.get_rank()}"
-    stop = threading.Event()
-
-    def beat() -> None:
-        try:
-            while not stop.wait(every):
-                store.add(key, 1)
-        except RuntimeError:  # the store is gone, and with it the run
-            pass
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        # a thread that is in the store when Python ends aborts the process
-        stop.set()
-        thread.join(timeout=10)
-
-
-def silent_processes(wait: float = 5.0) -> list[int]:
-    """Ranks whose heart does not beat, after a lost connection.
-
-    Args:
-        wait: Seconds to listen.
-    """
-    store = dist.distributed_c10d._get_default_store()
-    keys = [f"effssl/alive/{rank}" for rank in range(world_size())]
-    try:
-        before = [store.add(key, 0) for key in keys]
-        time.sleep(wait)
-        silent = [r for r, key in enumerate(keys) if store.add(key, 0) == before[r]]
-        if dist.get_rank() == 0:
-            time.sleep(2)  # the others still listen
-    except RuntimeError:
-        silent = [0]
-    return silent

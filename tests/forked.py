@@ -3,8 +3,10 @@
 They end without Python's own clean-up; a few tests therefore start real ones by the launchers.
 """
 
+import contextlib
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import socket
@@ -80,9 +82,12 @@ class Forked:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as listener:
-        listener.bind((address, 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on, outside of those that the system gives to connections."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((address, port))
+            return port
 
 
 def launch(folder: Path, processes: int, function: Callable, *args) -> list[Forked]:

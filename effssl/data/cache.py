@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from effssl.data.broken import check_broken
 from effssl.data.decode import BrokenImage, image_size
-from effssl.data.loader import DecodedImages
+from effssl.data.loader import Batch, DecodedImages, EpochBatches
 from effssl.data.sources import Source
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,16 @@ class CachedImages(Dataset):
         start = end - self.channels * height * width
         return self.pixels[start:end].view(self.channels, height, width)
 
+    def batch(self, rows: list[int]) -> Batch:
+        """The images of these rows where they lie, without a copy of their pixels."""
+        broken = [self.broken[row] for row in rows if row in self.broken]
+        places = [place for place, row in enumerate(rows) if row not in self.broken]
+        whole = [rows[place] for place in places]
+        sizes = torch.from_numpy(self._sizes[whole].astype(np.int64)).reshape(-1, 2)
+        starts = torch.from_numpy(self._ends[whole]) - self.channels * sizes.prod(1)
+        kept = torch.tensor(places, dtype=torch.long)
+        return Batch(self.pixels, starts, sizes, kept, broken, self.channels)
+
     def to_device(self, device: torch.device, share: float = 0.25) -> bool:
         """Copy the pixels to a CUDA device if they take at most a share of its free memory.
 
@@ -89,6 +100,21 @@ class CachedImages(Dataset):
         if fits:
             self.pixels = self.pixels.to(device)
         return fits
+
+
+class CachedBatches:
+    """The batches of an epoch, of images that are not copied but stay where they lie.
+
+    Args:
+        dataset: The images, on a GPU.
+        batches: Their order.
+    """
+
+    def __init__(self, dataset: CachedImages, batches: EpochBatches) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.dataset.batch, self.batches)
 
 
 def cache_images(

@@ -20,38 +20,43 @@ from effssl.seeding import seeded_generator
 
 
 class Batch(NamedTuple):
-    """One process's part of a global batch.
+    """One process's part of a global batch, packed: an image costs its own pixels and no padding.
 
     Attributes:
-        images: uint8, (n, C, H, W), padded with zeros at the bottom and right.
-        sizes: Height and width of each image without its padding, (n, 2).
+        pixels: uint8, flat: images of (C, h, w) one after another. It may hold others too, such as
+            a whole data set that lies on a GPU.
+        starts: Place of the first pixel of each image, (n,).
+        sizes: Height and width of each image, (n, 2).
         rows: Place of each image in this process's part of the batch, (n,), rising; broken images
             have left gaps.
         broken: What was wrong with each broken image.
+        channels: Channels of the images, C.
     """
 
-    images: Tensor
+    pixels: Tensor
+    starts: Tensor
     sizes: Tensor
     rows: Tensor
     broken: list[str]
+    channels: int
+
+    def image(self, place: int) -> Tensor:
+        """One of the images, (C, h, w)."""
+        start, (height, width) = int(self.starts[place]), self.sizes[place].tolist()
+        end = start + self.channels * height * width
+        return self.pixels[start:end].view(self.channels, height, width)
 
 
 def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
-    """Pad images, (C, h, w) each, to one batch; broken ones leave it smaller, or empty."""
+    """Pack images, (C, h, w) each, to one batch; broken ones leave it smaller, or empty."""
     broken = [str(item) for item in items if isinstance(item, BrokenImage)]
     rows = [row for row, item in enumerate(items) if isinstance(item, Tensor)]
     images = [items[row] for row in rows]
     sizes = torch.tensor([image.shape[1:] for image in images]).reshape(-1, 2)
-    if not images:
-        batch = torch.zeros(0, channels, 1, 1, dtype=torch.uint8)
-    elif (sizes == sizes[0]).all():
-        batch = torch.stack(images)
-    else:
-        height, width = sizes.max(0).values.tolist()
-        batch = images[0].new_zeros(len(images), channels, height, width)
-        for padded, image in zip(batch, images, strict=True):
-            padded[:, : image.shape[1], : image.shape[2]] = image
-    return Batch(batch, sizes, torch.tensor(rows, dtype=torch.long), broken)
+    pixels = torch.cat([image.flatten() for image in images]) if images else torch.empty(0).byte()
+    ends = (channels * sizes.prod(1)).cumsum(0)
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])[: len(rows)]
+    return Batch(pixels, starts, sizes, torch.tensor(rows, dtype=torch.long), broken, channels)
 
 
 def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tensor | BrokenImage:
@@ -187,15 +192,25 @@ class EpochBatches:
             yield order[batch * self.local.batch_size + places].tolist()
 
 
-def image_loader(images: Dataset, batches: EpochBatches, channels: int, workers: int) -> DataLoader:
-    """Load each list of indices of ``batches`` as a `Batch`, in worker processes if any."""
+def image_loader(
+    images: Dataset, batches: EpochBatches, channels: int, workers: int, *, pin_memory: bool = False
+) -> DataLoader:
+    """Load each list of indices of ``batches`` as a `Batch`.
+
+    Args:
+        images: Gives a list of images for a list of indices.
+        batches: Order of the images.
+        channels: Channels of the images.
+        workers: Processes that decode; 0 decodes in this one.
+        pin_memory: Whether batches of workers come in pinned memory.
+    """
     return DataLoader(
         images,
         batch_sampler=batches,
         collate_fn=partial(collate, channels=channels),
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available() and workers > 0,
+        pin_memory=pin_memory and workers > 0,
     )
 
 

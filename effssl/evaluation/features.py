@@ -250,9 +250,10 @@ class _Job:
                 images = self.transform.normalize(images)
             return self._forward(images)
         generator = seeded_generator(self.seed, "features", batch)
-        n, channels = images.images.shape[:2]
-        draws = self.views.draw(n, generator, channels=channels)
-        views = self.views.apply(copied(images.images, self.device), draws, images.sizes)
+        draws = self.views.draw(len(images.sizes), generator, channels=images.channels)
+        plan = self.views.plan(draws, images.sizes, images.starts, channels=images.channels)
+        pixels = copied(images.pixels, self.device)
+        views = self.views.render(pixels, plan, channels=images.channels)
         features = [self._forward(view) for view in views]
         stacked = torch.stack(features)
         return stacked.mean(0) if self.average else stacked

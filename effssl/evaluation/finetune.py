@@ -216,4 +216,5 @@ def _crops(
     draws = crops.draw(local.batch_size, generator)
     mine = local.places[batch.rows]
     draws = {name: values[:, mine] for name, values in draws.items()}
-    return crops.apply(copied(batch.images, device), draws, batch.sizes)[0]
+    plan = crops.plan(draws, batch.sizes, batch.starts, channels=batch.channels)
+    return crops.render(copied(batch.pixels, device), plan, channels=batch.channels)[0]

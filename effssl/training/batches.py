@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from effssl.data.cache import cache_images
+from effssl.data.cache import CachedBatches, cache_images
 from effssl.data.loader import (
     Batch,
     DecodedImages,
@@ -56,11 +56,15 @@ def create_loader(
     images = cache_images(
         source, kept_side(config.img_size), max_bytes=1e9 * config.cache_gb, workers=workers
     )
+    on_gpu = device.type == "cuda"
     if images is None:
         images = DecodedImages(source, kept_side(config.img_size))
-    elif device.type != "cuda" or images.to_device(device):
+    # fp64 scales the pixels of a batch, of which the whole data set would be too much
+    elif on_gpu and config.precision != "fp64" and images.to_device(device):
+        return CachedBatches(images, batches)
+    elif not on_gpu:
         workers = 0  # reading memory needs no help
-    return image_loader(images, batches, config.in_chans, workers)
+    return image_loader(images, batches, config.in_chans, workers, pin_memory=on_gpu)
 
 
 def _workers(config: PretrainConfig) -> int:

@@ -13,23 +13,31 @@ LEAST_STD = 0.05  # healthy runs stay above 0.4
 LEAST_RANK = 0.02  # of what the batch and the width would let it be
 
 
-def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
-    """Spread and effective rank of what a batch became.
+def sample_rows(x: Tensor) -> Tensor:
+    """Rows of all processes on the CPU, 512 at most; every process must call it.
 
     They are the same for any number of processes, but for batches of more than 512 images that
     pass in chunks, of which each number of processes sees others.
 
     Args:
-        features: Of one view of this process's images, (n, F).
-        projections: Likewise, (n, D).
+        x: Features or projections of one view of this process's images, (n, F).
+    """
+    return _of_all_processes(x)[:_ROWS].float().cpu()
+
+
+def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
+    """Spread and effective rank of what a batch became.
+
+    Args:
+        features: Features of one view of each image, (n, F), from `sample_rows`.
+        projections: Their projections, (n, D).
 
     Returns:
         ``feature_std``, ``feature_rank``, ``projection_std``, ``projection_rank`` as `unit_std` and
-        `effective_rank` define them, of 512 images of the batch at most.
+        `effective_rank` define them.
     """
     signs = {}
     for name, x in {"feature": features, "projection": projections}.items():
-        x = _of_all_processes(x)[:_ROWS].float()
         signs[f"{name}_std"] = round(unit_std(x), 4)
         signs[f"{name}_rank"] = round(effective_rank(x), 2)
     return signs

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from effssl.training.checkpoint import checkpoints
 from effssl.training.config import PretrainConfig
-from effssl.training.step import Gradient
 
 IN_A_ROW = 10  # steps that may be skipped one after another
 
@@ -28,8 +28,14 @@ class Faults:
     def __init__(self, config: PretrainConfig, model: nn.Module) -> None:
         self.config = config
         self.skipped = self.in_a_row = 0
-        self._buffers = list(model.buffers())
-        self._kept: list[Tensor] = []
+        # of one type each, which are copied together
+        self._buffers: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            self._buffers.setdefault(buffer.dtype, []).append(buffer)
+        self._kept = {
+            dtype: [buffer.clone() for buffer in buffers]
+            for dtype, buffers in self._buffers.items()
+        }
 
     def state_dict(self) -> dict[str, int]:
         """The counts."""
@@ -41,25 +47,32 @@ class Faults:
 
     def before_step(self) -> None:
         """Keep the buffers as they are."""
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        for dtype, buffers in self._buffers.items():
+            torch._foreach_copy_(self._kept[dtype], buffers)
 
     def good_step(self) -> None:
         """End a row of skipped steps."""
         self.in_a_row = 0
 
-    def skip(self, step: int, gradient: Gradient, loss: float, norm: float) -> None:
+    def skip(self, step: int, loss: float, norm: float, parts: dict[str, float]) -> None:
         """Count a skipped step.
+
+        Args:
+            step: Number of the step, from 1.
+            loss: The loss.
+            norm: Norm of its gradient.
+            parts: Parts of the loss by their names.
 
         Raises:
             FloatingPointError: With a diagnosis, if it is the tenth in a row.
         """
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
+        for dtype, buffers in self._buffers.items():
+            torch._foreach_copy_(buffers, self._kept[dtype])
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row == IN_A_ROW:
-            parts = ", ".join(f"{name} {float(part):.4g}" for name, part in gradient.parts.items())
-            what = f"the loss is {loss:.4g} ({parts})"
+            named = ", ".join(f"{name} {part:.4g}" for name, part in parts.items())
+            what = f"the loss is {loss:.4g} ({named})"
             if math.isfinite(loss):
                 what = f"the gradient's norm is {norm}, though {what}"
             raise FloatingPointError(
@@ -68,16 +81,18 @@ class Faults:
             )
 
     def check_finite(self, step: int, model: nn.Module) -> None:
-        """Check the weights before they are saved.
+        """Check the weights before they are saved, with one wait for the device.
 
         Raises:
             FloatingPointError: If one is not finite.
         """
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise FloatingPointError(
-                    f"{name} is no longer finite after step {step}: {self.advice()}"
-                )
+        tensors = model.state_dict()
+        tensors = {k: t for k, t in tensors.items() if t.is_floating_point() and t.numel()}
+        largest = torch.nn.utils.get_total_norm(tensors.values(), norm_type=math.inf)
+        if largest.isfinite():
+            return
+        name = next(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+        raise FloatingPointError(f"{name} is no longer finite after step {step}: {self.advice()}")
 
     def advice(self) -> str:
         """What to change, and where the run can go on from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import signal
@@ -13,16 +14,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, load_source
-from effssl.distributed import heartbeat, is_lost_connection, max_, silent_processes
+from effssl.distributed import is_lost_connection, max_
 from effssl.hub.folder import is_ours, read_training, save_pretrained
+from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.seeding import derived_seed
+from effssl.training.background import BackgroundWriter, host_copy
 from effssl.training.batches import create_batches, create_loader
 from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
@@ -42,12 +46,14 @@ from effssl.training.run_folder import (
     prepare_run_folder,
     surviving_a_full_disk,
 )
+from effssl.training.staging import StagedBatch, StagedBatches, Stager
 from effssl.training.step import Gradient, GradientOfBatch
 from effssl.training.stop import StopSignals, raise_for
 from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 60.0  # seconds without a sign of life from a process, while a GPU waits for it
 _SAVE, _TIME_IS_UP, _SIGNAL = 1, 2, 100  # what a process asks all for; signals are added to 100
 
 
@@ -83,12 +89,7 @@ def pretrain(config: PretrainConfig) -> Path:
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not is_lost_connection(error):
                 raise
-            silent = ", ".join(str(rank) for rank in silent_processes()) or "none"
-            raise ConnectionError(
-                f"process {accelerator.process_index} of {accelerator.num_processes} lost the "
-                f"others; no sign of life from process: {silent}; see its log, then go on with "
-                "--resume"
-            ) from error
+            raise lost_connection(silent_processes()) from error
     accelerator.end_training()
     if stopped_by:
         raise_for(stopped_by)
@@ -134,6 +135,8 @@ class _Run:
 
         accelerator.wait_for_everyone()  # all have checked the folder before one changes it
         self.net = model  # without what Accelerate wraps around it
+        self.writer = BackgroundWriter()
+        self.saved_model = copy.deepcopy(model)  # that model folders are written from
         state = None
         if accelerator.is_main_process:
             prepare_run_folder(config)
@@ -154,15 +157,15 @@ class _Run:
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
             if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(state["scaler"])
+                if state.get("scaler"):  # none of a run in another precision: it begins anew
+                    accelerator.scaler.load_state_dict(state["scaler"])
             self.faults.load_state_dict(state["faults"])
             saved = config.run_folder / "model"
             if not is_ours(saved) or read_training(saved).get("step") != self.step:
-                with surviving_a_full_disk(config, "the model folder", last=False):
-                    self._save_model()  # the stop came just before it
-        self.gradient_of = GradientOfBatch(
-            accelerator, config, self.model, multi_view, loss_fn, self.batches.local
-        )
+                if accelerator.is_main_process:  # the stop came just before it was written
+                    self._save_model(host_copy(self.net.state_dict()), last=False)
+        self.gradient_of = GradientOfBatch(accelerator, config, self.model, multi_view, loss_fn)
+        self.stage = Stager(multi_view, self.batches.local, config.seed, accelerator.device)
 
     def train(self, signals: StopSignals) -> int:
         """Train to the end, or to a signal, whose number is returned; else 0."""
@@ -172,17 +175,20 @@ class _Run:
             *(self.step, self.total_steps, len(self.batches)),
         )
         self.model.train()
-        with monitor:
+        with self.writer, monitor:
             start_tracker(self.accelerator, self.config, self.step, self.tracker_id)
             while self.step < self.total_steps:
                 self.batches.epoch, self.batches.first = divmod(self.step, len(self.batches))
-                for batch in monitor.waiting(self.loader):
-                    self._train_on(batch, monitor)
+                batches = StagedBatches(monitor.waiting(self.loader), self.stage, self.step)
+                for batch in batches:
+                    request = self._train_on(batch, batches, monitor, signals)
+                    if self.accelerator.num_processes == 1:
+                        request = self._request(signals)
                     last = self.step == self.total_steps
-                    request = max_(self._request(signals))
                     ends_epoch, stops = monitor.ends_epoch(self.step), request > _SAVE
                     if request or ends_epoch or self._is_save_due():
                         with monitor.aside():
+                            monitor.write()
                             self._save(last=last or stops, model=ends_epoch or stops)
                     if stops and not last:
                         signal_number = max(0, request - _SIGNAL)
@@ -197,21 +203,32 @@ class _Run:
                         break
         return 0
 
-    def _train_on(self, batch: Batch, monitor: Monitor) -> None:
+    def _train_on(
+        self, batch: StagedBatch, batches: StagedBatches, monitor: Monitor, signals: StopSignals
+    ) -> int:
+        """Do a step; return what a process asks all for after it."""
         self.broken.add(batch.broken)
         self.schedule.step_update(self.step)
         self.optimizer.zero_grad()
         self.faults.before_step()
         gradient = self.gradient_of(batch, self.step, watch=monitor.is_due(self.step + 1))
-        loss, norm, good = self._check(gradient)
+        self.accelerator.unscale_gradients(self.optimizer)
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # the device has all of its work by now; meanwhile the host does its own
+        monitor.write()
+        if self.step + 1 < self.total_steps:
+            batches.prefetch()
+        loss, norm_value, *parts, request = self._read(gradient, norm, signals)
+        parts = dict(zip(gradient.parts, parts, strict=True))
         self.step += 1
-        if good:
-            self.optimizer.step()
+        if self._is_good(loss, norm_value):
+            self._update(gradients, norm, norm_value)
             self.faults.good_step()
         else:
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.update()
-            self.faults.skip(self.step, gradient, loss, norm)
+            self.faults.skip(self.step, loss, norm_value, parts)
         more = {}
         if monitor.ends_epoch(self.step):
             epoch = self.step / len(self.batches)
@@ -222,22 +239,44 @@ class _Run:
                 with monitor.aside():
                     autocast = self.accelerator.autocast
                     more = self.evaluation(self.net, self.accelerator.device, autocast)
-        monitor.step(self.step, gradient, loss, norm, self.optimizer.param_groups[0]["lr"], **more)
+        lr = self.optimizer.param_groups[0]["lr"]
+        monitor.step(self.step, gradient, loss, norm_value, parts, lr, **more)
+        return int(request)
 
-    def _check(self, gradient: Gradient) -> tuple[float, float, bool]:
-        """Clip the gradient; return the loss, the norm before, and whether to take the step."""
-        self.accelerator.unscale_gradients(self.optimizer)
-        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        # one wait for the device, when all of the gradient's work is under way
-        loss, norm = torch.stack([gradient.loss.double(), norm.double()]).tolist()
-        good = math.isfinite(loss) and math.isfinite(norm)
+    def _read(self, gradient: Gradient, norm: Tensor, signals: StopSignals) -> list[float]:
+        """Loss, norm, parts of the loss, and request: the one wait for the device in a step."""
+        values = [gradient.loss, norm.to(gradient.loss.dtype), *gradient.parts.values()]
+        if self.accelerator.num_processes == 1:
+            return [*torch.stack(values).tolist(), 0]
+        asked = torch.full_like(gradient.loss, self._request(signals))
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        read = torch.stack([*values, asked])
+        if read.device.type == "cuda" and torch.cuda.is_initialized():
+            done = torch.cuda.current_stream().record_event()
+            patience = min(60 * self.config.timeout_minutes, _PATIENCE)
+            wait_with_others(done.query, patience)
+        return read.tolist()
+
+    def _is_good(self, loss: float, norm: float) -> bool:
+        """Whether to take the step, or to leave it to the scaler, which lowers the scale."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            return True
         scaler = self.accelerator.scaler
-        if scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1:
-            good = True  # the scaler skips the step itself and lowers the scale, as it should
-        if good and self.config.grad_clip is not None and norm > self.config.grad_clip:
-            torch._foreach_mul_(gradients, self.config.grad_clip / norm)
-        return loss, norm, good
+        return scaler is not None and math.isfinite(loss) and scaler.get_scale() >= 1
+
+    def _update(self, gradients: list[Tensor], norm: Tensor, norm_value: float) -> None:
+        """Clip the gradient and take the step."""
+        clip, scaler = self.config.grad_clip, self.accelerator.scaler
+        if clip is not None and clip < norm_value < math.inf:
+            parameters = [p for p in self.net.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        if scaler is None:
+            self.optimizer.step()
+            return
+        # its own step would ask the device whether there is an overflow, which is known by now
+        if math.isfinite(norm_value):
+            self.optimizer.optimizer.step()
+        scaler.update()
 
     def _request(self, signals: StopSignals) -> int:
         """What this process asks all to do after this step, by the clock of the main one."""
@@ -248,6 +287,8 @@ class _Run:
         minutes = self._minutes()
         if self.config.max_minutes is not None and minutes >= self.config.max_minutes:
             return _TIME_IS_UP
+        if self.writer.has_failed():
+            return _SAVE  # which ends the run on all processes
         since = (time.perf_counter() - self.saved) / 60
         every = self.config.checkpoint_minutes
         return _SAVE if every is not None and since >= every else 0
@@ -261,7 +302,10 @@ class _Run:
         return every is not None and self.step % every == 0
 
     def _save(self, *, last: bool, model: bool) -> None:
-        """Write a checkpoint, and the model folder too if asked for; every process must call it."""
+        """Write a checkpoint, and the model folder too if asked for; every process must call it.
+
+        They are written while training goes on, but for the last ones.
+        """
         self.saved = time.perf_counter()
         if self.faults.in_a_row and not last:
             return  # weights that give no finite loss; those saved before them stay
@@ -270,20 +314,22 @@ class _Run:
         failure = None
         if self.accelerator.is_main_process:
             try:
-                with surviving_a_full_disk(self.config, "a checkpoint", last=last):
-                    self._save_checkpoint()
+                self.writer.finish()  # or copies of the state would pile up
+                weights = host_copy(self.net.state_dict())
+                self._save_checkpoint(weights, last=last)
                 if model:
-                    with surviving_a_full_disk(self.config, "the model folder", last=last):
-                        self._save_model()
+                    self._save_model(weights, last=last)
+                if last:
+                    self.writer.finish()
             except OSError as error:
                 failure = error
         if max_(int(failure is not None)):
             raise failure or OSError("process 0 could not write to the run folder and stopped")
 
-    def _save_checkpoint(self) -> None:
+    def _save_checkpoint(self, weights: dict[str, Tensor], *, last: bool) -> None:
         state = {
-            "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": weights,
+            "optimizer": host_copy(self.optimizer.state_dict()),
             "broken": list(self.broken),
             "faults": self.faults.state_dict(),
             "tracker_id": self.tracker_id,
@@ -291,18 +337,28 @@ class _Run:
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        folder, keep = self.config.run_folder, self.config.keep_checkpoints
-        save_checkpoint(folder, self.step, state, keep=keep)
+        config, step = self.config, self.step
 
-    def _save_model(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        training = training_record(
-            *(self.config, self.accelerator, self.step, len(self.batches)),
-            images=self.batches.images,
-            minutes=self.minutes_before + self._minutes(),
-        )
-        save_pretrained(self.net, self.config.run_folder / "model", training=training)
+        def write() -> None:
+            with surviving_a_full_disk(config, "a checkpoint", last=last):
+                save_checkpoint(config.run_folder, step, state, keep=config.keep_checkpoints)
+
+        self.writer.submit(write)
+
+    def _save_model(self, weights: dict[str, Tensor], *, last: bool) -> None:
+        config, step, minutes = self.config, self.step, self.minutes_before + self._minutes()
+
+        def write() -> None:
+            training = training_record(
+                *(config, self.accelerator, step, len(self.batches)),
+                images=self.batches.images,
+                minutes=minutes,
+            )
+            self.saved_model.load_state_dict(weights, assign=True)
+            with surviving_a_full_disk(config, "the model folder", last=last):
+                save_pretrained(self.saved_model, config.run_folder / "model", training=training)
+
+        self.writer.submit(write)
 
 
 def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from effssl.data.broken import BrokenImages
-from effssl.training.collapse import collapse_alarm, collapse_signs
+from effssl.training.collapse import collapse_alarm, collapse_signs, sample_rows
 from effssl.training.config import PretrainConfig
 from effssl.training.faults import Faults
 from effssl.training.step import Gradient
@@ -107,6 +107,7 @@ class Monitor:
         self.start_step = self.window_step = start_step
         self.waited = 0.0
         self.alarmed, self.doubts = False, 0
+        self._due = None  # what a line is still to be written of
         self.file = None
         if accelerator.is_main_process:
             path = config.run_folder / "metrics.jsonl"
@@ -153,18 +154,20 @@ class Monitor:
         gradient: Gradient,
         loss: float,
         norm: float,
+        parts: dict[str, float],
         lr: float,
         *,
         knn: float | None = None,
         spectrum: dict | None = None,
     ) -> None:
-        """Note a finished step, with a line if it is due.
+        """Note a finished step; if a line is due, `write` writes it.
 
         Args:
             step: Its number, from 1.
             gradient: What was computed, features included where a line is due.
             loss: Its value.
             norm: Norm of the gradient before it was clipped.
+            parts: Parts of the loss by their names.
             lr: Learning rate.
             knn: Top-1 accuracy in percent, if it was measured after this step.
             spectrum: Of features and projections, likewise, from `OnlineEvaluation`.
@@ -176,40 +179,50 @@ class Monitor:
         if not self.is_due(step):
             return
         self.broken.share()
+        rows = None
         if math.isfinite(loss):
-            signs = collapse_signs(gradient.features, gradient.projections)
-            self._sound_alarm(step, signs)
-        else:
-            signs = {}
+            rows = [sample_rows(x) for x in (gradient.features, gradient.projections)]
         now = time.perf_counter()
         window, self.window_start = now - self.window_start, now
         images, self.window_step = (step - self.window_step) * self.config.batch_size, step
-        views_per_s = images * self.config.views / window
-        metrics = {
-            "loss": loss,
-            **{name: float(part) for name, part in gradient.parts.items()},
-            "lr": lr,
-            "grad_norm": norm,
-            **signs,
-            **({} if knn is None else {"knn": knn}),
+        more = {} if knn is None else {"knn": knn}
+        after = {
             **_of_spectrum(spectrum),
-            "views_per_s": round(views_per_s, 1),
+            "views_per_s": round(images * self.config.views / window, 1),
             "waiting": round(self.waited / window, 4),
             "memory_mb": round(_peak_memory(self.accelerator.device) / 1e6),
             "broken": len(self.broken),
             "skipped_steps": self.faults.skipped,
         }
         self.waited = 0.0
+        before = {"loss": loss, **parts, "lr": lr, "grad_norm": norm}
+        self._due = step, before, rows, more | after, spectrum
+
+    def write(self) -> None:
+        """Write the line of the last step that one was due for, if that was not done yet.
+
+        Called while the device computes the next step: the ranks of features and projections take
+        a CPU tens of milliseconds.
+        """
+        if self._due is None:
+            return
+        (step, before, rows, after, spectrum), self._due = self._due, None
+        signs = {}
+        if rows is not None:
+            signs = collapse_signs(*rows)
+            self._sound_alarm(step, signs)
         if self.file is None:
             return
+        metrics = before | signs | after
         epoch = round(step / self.epoch_steps, 4)
         line = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
         whole = {} if spectrum is None else {"spectrum": spectrum}
         self._write({"step": step, "epoch": epoch, **line, **whole})
         self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
+        loss, views_per_s, knn = (metrics.get(name) for name in ("loss", "views_per_s", "knn"))
         self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")
         if self.bar.disable and self.ends_epoch(step):
-            minutes = (now - self.started) / 60
+            minutes = (self.window_start - self.started) / 60
             left = minutes * (self.total_steps - step) / (step - self.start_step)
             of_knn = "" if knn is None else f", k-NN {knn:.1f} %"
             logger.info(
@@ -239,7 +252,8 @@ class Monitor:
         return self
 
     def __exit__(self, *exception) -> None:
-        """Finish the bar, the file and the tracker."""
+        """Finish the last line, the bar, the file and the tracker."""
+        self.write()
         self.bar.close()
         if self.file is not None:
             try:

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from effssl.batch_norm import ChunkStatistics
-from effssl.data.loader import Batch, LocalPart
-from effssl.distributed import sum_, world_size
-from effssl.seeding import derived_seed, seeded_generator
+from effssl.distributed import rows_known, sum_, world_size
+from effssl.seeding import derived_seed
 from effssl.training.config import PretrainConfig
+from effssl.training.staging import StagedBatch
 from effssl.views import MultiView
 
 
@@ -47,7 +47,6 @@ class GradientOfBatch:
         model: The prepared `SSLModel`.
         multi_view: Makes the views.
         loss_fn: Of projections, (V, n, D), as `create_loss` gives it.
-        local: This process's part of every batch.
     """
 
     def __init__(
@@ -57,52 +56,52 @@ class GradientOfBatch:
         model: torch.nn.Module,
         multi_view: MultiView,
         loss_fn: Callable,
-        local: LocalPart,
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self.model, self.net = model, accelerator.unwrap_model(model)
-        self.multi_view, self.loss_fn, self.local = multi_view, loss_fn, local
+        self.multi_view, self.loss_fn = multi_view, loss_fn
+        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        # the first layer would make them so; on a CPU views stay as they were made
+        if accelerator.device.type == "cuda":
+            reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}
+            self.dtype = reduced.get(accelerator.mixed_precision, self.dtype)
 
-    def __call__(self, batch: Batch, step: int, *, watch: bool = False) -> Gradient:
+    def __call__(self, batch: StagedBatch, step: int, *, watch: bool = False) -> Gradient:
         """Put the gradient of a batch into the parameters, which must have none.
 
         Args:
             batch: This process's images.
-            step: Steps done before; views and dropout follow from it.
+            step: Steps done before; dropout follows from it.
             watch: Also return features and projections.
         """
-        draws = self.multi_view.draw(
-            self.config.batch_size,
-            seeded_generator(self.config.seed, "views", step),
-            channels=self.config.in_chans,
-        )
-        draws = {k: values[:, self.local.places[batch.rows]] for k, values in draws.items()}
+        batch.wait()
+        if self.config.precision == "fp64":
+            batch = batch._replace(pixels=batch.pixels.double() / 255)
+        images = [sum(counts) for counts in zip(*(c.counts for c in batch.chunks), strict=True)]
         compute = self._whole if self.config.micro_batch is None else self._in_chunks
-        return compute(batch, draws, step, watch)
+        with rows_known(images):
+            return compute(batch, step, watch)
 
-    def _whole(self, batch: Batch, draws: dict[str, Tensor], step: int, watch: bool) -> Gradient:
+    def _whole(self, batch: StagedBatch, step: int, watch: bool) -> Gradient:
         seen: list[Tensor] = []
         hook = self.net.projector.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         with hook:
-            z = self._pass(self._project, batch, draws, step, 0, slice(None))
+            z = self._pass(self._project, batch, step, 0)
         loss, parts = self.loss_fn(z, return_parts=True)
         self.accelerator.backward(loss)
         if not watch:
             return Gradient(loss.detach(), parts, None, None)
         return Gradient(loss.detach(), parts, seen[0][: z.shape[1]].detach(), z[0].detach())
 
-    def _in_chunks(
-        self, batch: Batch, draws: dict[str, Tensor], step: int, watch: bool
-    ) -> Gradient:
-        chunks = self.local.chunks(batch.rows)
-        if world_size() == 1:  # with more, every process takes part in the statistics of a chunk
-            chunks = [chunk for chunk in chunks if chunk.start < chunk.stop]
+    def _in_chunks(self, batch: StagedBatch, step: int, watch: bool) -> Gradient:
+        # with more processes, all take part in the statistics of a chunk
+        passes = [i for i, chunk in enumerate(batch.chunks) if sum(chunk.counts)] or [0]
         with ChunkStatistics(self.net.backbone).one_update() as statistics:
             features = []
-            for i, chunk in enumerate(chunks):
-                statistics.weigh(i)
+            for place, i in enumerate(passes):
+                statistics.weigh(place)
                 with torch.no_grad():
-                    features.append(self._pass(self._features, batch, draws, step, i, chunk))
+                    features.append(self._pass(self._features, batch, step, i))
             sizes = [part.shape[1] for part in features]
             features = torch.cat(features, dim=1).requires_grad_()
             with self.accelerator.autocast():
@@ -111,10 +110,8 @@ class GradientOfBatch:
             loss, parts = self.loss_fn(z, return_parts=True)
             self.accelerator.backward(loss)
             statistics.weigh(None)
-            for i, (chunk, grad) in enumerate(
-                zip(chunks, features.grad.split(sizes, dim=1), strict=True)
-            ):
-                self._pass(self._features, batch, draws, step, i, chunk).backward(grad)
+            for i, grad in zip(passes, features.grad.split(sizes, dim=1), strict=True):
+                self._pass(self._features, batch, step, i).backward(grad)
         self._average_gradients()
         watched = (features[0].detach(), z[0].detach()) if watch else (None, None)
         return Gradient(loss.detach(), parts, *watched)
@@ -128,24 +125,19 @@ class GradientOfBatch:
         return features if features.dtype == torch.float64 else features.float()
 
     def _pass(
-        self,
-        network: Callable[[Tensor], Tensor],
-        batch: Batch,
-        draws: dict[str, Tensor],
-        step: int,
-        number: int,
-        chunk: slice,
+        self, network: Callable[[Tensor], Tensor], batch: StagedBatch, step: int, number: int
     ) -> Tensor:
         """What a network makes of the views of a chunk, (V, n, ...)."""
-        config = self.config
-        torch.manual_seed(
-            derived_seed(config.seed, "dropout", step, self.accelerator.process_index, number)
-        )
-        images = batch.images[chunk].to(self.accelerator.device, non_blocking=True)
-        if config.precision == "fp64":
-            images = images.double() / 255
-        part = {name: values[:, chunk] for name, values in draws.items()}
-        views = self.multi_view.apply(images, part, batch.sizes[chunk])  # (V, n, C, S, S)
+        rank = self.accelerator.process_index
+        torch.manual_seed(derived_seed(self.config.seed, "dropout", step, rank, number))
+        chunk = batch.chunks[number]
+        views = self.multi_view.render(
+            batch.pixels,
+            chunk.plan,
+            channels=batch.channels,
+            device_plan=chunk.device_plan,
+            dtype=self.dtype,
+        )  # (V, n, C, S, S)
         flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         out = network(flat)
         return out.reshape(*views.shape[:2], out.shape[-1])  # unflatten refuses n = 0
@@ -157,5 +149,5 @@ class GradientOfBatch:
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         flat = sum_(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
         parts = flat.split([gradient.numel() for gradient in gradients])
-        for gradient, mean in zip(gradients, parts, strict=True):
-            gradient.copy_(mean.view(gradient.shape))
+        means = [mean.view_as(g) for g, mean in zip(gradients, parts, strict=True)]
+        torch._foreach_copy_(gradients, means)

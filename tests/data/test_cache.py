@@ -183,6 +183,20 @@ def test_a_killed_build_leaves_nothing_that_a_later_run_takes_for_whole(tmp_path
     assert len(CachedImages(whole).pixels) == 10_000 * 28 * 28
 
 
+def test_a_batch_of_the_cache_is_its_images_where_they_lie(tmp_path):
+    for i in range(200):
+        Image.new("RGB", (5 + i % 3, 4), (i, 0, 0)).save(tmp_path / f"{i:03}.png")
+    (tmp_path / "007.png").write_bytes(b"no image")
+    images = cache.cache_images(load_source(str(tmp_path)), 12, max_bytes=1e9, workers=0)
+    rows = [3, 199, 7, 0]
+    batch, expected = images.batch(rows), images.__getitems__(rows)
+    assert batch.pixels.data_ptr() == images.pixels.data_ptr()
+    assert batch.rows.tolist() == [0, 1, 3] and batch.broken == [str(expected[2])]
+    for place, row in enumerate(batch.rows.tolist()):
+        assert torch.equal(batch.image(place), expected[row])
+    assert images.batch([7]).sizes.shape == (0, 2)
+
+
 @pytest.mark.gpu
 def test_a_cache_that_fits_is_kept_on_the_device(image_folder):
     images = build(load_source(str(image_folder)))

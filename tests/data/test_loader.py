@@ -30,26 +30,25 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     assert list(EpochBatches(50, LocalPart(8), seed=4)) != first
 
 
-def test_images_of_mixed_sizes_are_padded_at_the_bottom_and_right():
+def test_images_of_mixed_sizes_are_packed_without_padding():
     small, large = torch.ones(1, 2, 5).byte(), torch.full((1, 4, 3), 2).byte()
     batch = collate([small, large], 1)
-    assert batch.images.shape == (2, 1, 4, 5) and batch.sizes.tolist() == [[2, 5], [4, 3]]
-    assert torch.equal(batch.images[0, :, :2], small)
-    assert torch.equal(batch.images[1, :, :, :3], large)
-    assert batch.images[0, :, 2:].sum() == 0 and batch.images[1, :, :, 3:].sum() == 0
+    assert batch.sizes.tolist() == [[2, 5], [4, 3]] and batch.starts.tolist() == [0, 10]
+    assert batch.pixels.shape == (22,)
+    assert torch.equal(batch.image(0), small) and torch.equal(batch.image(1), large)
 
 
 def test_broken_images_leave_gaps_in_the_rows():
     image = torch.ones(3, 2, 2).byte()
     batch = collate([image, BrokenImage("a.png: torn"), image], 3)
-    assert batch.rows.tolist() == [0, 2] and len(batch.images) == 2
+    assert batch.rows.tolist() == [0, 2] and len(batch.sizes) == len(batch.starts) == 2
     assert batch.broken == ["a.png: torn"]
 
 
 def test_where_no_image_can_be_read_the_batch_is_empty():
     batch = collate([BrokenImage("a.png: torn")], 5)
-    assert batch.images.shape == (0, 5, 1, 1) and batch.sizes.shape == (0, 2)
-    assert batch.rows.tolist() == []
+    assert batch.pixels.shape == batch.starts.shape == (0,) and batch.sizes.shape == (0, 2)
+    assert batch.rows.tolist() == [] and batch.channels == 5
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -64,9 +63,9 @@ def test_the_loader_gives_the_pixels_of_the_source(image_folder, workers):
         for batch, indices in zip(loaded, batches, strict=True):
             assert batch.rows.tolist() == list(range(8))
             values = source.dataset[indices]["image"]
-            for image, size, value in zip(batch.images, batch.sizes, values, strict=True):
-                height, width = size.tolist()
-                assert np.array_equal(image[:, :height, :width], decode_image(value, 3))
+            assert len(batch.sizes) == len(values)
+            for place, value in enumerate(values):
+                assert np.array_equal(batch.image(place), decode_image(value, 3))
 
 
 def test_large_images_are_shrunk_and_small_ones_kept(image_folder):

@@ -56,16 +56,16 @@ def shards(tmp_path_factory):
 
 def seen_views(shards, folder):
     """The views of each step that a process of a launch trains on, from maps and from a stream."""
-    apply = MultiView.apply
+    render = MultiView.render
     Accelerator.end_training = lambda self: None  # the second run needs the process group too
     seen = {"map": [], "stream": []}
     for name, views in seen.items():
 
-        def record(*arguments, views=views):
-            views.append(apply(*arguments))
+        def record(*arguments, views=views, **more):
+            views.append(render(*arguments, **more))
             return views[-1]
 
-        MultiView.apply = record
+        MultiView.render = record
         config = TINY | {"dataset": str(shards), "output": str(folder / name)}
         effssl.pretrain(PretrainConfig(**config, epochs=2, streaming=name == "stream"))
     return seen

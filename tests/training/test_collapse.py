@@ -9,7 +9,13 @@ from runs import metrics, tiny
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std
 from effssl.training import loop, monitor
-from effssl.training.collapse import LEAST_RANK, LEAST_STD, collapse_alarm, collapse_signs
+from effssl.training.collapse import (
+    LEAST_RANK,
+    LEAST_STD,
+    collapse_alarm,
+    collapse_signs,
+    sample_rows,
+)
 
 HEALTHY = {
     "feature_std": 0.8,
@@ -19,13 +25,17 @@ HEALTHY = {
 }
 
 
+def signs_of(features, projections):
+    return collapse_signs(sample_rows(features), sample_rows(projections))
+
+
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_signs_are_spread_and_rank_of_features_and_of_projections():
     features, projections = normal(30, 20), normal(30, 4, seed=1)
-    assert collapse_signs(features, projections) == {
+    assert signs_of(features, projections) == {
         "feature_std": pytest.approx(unit_std(features), abs=1e-4),
         "feature_rank": pytest.approx(effective_rank(features), abs=0.01),
         "projection_std": pytest.approx(unit_std(projections), abs=1e-4),
@@ -35,9 +45,9 @@ def test_signs_are_spread_and_rank_of_features_and_of_projections():
 
 def test_no_more_than_512_images_are_looked_at():
     features, projections = normal(700, 6), normal(700, 4, seed=1)
-    signs = collapse_signs(features, projections)
-    assert signs == collapse_signs(features[:512], projections[:512])
-    assert signs != collapse_signs(features[:500], projections[:500])
+    signs = signs_of(features, projections)
+    assert signs == signs_of(features[:512], projections[:512])
+    assert signs != signs_of(features[:500], projections[:500])
 
 
 def signs_of_parts(cases):
@@ -45,7 +55,7 @@ def signs_of_parts(cases):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     found = [
-        collapse_signs(features.split(counts)[rank], projections.split(counts)[rank])
+        signs_of(features.split(counts)[rank], projections.split(counts)[rank])
         for features, projections, counts in cases
     ]
     dist.destroy_process_group()
@@ -61,7 +71,7 @@ def test_two_processes_see_the_signs_of_one(tmp_path):
     ]
     for found in results(launch(tmp_path, 2, signs_of_parts, cases)):
         for signs, (features, projections, _) in zip(found, cases, strict=True):
-            assert signs == pytest.approx(collapse_signs(features, projections), abs=1e-4)
+            assert signs == pytest.approx(signs_of(features, projections), abs=1e-4)
 
 
 def test_nothing_is_said_of_healthy_signs():
@@ -96,11 +106,11 @@ def test_projections_of_few_dimensions_are_told(rows, width, least):
 
 def test_projections_on_a_line_and_equal_features_are_found_from_tensors():
     healthy, line = normal(64, 32), normal(64, 1) @ normal(1, 16)
-    assert collapse_alarm(collapse_signs(healthy, normal(64, 16)), 64, 16) is None
-    assert "use 1.0 of 16" in collapse_alarm(collapse_signs(healthy, line), 64, 16)
+    assert collapse_alarm(signs_of(healthy, normal(64, 16)), 64, 16) is None
+    assert "use 1.0 of 16" in collapse_alarm(signs_of(healthy, line), 64, 16)
     same = torch.ones(64, 32) + 1e-4 * healthy
-    assert "same features" in collapse_alarm(collapse_signs(same, healthy), 64, 32)
-    assert "same projections" in collapse_alarm(collapse_signs(healthy, same), 64, 32)
+    assert "same features" in collapse_alarm(signs_of(same, healthy), 64, 32)
+    assert "same projections" in collapse_alarm(signs_of(healthy, same), 64, 32)
 
 
 def warnings_of(caplog):

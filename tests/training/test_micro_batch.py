@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from effssl import MultiView, PretrainConfig, create_model
 from effssl.batch_norm import make_global
-from effssl.data.loader import Batch, LocalPart
+from effssl.data.loader import LocalPart, collate
 from effssl.losses import create_loss
+from effssl.training.staging import Stager
 from effssl.training.step import GradientOfBatch
 
 IMAGES, SIZE = 12, 32
@@ -37,9 +38,9 @@ class CountedViews(MultiView):
         super().__init__(*args, **kwargs)
         self.counts: list[int] = []
 
-    def apply(self, images: Tensor, *args) -> Tensor:
-        self.counts.append(len(images))
-        return super().apply(images, *args)
+    def render(self, pixels: Tensor, plan: Tensor, **options) -> Tensor:
+        self.counts.append(plan.shape[1] // self.views)
+        return super().render(pixels, plan, **options)
 
 
 class Step:
@@ -64,9 +65,8 @@ class Step:
         assert accelerator.num_processes == world_size
         loss_fn = create_loss(config.loss, dim=config.projector_dim)
         model = accelerator.prepare(self.net).train()
-        self.gradient_of = GradientOfBatch(
-            accelerator, config, model, self.views, loss_fn, self.local
-        )
+        self.gradient_of = GradientOfBatch(accelerator, config, model, self.views, loss_fn)
+        self.stage = Stager(self.views, self.local, config.seed, accelerator.device)
 
     def __call__(self, broken: tuple[int, ...] = (), step: int = 0) -> dict[str, Tensor]:
         """Loss and gradient, by part of the model."""
@@ -79,9 +79,8 @@ class Step:
         places = self.local.places
         rows = [row for row, place in enumerate(places.tolist()) if place not in broken]
         rows = torch.tensor(rows, dtype=torch.long)
-        sizes = torch.tensor([[SIZE + 8, SIZE + 8]]).repeat(len(rows), 1)
-        batch = Batch(images[places[rows]], sizes, rows, [])
-        loss = self.gradient_of(batch, step).loss
+        batch = collate(list(images[places[rows]]), 3)._replace(rows=rows)
+        loss = self.gradient_of(self.stage(batch, step), step).loss
         return {
             "loss": loss.double(),
             "backbone": flat_gradient(self.net.backbone),
