@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from effssl.batch_norm import ChunkStatistics, make_global
 
-CPU = torch.device("cpu")
 EXACT, SINGLE, HALF = 1e-12, 1e-5, 2e-2
 SPLITS = {2: [5, 3], 3: [2, 5, 1]}  # rows of each process
 
@@ -84,7 +83,7 @@ def compare(case: Case, counts: list[int], rank: int) -> dict[str, float | bool]
         if tensor.is_floating_point():
             nn.init.uniform_(tensor, 0.5, 1.5)
     whole.train(not case.evaluating)
-    part = make_global(copy.deepcopy(whole), CPU)
+    part = make_global(copy.deepcopy(whole))
     part.to(torch.float64 if case.dtype == torch.float64 else torch.float32)
     scales = torch.linspace(0.5, 3, sum(counts), dtype=torch.float64)
     found: dict[str, float | bool] = {}
@@ -125,7 +124,7 @@ def compare_model(counts: list[int], rank: int) -> dict[str, float]:
     """A timm model whose batch norms carry activations."""
     torch.manual_seed(2)
     whole = timm.create_model("mobilenetv3_small_050", num_classes=0, in_chans=1).double().train()
-    part = make_global(copy.deepcopy(whole), CPU)
+    part = make_global(copy.deepcopy(whole))
     x = torch.randn(sum(counts), 1, 64, 64, dtype=torch.float64)
     y_whole, y_part = whole(x), part(shard_of(x, counts, rank))
     target = torch.randn(y_whole.shape, dtype=torch.float64)
@@ -175,13 +174,12 @@ def test_a_model_with_activations_in_its_norms_computes_what_one_process_does(fo
         assert max(of_rank["mobilenet"].values()) <= 1e-11, of_rank["mobilenet"]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])  # of the second nothing but structure
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
-def test_names_activations_and_values_stay(name, device):
+def test_names_activations_and_values_stay(name):
     model = timm.create_model(name, num_classes=0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     activations = [type(m.act) for m in model.modules() if isinstance(m, BatchNormAct2d)]
-    turned = make_global(model, torch.device(device))
+    turned = make_global(model)
     norms = [m for m in turned.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) >= 20
     assert not any(type(m) in (nn.BatchNorm2d, BatchNormAct2d) for m in norms)
@@ -193,7 +191,7 @@ def test_names_activations_and_values_stay(name, device):
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_the_gradient_is_that_of_finite_differences(affine):
-    norm = make_global(nn.BatchNorm2d(3, affine=affine).double().train(), CPU)
+    norm = make_global(nn.BatchNorm2d(3, affine=affine).double().train())
     torch.manual_seed(0)
     x = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(norm, x)
@@ -234,7 +232,7 @@ def test_chunks_move_running_statistics_once_toward_their_mean(over_processes):
     )
     model = model.double().train()
     if over_processes:
-        model = make_global(model, CPU)
+        model = make_global(model)
     for name, buffer in model.named_buffers():
         if "running" in name:
             nn.init.uniform_(buffer, 0.5, 1.5)
@@ -261,3 +259,63 @@ def test_chunks_move_running_statistics_once_toward_their_mean(over_processes):
     assert {int(b) for n, b in model.named_buffers() if "num_batches" in n} == {1}
     tracked = [m for m in model.modules() if isinstance(m, norms) and m.track_running_stats]
     assert [m.momentum for m in tracked] == [0.1, 0.3, 0.02, None]
+
+
+def test_a_compiled_backbone_is_compiled_once_for_each_kind_of_pass():
+    """Whatever the number of chunks: what changed from one to the next would be compiled in."""
+    model = timm.create_model("test_resnet", num_classes=0).train()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    model.compile(backend=backend)
+    chunks = torch.randn(20, 3, 32, 32).split(2)
+    with ChunkStatistics(model).one_update() as counted:
+        for number, chunk in enumerate(chunks):
+            counted.weigh(number)
+            with torch.no_grad():
+                model(chunk)
+        assert len(compiled) == 1
+        counted.weigh(None)
+        for chunk in chunks:
+            model(chunk).sum().backward()
+    assert len(compiled) == 2
+
+
+def test_a_chunk_without_images_on_any_process_counts_for_nothing():
+    torch.manual_seed(0)
+    whole, part = (make_global(nn.BatchNorm2d(3).train()) for _ in range(2))
+    chunks = torch.randn(6, 3, 4, 4).split(2)
+    for norm, passes in ((whole, chunks), (part, [chunks[0], chunks[1][:0], *chunks[1:]])):
+        with ChunkStatistics(norm).one_update() as counted:
+            for number, chunk in enumerate(passes):
+                counted.weigh(number)
+                norm(chunk)
+    for value, expected in zip(part.buffers(), whole.buffers(), strict=True):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_batch_without_images_moves_no_statistics(momentum):
+    norm = make_global(nn.BatchNorm2d(3, momentum=momentum).train())
+    before = [buffer.clone() for buffer in norm.buffers()]
+    x = torch.empty(0, 3, 4, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(norm.buffers(), before, strict=True))
+    assert torch.equal(norm.weight.grad, torch.zeros(3)) and x.grad.shape == x.shape
+
+
+def test_buffers_of_several_dtypes_are_averaged_each_in_its_own():
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4).double()).train()
+    x = torch.randn(3, 8, 4)
+    with ChunkStatistics(model).one_update() as counted:
+        for number, chunk in enumerate(x):
+            counted.weigh(number)
+            model[0](chunk)
+            model[1](chunk.double())
+    assert [m.running_var.dtype for m in model] == [torch.float32, torch.float64]
+    torch.testing.assert_close(model[0].running_mean.double(), model[1].running_mean)
+    torch.testing.assert_close(model[0].running_mean, 0.1 * x.mean((0, 1)))

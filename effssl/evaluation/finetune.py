@@ -125,7 +125,7 @@ def finetune(
     crops = MultiView(options, views=1, size=size)
     trained = net
     if world_size() > 1:
-        net = make_global(net, device)
+        net = make_global(net)
         trained = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
     trained.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -62,20 +62,20 @@ def barlow_twins(
     """
     if multiview not in ("pairs", "mean"):
         raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
-    z, counts = check_projections(z)
+    z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
         views, _, dim = z.shape
         lambd = barlow_twins_lambd(dim) if lambd is None else lambd
         check_weights(lambd=lambd)
         z = standardize(z, images=sum(counts))  # so that C_ab = Z_a^T Z_b
         if multiview == "pairs":
-            diagonals, squares = products(z, counts, across=True)
+            diagonals, squares = products(z, counts, across=True, tf32=half)
             invariance = (1 - diagonals).square().sum() / len(diagonals)
             redundancy = (squares - diagonals.square().sum()) / len(diagonals)
         else:
             to_others = other_diagonals(z) / (views - 1)  # (V, D)
             invariance = (1 - to_others).square().sum() / views
-            diagonals, squares = products(z.mean(0, keepdim=True), counts, across=False)
+            diagonals, squares = products(z.mean(0, keepdim=True), counts, across=False, tf32=half)
             redundancy = squares - diagonals.square().sum()
         loss = invariance + lambd * redundancy
     if not return_parts:

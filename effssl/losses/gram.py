@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from effssl.distributed import all_reduce_sum, gather_rows, sum_
 from effssl.losses.diagonals import own_diagonals, pair_diagonals
+from effssl.losses.tf32 import tf32_products
 
 FLOPS_PER_FLOAT_MOVED = 1000
 """What a process could compute while it sends one float: 100 on slow CPUs to 4000 on GPUs."""
@@ -48,61 +49,76 @@ class _GramForm(torch.autograd.Function):
     """This process's share of the sum; its gradient is that of the sum over processes."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, counts: list[int], across: bool) -> Tensor:
+    def forward(ctx, z: Tensor, counts: list[int], across: bool, tf32: bool) -> Tensor:
         rows = gather_rows(z, max(counts)) if len(counts) > 1 else z
-        grams = torch.bmm(z, rows.mT)  # (V, n, N)
+        with tf32_products(tf32, z.device):
+            grams = torch.bmm(z, rows.mT)  # (V, n, N)
         squares = sum(gram.square().sum() for gram in grams)
         if across:
             total = grams.sum(0)
             squares = (total.square().sum() - squares) / 2
             torch.sub(total, grams, out=grams).div_(2)
         ctx.save_for_backward(rows, grams)
+        ctx.tf32 = tf32
         return squares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, grams = ctx.saved_tensors
-        with torch.autocast(rows.device.type, enabled=False):
-            return torch.bmm(grams * (4 * grad), rows), None, None
+        autocast = torch.autocast(rows.device.type, enabled=False)
+        with autocast, tf32_products(ctx.tf32, rows.device):
+            return torch.bmm(grams * (4 * grad), rows), None, None, None
 
 
 class _DirectForm(torch.autograd.Function):
     """This process's share of both sums; their gradient is that of the sum over processes."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, counts: list[int], across: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, z: Tensor, counts: list[int], across: bool, tf32: bool
+    ) -> tuple[Tensor, Tensor]:
         views, _, dim = z.shape
         ctx.pairs = (
             list(combinations(range(views), 2)) if across else [(v, v) for v in range(views)]
         )
         matrices = z.new_empty(len(ctx.pairs), dim, dim)
-        for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
-            torch.mm(z[a].T, z[b], out=matrix)
+        with tf32_products(tf32, z.device):
+            for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
+                torch.mm(z[a].T, z[b], out=matrix)
         sum_(matrices)
         ctx.save_for_backward(z, matrices)
+        ctx.tf32 = tf32
         squares = sum(matrix.square().sum() for matrix in matrices)
         return matrices.diagonal(dim1=1, dim2=2) / len(counts), squares / len(counts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_diagonals: Tensor, grad_squares: Tensor) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx, grad_diagonals: Tensor, grad_squares: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         z, matrices = ctx.saved_tensors
         matrices = matrices * (2 * grad_squares)
         matrices.diagonal(dim1=1, dim2=2).add_(grad_diagonals)
         result = torch.empty_like(z)
-        with torch.autocast(z.device.type, enabled=False):
+        autocast = torch.autocast(z.device.type, enabled=False)
+        with autocast, tf32_products(ctx.tf32, z.device):
             for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
                 if a == b:
                     torch.mm(z[a], matrix, out=result[a]).mul_(2)
                 else:  # beta is 0 where a view is met for the first time
                     result[a].addmm_(z[b], matrix.T, beta=int((a, b) > (0, 1)))
                     result[b].addmm_(z[a], matrix, beta=int(a > 0))
-        return result, None, None
+        return result, None, None, None
 
 
 def products(
-    z: Tensor, counts: list[int], *, across: bool, gram: bool | None = None
+    z: Tensor,
+    counts: list[int],
+    *,
+    across: bool,
+    tf32: bool = False,
+    gram: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Diagonals and squared Frobenius norms of the D x D products of views.
 
@@ -111,6 +127,8 @@ def products(
         counts: Rows on each process.
         across: Take the P = V (V - 1) / 2 products Z_a^T Z_b of the pairs a < b, in the order of
             ``itertools.combinations``, rather than the P = V products Z_a^T Z_a.
+        tf32: On CUDA, multiply in TF32 (``tf32.py``); the diagonals of the Gram form, which are no
+            matrix products, stay exact.
         gram: Force the Gram form or the direct one; by default the cheaper is taken.
 
     Returns:
@@ -122,6 +140,6 @@ def products(
         gram = gram_is_cheaper(views=views, counts=counts, dim=dim, across=across)
     if gram:
         diagonals = pair_diagonals(z) if across else own_diagonals(z)
-        return diagonals, all_reduce_sum(_GramForm.apply(z, counts, across))
-    diagonals, squares = _DirectForm.apply(z, counts, across)
+        return diagonals, all_reduce_sum(_GramForm.apply(z, counts, across, tf32))
+    diagonals, squares = _DirectForm.apply(z, counts, across, tf32)
     return all_reduce_sum(diagonals), all_reduce_sum(squares)

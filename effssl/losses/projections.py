@@ -6,14 +6,15 @@ from torch import Tensor
 from effssl.distributed import count_rows
 
 
-def check_projections(z: Tensor) -> tuple[Tensor, list[int]]:
+def check_projections(z: Tensor) -> tuple[Tensor, list[int], bool]:
     """Check the projections and raise them to float32; float64 stays.
 
     Args:
         z: Projections, shape (V, N, D).
 
     Returns:
-        The projections and the number of images on each process.
+        The projections, the number of images on each process, and whether the projections were of
+        half precision, so that products in TF32 lose nothing (``tf32.py``).
 
     Raises:
         TypeError: If z is not a floating-point tensor.
@@ -43,7 +44,8 @@ def check_projections(z: Tensor) -> tuple[Tensor, list[int]]:
             f"statistics over the batch need 2 or more images, got {sum(counts)}; "
             "raise the batch size or drop the last incomplete batch"
         )
-    return z if z.dtype == torch.float64 else z.float(), counts
+    half = z.dtype in (torch.float16, torch.bfloat16)
+    return z if z.dtype == torch.float64 else z.float(), counts, half
 
 
 def check_weights(**weights: float) -> None:

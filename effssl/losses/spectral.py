@@ -47,7 +47,7 @@ def spectral(
         TypeError: If z is not a floating-point tensor.
         ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or beta is negative.
     """
-    z, counts = check_projections(z)
+    z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
         check_weights(beta=beta)
         views, _, dim = z.shape
@@ -57,7 +57,7 @@ def spectral(
         z = z - sum_(z.detach().sum((0, 1))) / (views * images)
         z = z.flatten(0, 1)[None]  # (1, V*N, D)
         counts = [views * count for count in counts]
-        diagonals, squares = products(z, counts, across=False)
+        diagonals, squares = products(z, counts, across=False, tf32=half)
         trace = diagonals.sum() / (views * images)
         orthogonality = squares / (views * images) ** 2 - 2 * trace + dim
         loss = invariance + beta * orthogonality

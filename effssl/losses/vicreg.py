@@ -51,7 +51,7 @@ def vicreg(
         TypeError: If z is not a floating-point tensor.
         ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or a weight is negative.
     """
-    z, counts = check_projections(z)
+    z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
         views, _, dim = z.shape
         images = sum(counts)
@@ -61,7 +61,7 @@ def vicreg(
         spread = view_spread(z) * 2 / ((views - 1) * images * dim)
         # The products of centred views do not change, to first order, with the mean: no gradient.
         z = z - sum_(z.detach().sum(1, keepdim=True)) / images
-        diagonals, squares = products(z, counts, across=False)
+        diagonals, squares = products(z, counts, across=False, tf32=half)
         variances = diagonals / (images - 1)  # (V, D)
         hinge = (1 - (variances + 1e-4).sqrt()).relu().mean()
         off_diagonal = squares / (images - 1) ** 2 - variances.square().sum()

@@ -123,7 +123,7 @@ class _Run:
         )
         model = _create_model(config, multi_view)
         if accelerator.num_processes > 1:
-            model = make_global(model, accelerator.device)
+            model = make_global(model)
         lr = scaled_lr(config)
         optimizer = create_optimizer(model, config, lr)
         self.total_steps = config.epochs * len(self.batches)

@@ -58,7 +58,7 @@ class Step:
         if config.precision == "fp64":
             self.net.double()
         if world_size > 1:
-            make_global(self.net, torch.device("cpu"))
+            make_global(self.net)
         self.views = CountedViews(config.preset, views=config.views, size=config.img_size)
         self.local = LocalPart(config.batch_size, config.micro_batch, rank, world_size)
         accelerator = Accelerator(cpu=True)
