@@ -102,14 +102,14 @@ class _GlobalBatchNorm(_BatchNorm):
             var = (counts * (variances + (means - mean).square())).sum(0) / total
             if self.track_running_stats and self.training:
                 # without images on any process nothing moves, which one that has some need not ask
-                self._update(mean, var, total, 1 if x.numel() else images > 0)
+                self._update(mean, var, total, 1.0 if x.numel() else images.clamp(max=1))
         weight = torch.ones_like(mean) if self.weight is None else self.weight.to(mean.dtype)
         bias = torch.zeros_like(mean) if self.bias is None else self.bias.to(mean.dtype)
         return _Normalize.apply(x, weight, bias, mean, var, total, self.eps)
 
-    def _update(self, mean: Tensor, var: Tensor, total: Tensor, seen: int | Tensor) -> None:
-        """Move the running statistics, if ``seen`` is 1 or True."""
-        self.num_batches_tracked.add_(seen)
+    def _update(self, mean: Tensor, var: Tensor, total: Tensor, seen: float | Tensor) -> None:
+        """Move the running statistics if ``seen`` is 1; it may be 0."""
+        self.num_batches_tracked.add_(seen > 0)
         momentum = self.momentum
         if momentum is None:
             momentum = self.num_batches_tracked.clamp(min=1).to(mean.dtype).reciprocal()

@@ -33,15 +33,16 @@ def tf32_products(wanted: bool, device: torch.device) -> Iterator[None]:
         yield
         return
     matmul = torch.backends.cuda.matmul
-    # the newer switch, which torch does not let one mix with the older
-    name, on = ("fp32_precision", "tf32") if hasattr(matmul, "fp32_precision") else _OLDER
     with _lock:
-        before = getattr(matmul, name)
-        setattr(matmul, name, on)
+        newer = getattr(matmul, "fp32_precision", None)  # since torch 2.9
+        if newer == "tf32" or (newer is None and matmul.allow_tf32):
+            yield
+            return
+        # the older switch sets the newer too: torch's profiler raises where they disagree
+        matmul.allow_tf32 = True
         try:
             yield
         finally:
-            setattr(matmul, name, before)
-
-
-_OLDER = ("allow_tf32", True)
+            matmul.allow_tf32 = False
+            if newer is not None:
+                matmul.fp32_precision = newer
