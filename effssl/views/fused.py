@@ -57,7 +57,8 @@ def render(
     chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * size**2))
     blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
     pixels = pixels.contiguous()
-    plan = to_device(plan, pixels.device) if device_plan is None else device_plan.contiguous()
+    plan = to_device(plan, pixels.device) if device_plan is None else device_plan
+    plan = plan if plan.stride(1) == 1 else plan.contiguous()  # rows may be any distance apart
     out = torch.empty(
         (views, channels, size, size),
         dtype=dtype,

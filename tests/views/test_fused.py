@@ -83,9 +83,9 @@ def test_the_kernels_make_the_views_of_the_eager_path_on_the_gpu(name, caplog):
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the fused kernels and the bytes of their operands."""
+    """Counts the fused kernels, the bytes of their operands, and those of the largest result."""
 
-    count = bytes = 0
+    count = bytes = largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -93,7 +93,9 @@ class Kernels(TorchDispatchMode):
             results = out if isinstance(out, tuple) else (out,)
             tensors = [t for t in (*args, *results) if isinstance(t, torch.Tensor)]
             self.count += 1
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors)
+            self.bytes += sum(t.nbytes for t in tensors)
+            made = [t.nbytes for t in results if isinstance(t, torch.Tensor)]
+            self.largest = max(self.largest, *made, 0)
         return out
 
 
@@ -118,7 +120,7 @@ def test_the_kernels_of_a_step_are_few_and_move_few_bytes(
         shape = {"channels": 3, "size": 224, "dtype": dtype}
         views = fused.render(pixels, plan, plan.to("meta"), options, **shape)
     assert views.shape == (8 * images, 3, 224, 224)
-    assert 4 <= kernels.count <= most_kernels
+    assert 4 <= kernels.count <= most_kernels and kernels.largest <= fused.SCRATCH_BYTES
     assert 0.9e6 < kernels.bytes / (8 * images) <= most_megabytes * 1e6
 
 

@@ -21,7 +21,7 @@ def planned(options=ALL, views=3, images=40, channels=3, stored=None):
     return draws, multi_view.plan(draws, sizes, starts, channels=channels, stored=stored)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     st.integers(1, 4),
     st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), max_size=12),
