@@ -49,6 +49,7 @@ _PACKAGE = str(Path(effssl.__file__).parent)
 _DISPATCH = {__file__, torch._compile.__file__, torch._dynamo.eval_frame.__file__}
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
 _NO_KERNEL |= {"_unsafe_view", "_reshape_alias", "record_stream", "lift_fresh"}
+_CONSTANT = ("detach", "new_", "zeros_like", "ones_like", "empty_like", "full_like")  # no gradient
 _PICKS = {"index", "gather", "index_select", "embedding"}  # read as much as they return
 _PUTS = {"index_put_", "index_copy_", "index_add_", "scatter_", "scatter_add_"}
 _OVERWRITES = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
@@ -266,19 +267,23 @@ class FakeCuda(TorchDispatchMode):
             kwargs["pin_memory"] = False
         out = SHAPES.get(func, func)(*args, **kwargs)  # by the FakeTensorMode below
         self._note(func, args, kwargs, out, fakes)
-        if torch.is_grad_enabled() and any(x.requires_grad for x in fakes):
+        self._new = []
+        constant = func.overloadpacket.__name__.startswith(_CONSTANT)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in fakes) and not constant:
             self._new = [weakref.ref(x) for x in tree_leaves(out) if isinstance(x, FakeTensor)]
-        else:
-            self._new = []
         return out
 
     def _asks_autocast(self, x: FakeTensor) -> bool:
         """Whether C++ asks for the device of a tensor to know if it should be cast.
 
-        Autograd asks too, of what an operation has just given, and would look for a real device.
-        Python itself sees cuda:0.
+        Autograd asks too, once, of what an operation has just given, and would look for a real
+        device. Python itself sees cuda:0.
         """
-        if not self.autocast or any(new() is x for new in self._new):
+        if not self.autocast:
+            return False
+        older = [new for new in self._new if new() is not x]
+        if len(older) < len(self._new):
+            self._new = older
             return False
         frame = sys._getframe(1)
         while frame.f_code.co_filename in _DISPATCH:

@@ -55,6 +55,7 @@ def pretend(gpu: FakeCuda) -> Iterator[None]:
             (fake_tensor, "init_gpu_context", lambda device: None),
             (accelerate.PartialState, "set_device", lambda state: _set_device(state, gpu)),
             (accelerate.Accelerator, "prepare", _prepare(gpu)),
+            (torch.nn.Module, "_apply", _move(torch.nn.Module._apply)),
             (torch, "save", _with_zeros(torch.save)),
             (weights, "save_file", _with_zeros(weights.save_file)),
             (torch, "compile", functools.partial(_compile, gpu)),
@@ -157,10 +158,29 @@ def _prepare(gpu: FakeCuda):
         new = {before[name]: after[name] for name in before}
         for group in optimizer.param_groups:
             group["params"] = [new[p] for p in group["params"]]
-        with mock.patch.object(torch.nn.Module, "to", lambda module, *a, **k: module):
-            return prepare(self, model, optimizer)
+        return prepare(self, model, optimizer)
 
     return prepare_moved
+
+
+def _move(move):
+    """Module._apply, but that parameters without values are replaced; torch would swap contents."""
+
+    def replace(module: torch.nn.Module, function, recurse: bool = True) -> torch.nn.Module:
+        if not any(isinstance(p, FakeTensor) for p in module.parameters()):
+            return move(module, function, recurse)
+        for child in module.children():
+            child._apply(function)
+        for name, old in module._parameters.items():
+            with torch.no_grad():
+                new = old if old is None else function(old)
+            if new is not old:
+                module._parameters[name] = torch.nn.Parameter(new, old.requires_grad)
+        for name, old in module._buffers.items():
+            module._buffers[name] = old if old is None else function(old)
+        return module
+
+    return replace
 
 
 def _with_zeros(save):

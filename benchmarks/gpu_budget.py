@@ -1,0 +1,278 @@
+"""What a training step costs on a GPU, stage by stage, beside the bare step; no GPU is needed.
+
+    python benchmarks/gpu_budget.py --backbone resnet50 --img-size 224 --views 8 --images 128
+    python benchmarks/gpu_budget.py --backbone resnet18_cifar --img-size 32 --views 4 --images 512
+
+The step runs on CUDA tensors without data (tests/fake_cuda.py), which gives its kernels, the bytes
+that they move, the operations of matrix products and convolutions, copies and waits. The time of a
+stage is reckoned from them at the rates of a card, an H100 unless others are given:
+
+    busy     = sum over kernels of max(bytes / memory, operations / rate of their type)
+    launched = kernels x 5 us, beside which the kernels run
+    stage    = max(busy, launched, bytes copied / host) + 20 us for each wait or blocking copy
+
+Convolutions of float32 tensors run in TF32, as PyTorch has them; its matrix products do not unless
+torch.backends.cuda.matmul.allow_tf32 is set. What one operation launches besides, what a kernel
+loses to its best, and the work of the host between launches are not in it, so that times are a
+lower bound; their ratio is what it is for. Attention counts as its unfused form in float32.
+
+``bare`` is the forward pass, backward pass and optimizer step of the same network on tensors that
+are there: the limit. The line of metrics is counted by its share of a step (``--log-every``). Where
+torch finds a GPU, a last column is measured on it: the median of the steps, each stage between two
+synchronizations, so that what overlaps in a run does not here.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import effssl
+from effssl.data.loader import kept_side
+from effssl.training.collapse import collapse_signs
+from effssl.training.optim import create_optimizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from fake_cuda import Cost, FakeCuda, Launch  # noqa: E402
+from fake_machine import pretend  # noqa: E402
+
+US = 1e-6
+STAGES = ("images", "views", "forward", "loss", "backward", "optimizer", "metrics")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Card(NamedTuple):
+    """Rates of a card: bytes and operations a second, and seconds."""
+
+    memory: float = 3.0e12
+    half: float = 790e12
+    tf32: float = 400e12
+    single: float = 60e12
+    host: float = 25e9
+    launch: float = 5 * US
+    wait: float = 20 * US
+
+    def rate(self, launch: Launch) -> float:
+        if launch.dtype in (torch.bfloat16, torch.float16):
+            return self.half
+        tf32 = "convolution" in launch.name or torch.backends.cuda.matmul.allow_tf32
+        return self.tf32 if launch.dtype == torch.float32 and tf32 else self.single
+
+    def seconds(self, cost: Cost) -> float:
+        """Time of a stage, as the module tells."""
+        busy = sum(max(x.bytes / self.memory, x.flops / self.rate(x)) for x in cost.launches)
+        copied = sum(copy.bytes for copy in cost.copies) / self.host
+        stalls = len(cost.waits) + len(cost.blocking)
+        return max(busy, self.launch * cost.kernels, copied) + self.wait * stalls
+
+
+class Step:
+    """A training step of a configuration, whose parts are entered as stages.
+
+    Args:
+        args: The command line.
+        stage: Context manager of a stage's name.
+    """
+
+    def __init__(self, args: argparse.Namespace, stage: Callable) -> None:
+        self.args, self.stage = args, stage
+        config = effssl.PretrainConfig(
+            backbone=args.backbone, img_size=args.img_size, projector_dim=args.projector_dim
+        )
+        model = effssl.create_model(
+            args.backbone, projector_dim=args.projector_dim, img_size=args.img_size
+        )
+        self.model = model.to("cuda", memory_format=torch.channels_last).train()
+        self.optimizer = create_optimizer(self.model, config)
+        self.multi_view = effssl.MultiView("imagenet", views=args.views, size=args.img_size)
+        self.loss_fn = effssl.create_loss(args.loss, dim=args.projector_dim)
+        side = kept_side(args.img_size)
+        self.batch = torch.empty(args.images, 3, side, side, dtype=torch.uint8, pin_memory=True)
+
+    def make_views(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Views as the network takes them, (V * n, C, S, S), channels last."""
+        views = self.multi_view.apply(images, draws)
+        return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def autocast(self) -> torch.autocast:
+        dtype = DTYPES[self.args.precision]
+        return torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
+
+    def __call__(self) -> None:
+        """One step with its line of metrics."""
+        args, stage = self.args, self.stage
+        draws = self.multi_view.draw(args.images)
+        with stage("images"):
+            images = self.batch.to("cuda", non_blocking=True)
+        size = args.micro_batch or args.images
+        chunks = [slice(start, start + size) for start in range(0, args.images, size)]
+        whole = len(chunks) == 1
+
+        def features(chunk: slice) -> Tensor:
+            with stage("views"):
+                part = {name: values[:, chunk] for name, values in draws.items()}
+                x = self.make_views(images[chunk], part)
+            with stage("forward"), self.autocast():
+                return self.model.backbone(x).float()
+
+        with torch.set_grad_enabled(whole):
+            found = [features(chunk).unflatten(0, (args.views, -1)) for chunk in chunks]
+        with stage("forward"), self.autocast():
+            f = found[0] if whole else torch.cat(found, 1).requires_grad_()
+            z = self.model.projector(f.flatten(0, 1)).unflatten(0, f.shape[:2])
+        with stage("loss"):
+            loss = self.loss_fn(z)
+        with stage("backward"):
+            loss.backward()
+        if not whole:
+            for chunk in chunks:
+                again = features(chunk)
+                with stage("backward"):
+                    again.backward(f.grad[:, chunk].flatten(0, 1))
+        with stage("optimizer"):
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
+            torch.stack([loss.detach(), norm]).tolist()  # are they finite?
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        with stage("metrics"):
+            collapse_signs(f[0].detach(), z[0].detach())
+
+    def bare(self) -> None:
+        """The limit: forward pass, backward pass and optimizer step."""
+        side = self.args.img_size
+        shape = (self.args.views * self.args.images, 3, side, side)
+        x = torch.empty(shape, dtype=DTYPES[self.args.precision], device="cuda")
+        x = x.contiguous(memory_format=torch.channels_last)
+        with self.stage("bare"):
+            with self.autocast():
+                z = self.model(x, project=True)
+            z.float().square().mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def reckon(args: argparse.Namespace) -> dict[str, list[Cost]]:
+    """The costs of each stage of a steady step and of the bare one."""
+    costs: dict[str, list[Cost]] = defaultdict(list)
+    with FakeCuda() as gpu, pretend(gpu):
+
+        @contextmanager
+        def stage(name: str) -> Iterator[None]:
+            with gpu.measured() as cost:
+                yield
+            costs[name].append(cost)
+
+        step = Step(args, stage)
+        step()  # optimizers make their state in the first
+        costs.clear()
+        step()
+        step.bare()
+    return costs
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of each stage on the GPU at hand."""
+    times: dict[str, list[float]] = defaultdict(list)
+    now: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        yield
+        torch.cuda.synchronize()
+        now[name] += time.perf_counter() - start
+
+    step = Step(args, stage)
+    for number in range(args.warm_up + args.steps):
+        now.clear()
+        step()
+        step.bare()
+        if number >= args.warm_up:
+            for name, seconds in now.items():
+                times[name].append(seconds)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def table(costs: dict[str, list[Cost]], measured: dict[str, float], args) -> tuple[str, float]:
+    """The markdown table, and the reckoned time of a step over that of the bare one."""
+    card = Card(memory=1e12 * args.memory, half=1e12 * args.half)
+    seconds = {name: sum(map(card.seconds, costs[name])) for name in (*STAGES, "bare")}
+    # images come while the step before computes, if the copy does not block
+    if not any(cost.blocking for cost in costs["images"]):
+        seconds["images"] = 0.0
+    share = {"metrics": 1 / args.log_every}
+    total = sum(share.get(name, 1) * seconds[name] for name in STAGES)
+    head = ["stage", "kernels", "MB", "GFLOP", "copies", "blocking", "waits", "ms", "of bare"]
+    head += ["measured ms"] * bool(measured)
+    rows = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for name in (*STAGES, "bare"):
+        part, of = costs[name], share.get(name, 1)
+        launches = [launch for cost in part for launch in cost.launches]
+        numbers = [
+            f"{len(launches):,}",
+            f"{sum(x.bytes for x in launches) / 1e6:,.1f}",
+            f"{sum(x.flops for x in launches) / 1e9:,.1f}",
+            str(sum(len(cost.copies) for cost in part)),
+            str(sum(len(cost.blocking) for cost in part)),
+            str(sum(len(cost.waits) for cost in part)),
+            f"{1e3 * of * seconds[name]:.3f}",
+            f"{of * seconds[name] / seconds['bare']:.3f}",
+        ]
+        if measured:
+            numbers.append(f"{1e3 * of * measured[name]:.3f}")
+        label = name if of == 1 else f"{name}, one step in {args.log_every}"
+        rows.append([label, *numbers])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    ratio = total / seconds["bare"]
+    lines.append(f"\nstep {1e3 * total:.2f} ms; step / bare step {ratio:.3f}")
+    if measured:
+        found = sum(share.get(name, 1) * measured[name] for name in STAGES)
+        lines[-1] += f"; measured {1e3 * found:.2f} ms, {found / measured['bare']:.3f}"
+    return "\n".join(lines), ratio
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--micro-batch", type=int, help="images of a chunk; all if left out")
+    parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser.add_argument("--loss", choices=("bt", "vicreg", "spectral"), default="bt")
+    parser.add_argument("--projector-dim", type=int, default=256)
+    parser.add_argument("--log-every", type=int, default=10)
+    parser.add_argument("--memory", type=float, default=3.0, help="TB/s")
+    parser.add_argument("--half", type=float, default=790, help="TFLOP/s in bf16 and fp16")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps")
+    parser.add_argument("--warm-up", type=int, default=3)
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = arguments()
+    costs = reckon(args)
+    measured = measure(args) if torch.cuda.is_available() else {}
+    where = torch.cuda.get_device_name() if measured else "not measured: there is no GPU"
+    print(
+        f"{args.backbone}, {args.img_size} px, {args.views} views, {args.images} images, "
+        f"{args.precision}, {args.loss}, {args.projector_dim} wide, torch {torch.__version__}\n"
+        f"reckoned at {args.memory} TB/s and {args.half:g} TFLOP/s; {where}\n"
+    )
+    print(table(costs, measured, args)[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Whole runs on a GPU that is not there: they go through, and a step neither waits nor blocks."""
+
+import pytest
+import torch
+from fake_cuda import FakeCuda
+from fake_machine import one_of, pretend
+from runs import TINY
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import effssl
+from effssl import MultiView, PretrainConfig
+from effssl.data import load_source
+from effssl.evaluation.evaluate import PROTOCOLS, evaluate
+
+# what a step may ask of the host that writes no line of metrics: places that wait, and copies
+WAITS, COPIES = 1, 4
+VIEW_KERNELS = 150  # for all views of a step
+
+ON_GPU = {"cpu": False, "max_steps": 4, "log_every": 100, "evaluate_every": 0, "precision": "bf16"}
+
+
+def train(tmp_path, *, float64=True, **changes):
+    """Pretrain on a fake GPU; return the device and a mark after each optimizer step."""
+    config = TINY | ON_GPU | {"output": str(tmp_path / "run"), "epochs": 2} | changes
+    marks = []
+    with FakeCuda(float64=float64) as gpu, pretend(gpu):
+        hook = register_optimizer_step_post_hook(lambda *arguments: marks.append(gpu.mark()))
+        try:
+            effssl.pretrain(PretrainConfig(**config))
+        finally:
+            hook.remove()
+    return gpu, marks
+
+
+def check_steady(gpu, marks):
+    """The step from the second to the third update: no first one, no epoch's end, no metrics."""
+    assert len(marks) >= 3
+    (_, first_copy, first_wait), (_, copy, wait) = marks[1:3]
+    waits = gpu.cost.waits[first_wait:wait]
+    copies = gpu.cost.copies[first_copy:copy]
+    blocking = [copy.place for copy in copies if copy.blocking]
+    assert len(set(waits)) <= WAITS and len(waits) <= WAITS, waits
+    assert len(copies) <= COPIES, sorted({copy.place for copy in copies})
+    assert not blocking, blocking
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "bt", "views": 4},
+        {"loss": "bt", "views": 3, "multiview": "mean", "optimizer": "lars"},
+        {"loss": "vicreg", "precision": "fp32", "backbone": "test_vit", "img_size": 32},
+        {"loss": "spectral", "precision": "fp16"},
+        {"precision": "fp16", "optimizer": "lars", "grad_clip": 1.0},
+        {"backbone": "test_convnext", "patch_size": 2, "in_chans": 3, "preset": "imagenet"},
+        {"micro_batch": 4},
+        {"micro_batch": 4, "precision": "fp16"},
+        {"streaming": True, "split": "test", "workers": 0},
+        {"streaming": True, "split": "test", "workers": 2},
+        {"deterministic": True},
+    ],
+    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+)
+def test_a_step_waits_in_one_place_and_copies_without_blocking(tmp_path, changes):
+    try:
+        check_steady(*train(tmp_path, **changes))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view")  # of 1 x 1 kernels
+@pytest.mark.parametrize(
+    "changes", [{}, {"micro_batch": 8}, {"loss": "spectral", "batch_size": 20}]
+)
+def test_a_step_of_one_of_eight_processes_waits_and_copies_as_one_alone(tmp_path, changes):
+    marks = []
+    config = TINY | ON_GPU | {"output": str(tmp_path / "run"), "split": "train[:100]"} | changes
+    with FakeCuda() as gpu, pretend(gpu), one_of(8, rank=3):
+        hook = register_optimizer_step_post_hook(lambda *arguments: marks.append(gpu.mark()))
+        try:
+            effssl.pretrain(PretrainConfig(**config))
+        finally:
+            hook.remove()
+    check_steady(gpu, marks)
+
+
+def test_a_run_on_a_gpu_is_resumed(tmp_path):
+    train(tmp_path, max_steps=None, max_minutes=1e-6)
+    gpu, marks = train(tmp_path, max_steps=None, max_minutes=None, resume=True)
+    assert len(marks) == 9  # of ten steps the first was done before
+    check_steady(gpu, marks)
+
+
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": 4}])
+def test_a_step_on_a_device_without_float64(tmp_path, changes):
+    _, marks = train(tmp_path, float64=False, precision="fp32", log_every=1, **changes)
+    assert len(marks) == 4
+
+
+@pytest.mark.parametrize("name", ["cifar", "stl", "imagenet", "grey", "multispectral"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_are_made_on_the_gpu_in_few_kernels_that_nobody_waits_for(name, channels):
+    multi_view = MultiView(name, views=8, size=32)
+    with FakeCuda() as gpu, pretend(gpu):
+        images = torch.empty(16, channels, 40, 48, dtype=torch.uint8, device="cuda")
+        with gpu.measured() as cost:
+            views = multi_view(images)
+    assert views.shape == (8, 16, channels, 32, 32) and views.device.type == "cuda"
+    assert not cost.waits and len(cost.copies) <= COPIES
+    assert cost.kernels <= VIEW_KERNELS
+
+
+def test_every_protocol_of_evaluation_runs_on_a_gpu():
+    train, test = (load_source(split=f"{split}[:60]", in_chans=1) for split in ("train", "test"))
+    model = effssl.create_model("test_resnet", projector_dim=16, in_chans=1, img_size=32)
+    with FakeCuda() as gpu, pretend(gpu):
+        model = model.to("cuda").eval()
+        assert effssl.extract_features(model, test, batch_size=16).features.shape[0] == 60
+        evaluation = evaluate(
+            model, train, test, protocols=tuple(PROTOCOLS), seeds=(0,), epochs=1, workers=0
+        )
+    assert evaluation
+    assert any("finetune" in launch.place for launch in gpu.cost.launches)
