@@ -126,7 +126,9 @@ def finetune(
     trained = net
     if world_size() > 1:
         net = make_global(net)
-        trained = DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
+        devices = [device.index] if device.type == "cuda" else None
+        # batch norm keeps the buffers of all processes the same
+        trained = DistributedDataParallel(net, devices, broadcast_buffers=False)
     trained.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     losses: list[Tensor] = []  # of this epoch, which are read at its end: each reading is a wait
