@@ -174,13 +174,17 @@ def _move(move):
         for name, old in module._parameters.items():
             with torch.no_grad():
                 new = old if old is None else function(old)
-            if new is not old:
+            if new is not old and not _alike(new, old):  # a copy to where it is gives a new one
                 module._parameters[name] = torch.nn.Parameter(new, old.requires_grad)
         for name, old in module._buffers.items():
             module._buffers[name] = old if old is None else function(old)
         return module
 
     return replace
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.device, a.dtype, a.stride()) == (b.device, b.dtype, b.stride())
 
 
 def _with_zeros(save):

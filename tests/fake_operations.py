@@ -30,6 +30,7 @@ def _backward_reduce(grad, x, mean, invstd, weight, with_x, with_weight, with_bi
 
 SHAPES = {
     aten.batch_norm_stats.default: _stats,
+    aten.batch_norm_update_stats.default: _stats,
     aten.batch_norm_gather_stats_with_counts.default: _stats,
     aten.batch_norm_elemt.default: _same,
     aten.batch_norm_backward_reduce.default: _backward_reduce,

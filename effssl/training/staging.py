@@ -19,12 +19,12 @@ class Chunk(NamedTuple):
 
     Attributes:
         plan: Plan of their views, (P, V * n), on the CPU; see `MultiView.plan`.
-        device_plan: The same on the device.
+        device_plan: The same on a GPU; None elsewhere.
         counts: Number of images of the chunk on each process.
     """
 
     plan: Tensor
-    device_plan: Tensor
+    device_plan: Tensor | None
     counts: list[int]
 
 
@@ -103,26 +103,25 @@ class Stager:
             for part in parts
         ]
         counts = gather_counts([plan.shape[1] // self.multi_view.views for plan in plans])
-        # one after another, each with its rows together
-        flat = torch.cat([plan.flatten() for plan in plans])
-        pixels, flat, copied = self._copy(batch.pixels, flat)
-        on_device = flat.split([plan.numel() for plan in plans])
-        chunks = [
-            Chunk(plan, there.view_as(plan), of_each)
-            for plan, there, of_each in zip(plans, on_device, counts, strict=True)
-        ]
+        pixels, on_device, copied = self._copy(batch.pixels, plans)
+        chunks = [Chunk(*parts) for parts in zip(plans, on_device, counts, strict=True)]
         return StagedBatch(pixels, batch.channels, chunks, batch.broken, copied)
 
-    def _copy(self, pixels: Tensor, plans: Tensor) -> tuple[Tensor, Tensor, object]:
-        if self.stream is None:
-            pixels, plans = (x.to(self.device, non_blocking=True) for x in (pixels, plans))
-            return pixels, plans, None
+    def _copy(self, pixels: Tensor, plans: list[Tensor]) -> tuple[Tensor, list, object]:
+        if self.device.type != "cuda":  # whose views are made by the plans on the host
+            return pixels.to(self.device), [None] * len(plans), None
+        # one after another, each with its rows together
+        flat = torch.cat([plan.flatten() for plan in plans])
         with torch.cuda.stream(self.stream):
-            pixels, plans = (self._from_pinned(x) for x in (pixels, plans))
-        return pixels, plans, self.stream.record_event()
+            pixels, flat = self._from_pinned(pixels), self._from_pinned(flat)
+        parts = flat.split([plan.numel() for plan in plans])
+        on_device = [part.view_as(plan) for part, plan in zip(parts, plans, strict=True)]
+        return pixels, on_device, self.stream and self.stream.record_event()
 
     def _from_pinned(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and not x.is_pinned():
+        if x.device.type == self.device.type:  # a data set that lies there
+            return x
+        if self.stream is not None and not x.is_pinned():
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True)
 
