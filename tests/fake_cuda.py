@@ -118,19 +118,26 @@ def caller() -> str:
     return other
 
 
-class _Accumulators(TorchFunctionMode):
-    """Makes the nodes that accumulate gradients before autocast asks for what they belong to."""
+class _Functions(TorchFunctionMode):
+    """What has to be known above autograd, where C++ takes the device for another.
+
+    A tensor that goes to where it is stays itself; and the nodes that accumulate gradients are made
+    before autocast asks for the device of the tensors they belong to.
+    """
 
     def __init__(self, gpu: "FakeCuda") -> None:
         super().__init__()
         self.gpu, self._made = gpu, {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if self.gpu.autocast:
             for x in tree_leaves((args, kwargs)):
                 if isinstance(x, FakeTensor) and x.requires_grad and x.is_leaf:
                     self._make(x)
-        return func(*args, **(kwargs or {}))
+        if func is torch.Tensor.to and isinstance(args[0], FakeTensor):
+            args, kwargs = _without_device(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _make(self, x: FakeTensor) -> None:
         if id(x) not in self._made:
@@ -166,7 +173,7 @@ class FakeCuda(TorchDispatchMode):
         self._new: list[weakref.ref] = []  # what autograd has not seen yet
         self._pinned: dict[int, weakref.finalize] = {}
         self.autocast, self._set_torch_autocast = False, torch.set_autocast_enabled
-        self._accumulators = _Accumulators(self)
+        self._functions = _Functions(self)
         self._patches = [
             mock.patch.object(FakeTensor, "tolist", lambda x: self._read_list(x)),
             mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
@@ -179,14 +186,14 @@ class FakeCuda(TorchDispatchMode):
     def __enter__(self):
         for patch in self._patches:
             patch.start()
-        self._accumulators.__enter__()
+        self._functions.__enter__()
         self.fake.__enter__()
         return super().__enter__()
 
     def __exit__(self, *error):
         super().__exit__(*error)
         self.fake.__exit__(*error)
-        self._accumulators.__exit__(*error)
+        self._functions.__exit__(*error)
         for patch in self._patches:
             patch.stop()
         if self.hazards and error[0] is None:
@@ -446,6 +453,18 @@ class FakeCuda(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self.live -= size
         self.hazards += self._held.pop(key).dangers(self)
+
+
+def _without_device(x, *args, copy=False, memory_format=None, **kwargs):
+    """Arguments of `Tensor.to`, which is not told of the device if the tensor is there."""
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
+    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    kwargs = {"dtype": dtype, "non_blocking": non_blocking, "copy": copy}
+    kwargs["memory_format"] = memory_format or torch.preserve_format
+    if device is not None and torch.device(device.type, device.index or 0) != x.device:
+        kwargs["device"] = device
+    return (x,), kwargs
 
 
 def _address(x: FakeTensor) -> int:

@@ -8,6 +8,7 @@ with FakeCuda() as gpu, pretend(gpu), one_of(8, rank=3):
 
 import contextlib
 import functools
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,10 +52,15 @@ def pretend(gpu: FakeCuda) -> Iterator[None]:
         for name, answer in (_ANSWERS | _streams(gpu)).items():
             answer = answer if callable(answer) else functools.partial(_always, answer)
             stack.enter_context(patch(torch.cuda, name, answer))
+        for module in ("torch.utils._foreach_utils", "torch.optim.optimizer"):
+            owner = importlib.import_module(module)
+            known = [*owner._foreach_supported_types, FakeTensor]
+            stack.enter_context(patch(owner, "_foreach_supported_types", known))
         for owner, name, function in (
             (fake_tensor, "init_gpu_context", lambda device: None),
             (accelerate.PartialState, "set_device", lambda state: _set_device(state, gpu)),
             (accelerate.Accelerator, "prepare", _prepare(gpu)),
+            (torch._C, "_group_tensors_by_device_and_dtype", _grouped),
             (torch.nn.Module, "_apply", _move(torch.nn.Module._apply)),
             (torch, "save", _with_zeros(torch.save)),
             (weights, "save_file", _with_zeros(weights.save_file)),
@@ -161,6 +167,17 @@ def _prepare(gpu: FakeCuda):
         return prepare(self, model, optimizer)
 
     return prepare_moved
+
+
+def _grouped(lists: list[list], with_indices: bool = False) -> dict:
+    """Like torch's own, which takes the device of tensors without values for another."""
+    groups: dict = {}
+    for i, x in enumerate(lists[0]):
+        columns, indices = groups.setdefault((x.device, x.dtype), ([[] for _ in lists], []))
+        for column, values in zip(columns, lists, strict=True):
+            column.append(values[i])
+        indices += [i] if with_indices else []
+    return groups
 
 
 def _move(move):

@@ -118,6 +118,21 @@ def test_kernels_and_bytes_are_those_of_the_operands(gpu):
     assert [launch.bytes for launch in cost.launches] == [12000, 8000, 40040, 40, 80]
 
 
+def test_a_tensor_that_is_there_is_not_copied_again(gpu):
+    x = on_gpu(3)
+    with gpu.measured() as cost:
+        assert x.to("cuda") is x and x.to(on_gpu(1)) is x and x.to(x.device, torch.float32) is x
+        assert x.to("cuda", copy=True) is not x and x.to("cuda", torch.float64) is not x
+    assert cost.kernels == 2
+
+
+def test_a_norm_of_many_tensors_is_one_kernel_for_all(gpu):
+    tensors = [on_gpu(3) for _ in range(20)]
+    with gpu.measured() as cost:
+        nn.utils.get_total_norm(tensors)
+    assert cost.kernels <= 3
+
+
 def test_products_count_their_operations_in_their_type(gpu):
     net = nn.Linear(64, 32, bias=False).to("cuda")
     with gpu.measured() as cost, torch.autocast("cuda", torch.bfloat16):

@@ -25,7 +25,7 @@ def test_the_budget_of_a_tiny_step_adds_up(budget, more):
     args = budget.arguments([*TINY, *more])
     costs = budget.reckon(args)
     text, ratio = budget.table(costs, {}, args)
-    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line[0] == "|"}
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert [name.split(",")[0] for name in rows] == ["stage", "---", *budget.STAGES, "bare"]
     flops = {name: sum(cost.flops for cost in found) for name, found in costs.items()}
     # the same network: a second forward pass in chunks
