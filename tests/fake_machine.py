@@ -175,7 +175,7 @@ def _grouped(lists: list[list], with_indices: bool = False) -> dict:
     for i, x in enumerate(lists[0]):
         columns, indices = groups.setdefault((x.device, x.dtype), ([[] for _ in lists], []))
         for column, values in zip(columns, lists, strict=True):
-            column.append(values[i])
+            column += [values[i]] if values else []  # such as without amsgrad
         indices += [i] if with_indices else []
     return groups
 
