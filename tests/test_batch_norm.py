@@ -142,6 +142,30 @@ def compare_model(counts: list[int], rank: int) -> dict[str, float]:
     }
 
 
+def compile_small_model() -> dict[str, float]:
+    """How often one is compiled, and how far it is from one that is not."""
+    torch.manual_seed(dist.get_rank())
+    plain = make_global(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))).double().train()
+    for tensor in plain.parameters():
+        dist.broadcast(tensor.data, 0)
+    compiled = copy.deepcopy(plain)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled.compile(backend=backend)
+    for _ in range(3):
+        x = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+        for model in (plain, compiled):
+            model(x).square().sum().backward()
+    parts = [*plain.parameters(), *plain.buffers()], [*compiled.parameters(), *compiled.buffers()]
+    values = [torch.cat([p.detach().double().flatten() for p in part]) for part in parts]
+    gradients = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (plain, compiled)]
+    return {"graphs": len(graphs), "values": relative(*values), "gradient": relative(*gradients)}
+
+
 def compare_all() -> dict[str, dict]:
     """What one process of a launch finds."""
     warnings.simplefilter("error")
@@ -149,6 +173,7 @@ def compare_all() -> dict[str, dict]:
     counts, rank = SPLITS[dist.get_world_size()], dist.get_rank()
     found = {name: compare(case, counts, rank) for name, case in CASES.items()}
     found["mobilenet"] = compare_model(counts, rank)
+    found["compiled"] = compile_small_model()
     dist.destroy_process_group()
     return found
 
@@ -172,6 +197,13 @@ def test_uneven_processes_compute_batch_norm_of_the_whole_batch(found, name, pro
 def test_a_model_with_activations_in_its_norms_computes_what_one_process_does(found, processes):
     for of_rank in found[processes]:
         assert max(of_rank["mobilenet"].values()) <= 1e-11, of_rank["mobilenet"]
+
+
+@pytest.mark.parametrize("processes", SPLITS)
+def test_a_model_is_compiled_whole_and_once(found, processes):
+    for of_rank in found[processes]:
+        assert of_rank["compiled"]["graphs"] == 1
+        assert max(of_rank["compiled"]["values"], of_rank["compiled"]["gradient"]) <= EXACT
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050"])
