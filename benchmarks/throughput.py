@@ -2,7 +2,8 @@
 
     python benchmarks/throughput.py                          all tables
     python benchmarks/throughput.py --backbones resnet10t --tables limit
-    python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224
+    python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224 \\
+        --precision bf16 --views 4
 
 ``effssl`` is `effssl.pretrain` itself: decode or cache, views, backbone, projector, loss, checks of
 loss and gradient, optimizer step, metrics with the signs of collapse every 5 steps. Checkpoints are
@@ -28,6 +29,7 @@ from torch import nn
 import effssl
 from effssl.data import SAMPLE, decode_image, load_source
 from effssl.training.checkpoint import load_checkpoint, save_checkpoint
+from effssl.training.launch import mixed_precision
 from effssl.training.optim import create_optimizer
 
 CHECKPOINTS: dict[str, str] = {}
@@ -44,10 +46,10 @@ def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.Pret
             "patch_size": PATCH.get(name),
             "img_size": int(size or 32),
             "projector_dim": 256,
-            "views": 2,
+            "views": args.views,
             "preset": "imagenet",
             "batch_size": args.images,
-            "precision": "fp32",
+            "precision": args.precision,
             "max_steps": args.steps,
             "log_every": WINDOW,
             "overwrite": True,
@@ -91,20 +93,24 @@ def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[
     shape = (config.views * config.batch_size, 3, config.img_size, config.img_size)
     views = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
 
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(ran_in(config, args))
+    scaler = torch.amp.GradScaler(args.device, enabled=dtype == torch.float16)
+
     def step() -> None:
-        with torch.autocast(args.device, torch.bfloat16, enabled=uses_bf16(config, args)):
+        with torch.autocast(args.device, dtype, enabled=dtype is not None):
             z = model(views, project=True)
         optimizer.zero_grad()
-        z.float().square().mean().backward()
-        optimizer.step()
+        scaler.scale(z.float().square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
     return timed(step, args)
 
 
-def uses_bf16(config: effssl.PretrainConfig, args: argparse.Namespace) -> bool:
-    from effssl.training.launch import _precision
-
-    return _precision(config, args.device == "cpu") == "bf16"
+def ran_in(config: effssl.PretrainConfig, args: argparse.Namespace) -> str:
+    """Precision of a run: fp32, bf16 or fp16."""
+    found = mixed_precision(config, args.device == "cpu")
+    return "fp32" if found == "no" else found
 
 
 def timed(step, args: argparse.Namespace) -> list[float]:
@@ -180,7 +186,7 @@ def take_turns(contestants: dict, turns: int) -> dict[str, float]:
 
 
 def limit_table(args: argparse.Namespace) -> None:
-    print("\nthe limit: 2 views, 256 wide, fp32\n")
+    print(f"\nthe limit: {args.views} views, 256 wide, {args.precision}\n")
     print("| backbone | effssl views/s | bare views/s | step / bare step | checkpoint |")
     print("|---|--:|--:|--:|--:|")
     for backbone in args.backbones:
@@ -214,8 +220,8 @@ def lightly_table(args: argparse.Namespace) -> None:
         ("test_resnet", 256, {}),
         ("resnet10t", 2048, recommended),
     ):
-        config = configure(args, backbone, **changes)
-        peer = configure(args, backbone)
+        peer = configure(args, backbone, views=2, precision="fp32")
+        config = configure(args, backbone, **({"views": 2, "precision": "fp32"} | changes))
         contestants = {"effssl": lambda config=config: effssl_steps(config)}
         for workers in args.workers:
             contestants[workers] = lambda workers=workers, peer=peer, width=width: lightly_steps(
@@ -225,7 +231,7 @@ def lightly_table(args: argparse.Namespace) -> None:
         best = min(args.workers, key=seconds.get)
         ours = config.batch_size * config.views / seconds["effssl"]
         theirs = 2 * peer.batch_size / seconds[best]
-        ran = "bf16" if uses_bf16(config, args) else "fp32"
+        ran = ran_in(config, args)
         print(
             f"| {backbone} | 2 views, {width} wide, fp32 | {theirs:,.0f} ({best}) | "
             f"{config.views} views, 256 wide, {ran} | {ours:,.0f} | {ours / theirs:.2f}x |",
@@ -242,6 +248,9 @@ def main() -> None:
     )
     tables = ["limit", "lightly"]
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
+    choices = ("auto", "fp32", "bf16", "fp16")
+    parser.add_argument("--precision", choices=choices, default="fp32", help="of the limit's table")
+    parser.add_argument("--views", type=int, default=2, help="of the limit's table (default: 2)")
     parser.add_argument("--images", type=int, default=256, help="global batch (default: 256)")
     parser.add_argument("--steps", type=int, default=10, help="steps of a turn (default: 10)")
     parser.add_argument("--turns", type=int, default=3, help="turns of each (default: 3)")

@@ -152,7 +152,8 @@ class FakeCuda(TorchDispatchMode):
 
     Args:
         float64: Whether the device has float64; MPS has not, and raises.
-        value: What every read of a floating-point number gives; of an integer it is 1.
+        value: What every read of a floating-point number gives; of an integer it is 1, of a truth
+            True, but False of what `any` has found.
 
     Attributes:
         cost: All that was asked of the device so far.
@@ -305,6 +306,8 @@ class FakeCuda(TorchDispatchMode):
         """What of an operation reads the device or crosses its border; else NotImplemented."""
         if func is aten._local_scalar_dense.default:
             self.waits_for("item")
+            if self._held_of(args[0]).writer_name == "any":
+                return False  # nothing is wrong
             return self._value(args[0].dtype)
         if func is aten.equal.default:
             self.waits_for("equal")
@@ -312,6 +315,10 @@ class FakeCuda(TorchDispatchMode):
         if func is aten.nonzero.default:
             self.waits_for("size of a selection")
             return args[0].new_empty((args[0].numel(), args[0].ndim), dtype=torch.int64)
+        if func is aten._unique2.default:
+            self.waits_for("size of a selection")
+            alike = args[0].new_empty(args[0].numel(), dtype=torch.int64)
+            return args[0].flatten().clone(), alike, alike.clone()
         if func is aten.masked_select.default:
             self.waits_for("size of a selection")
             return args[0].new_empty(args[1].numel())
@@ -432,6 +439,7 @@ class FakeCuda(TorchDispatchMode):
                 if isinstance(source, torch.Tensor) and not isinstance(source, FakeTensor):
                     values = source
             held.is_written(self, f"{name} {place}", values)
+            held.writer_name = name
 
     def _held_of(self, x: FakeTensor) -> Held:
         key = x.untyped_storage()._cdata

@@ -79,6 +79,7 @@ class Held:
         stream: Stream in whose order it was allocated, and goes back when it is freed.
 
     Attributes:
+        writer_name: Operation that wrote it last.
         values: Its values, if they came from the host and nothing changed them.
         recorded: Streams of which `Tensor.record_stream` told.
     """
@@ -86,6 +87,7 @@ class Held:
     def __init__(self, stream: FakeStream) -> None:
         self.stream = self.writer = stream
         self.written = stream.now
+        self.writer_name = ""
         self.values: Tensor | None = None
         self.recorded: set[FakeStream] = set()
         self.used: dict[FakeStream, tuple[int, str]] = {}
