@@ -42,7 +42,8 @@ from effssl.training.optim import create_optimizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fake_cuda import Cost, FakeCuda, Launch  # noqa: E402
+from fake_cost import Cost, Launch  # noqa: E402
+from fake_cuda import FakeCuda  # noqa: E402
 from fake_machine import pretend  # noqa: E402
 
 US = 1e-6

@@ -15,136 +15,32 @@ What it cannot see: values, so that no branch on a value is taken but one; NCCL;
 does inside, such as an operation without a deterministic implementation; the host overwriting
 pinned memory that is being copied; work of other threads, where a mode does not reach. One
 operation counts as one kernel, though some launch several (the backward pass of a convolution, a
-fused optimizer), and each of its operands as read or written once, though batch norm reads twice.
+fused optimizer), and each of its operands as read or written once, though batch norm reads twice;
+attention is its unfused form in float32. Reads give made-up values, see `FakeCuda`.
 """
 
-import functools
 import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 import torch
 import torch._dynamo
-from fake_operations import SHAPES, apply
+from fake_cost import Copy, Cost, Launch, caller, is_kernel, key, size_of, weigh
+from fake_operations import SHAPES, Functions, address, apply
 from fake_streams import FakeStream, Held
 from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
     unset_fake_temporarily,
 )
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
-
-import effssl
 
 aten = torch.ops.aten
-_PACKAGE = str(Path(effssl.__file__).parent)
 _DISPATCH = {__file__, torch._compile.__file__, torch._dynamo.eval_frame.__file__}
-_NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
-_NO_KERNEL |= {"_unsafe_view", "_reshape_alias", "record_stream", "lift_fresh"}
 _CONSTANT = ("detach", "new_", "zeros_like", "ones_like", "empty_like", "full_like")  # no gradient
-_PICKS = {"index", "gather", "index_select", "embedding"}  # read as much as they return
-_PUTS = {"index_put_", "index_copy_", "index_add_", "scatter_", "scatter_add_"}
-_OVERWRITES = {"copy_", "fill_", "zero_", "uniform_", "normal_", "random_", "bernoulli_"}
-_OVERWRITES |= {"_foreach_copy_", "_foreach_zero_"}
-
-
-class Launch(NamedTuple):
-    """A kernel: its name, who asked for it, what it moves and computes, and in which type."""
-
-    name: str
-    place: str
-    bytes: int
-    flops: int
-    dtype: torch.dtype | None
-
-
-class Copy(NamedTuple):
-    """A copy from the host, and whether the host waits for it: always of memory not pinned."""
-
-    place: str
-    bytes: int
-    blocking: bool
-
-
-@dataclass
-class Cost:
-    """What was asked of the GPU, in order.
-
-    Attributes:
-        launches: Kernels.
-        copies: Copies from the host.
-        waits: Reads of values on the device, "what file:line", each of which waits for all work.
-    """
-
-    launches: list[Launch] = field(default_factory=list)
-    copies: list[Copy] = field(default_factory=list)
-    waits: list[str] = field(default_factory=list)
-
-    @property
-    def kernels(self) -> int:
-        return len(self.launches)
-
-    @property
-    def bytes(self) -> int:
-        return sum(launch.bytes for launch in self.launches)
-
-    @property
-    def flops(self) -> int:
-        return sum(launch.flops for launch in self.launches)
-
-    @property
-    def blocking(self) -> list[str]:
-        return [copy.place for copy in self.copies if copy.blocking]
-
-
-def caller() -> str:
-    """file:line of the innermost frame that lies in the package; else of the innermost test."""
-    frame, other = sys._getframe(1), "?"
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE):
-            return f"{file[len(_PACKAGE) + 1 :]}:{frame.f_lineno}"
-        if other == "?" and Path(file).name.startswith(("test_", "gpu_budget")):
-            other = f"{Path(file).name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return other
-
-
-class _Functions(TorchFunctionMode):
-    """What has to be known above autograd, where C++ takes the device for another.
-
-    A tensor that goes to where it is stays itself; and the nodes that accumulate gradients are made
-    before autocast asks for the device of the tensors they belong to.
-    """
-
-    def __init__(self, gpu: "FakeCuda") -> None:
-        super().__init__()
-        self.gpu, self._made = gpu, {}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self.gpu.autocast:
-            for x in tree_leaves((args, kwargs)):
-                if isinstance(x, FakeTensor) and x.requires_grad and x.is_leaf:
-                    self._make(x)
-        if func is torch.Tensor.to and isinstance(args[0], FakeTensor):
-            args, kwargs = _without_device(*args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _make(self, x: FakeTensor) -> None:
-        if id(x) not in self._made:
-            self.gpu.autocast = False
-            with torch.enable_grad():
-                self._made[id(x)] = x.view_as(x).grad_fn.next_functions[0][0]
-            self.gpu.autocast = True
 
 
 class FakeCuda(TorchDispatchMode):
@@ -174,10 +70,10 @@ class FakeCuda(TorchDispatchMode):
         self._new: list[weakref.ref] = []  # what autograd has not seen yet
         self._pinned: dict[int, weakref.finalize] = {}
         self.autocast, self._set_torch_autocast = False, torch.set_autocast_enabled
-        self._functions = _Functions(self)
+        self._functions = Functions(self)
         self._patches = [
             mock.patch.object(FakeTensor, "tolist", lambda x: self._read_list(x)),
-            mock.patch.object(FakeTensor, "data_ptr", _address, create=True),
+            mock.patch.object(FakeTensor, "data_ptr", address, create=True),
             mock.patch.object(torch, "set_autocast_enabled", self._set_autocast),
             mock.patch.object(torch.autograd.Function, "apply", classmethod(apply)),
             mock.patch.object(FakeTensor, "is_cuda", True, create=True),
@@ -227,7 +123,7 @@ class FakeCuda(TorchDispatchMode):
         mark, outputs = len(self.cost.launches), []
         yield outputs
         flops = sum(launch.flops for launch in self.cost.launches[mark:])
-        moved = {_key(x): _size(x) for x in tree_leaves((inputs, outputs)) if _is_fake(x)}
+        moved = {key(x): size_of(x) for x in tree_leaves((inputs, outputs)) if _is_fake(x)}
         dtype = next((x.dtype for x in tree_leaves(outputs) if _is_fake(x)), None)
         launch = Launch(name, caller(), sum(moved.values()), flops, dtype)
         self.cost.launches[mark:] = [launch]
@@ -406,31 +302,15 @@ class FakeCuda(TorchDispatchMode):
             raise TypeError(f"{func}: Cannot convert a MPS Tensor to float64 dtype")
         for x in results:
             self._hold(x)
-        name = func.overloadpacket.__name__
-        is_view, written = _signature(func)
-        if is_view or name in _NO_KERNEL:
+        if not is_kernel(func):
             return
-        both = [*args, *kwargs.values()]
-        names = [*range(len(args)), *kwargs]
-        changed = [x for n, a in zip(names, both, strict=True) if n in written for x in _of(a)]
-        overwritten = name in _OVERWRITES or "out" in kwargs
-        read = [x for x in fakes if not (overwritten and any(x is y for y in changed))]
-        reads = {_key(x): _size(x) for x in read}
-        writes = {_key(x): _size(x) for x in (*results, *changed)}
-        if name in _PICKS:
-            reads[_key(args[0])] = min(_size(args[0]), sum(writes.values()))
-        if name in _PUTS:
-            touched = max(_size(x) for x in fakes[1:])
-            reads[_key(args[0])] = writes[_key(args[0])] = min(_size(args[0]), touched)
-        flops = flop_registry.get(func.overloadpacket)
-        flops = 0 if flops is None else flops(*args, **kwargs, out_val=out)
-        moved = sum(reads.values()) + sum(writes.values())
-        place, dtype = caller(), (results or fakes)[0].dtype
-        self.cost.launches.append(Launch(name, place, moved, flops, dtype))
+        launch, read, written = weigh(func, args, kwargs, out)
+        self.cost.launches.append(launch)
+        name, what = launch.name, f"{launch.name} {launch.place}"
         self.stream.now += 1
         for x in read:
-            self._held_of(x).is_read(self, f"{name} {place}")
-        for x in (*results, *changed):
+            self._held_of(x).is_read(self, what)
+        for x in written:
             held, values = self._held_of(x), None
             if func.namespace == "c10d":  # of fake processes, which change nothing
                 values = held.values
@@ -438,7 +318,7 @@ class FakeCuda(TorchDispatchMode):
                 source = args[name == "copy_"]
                 if isinstance(source, torch.Tensor) and not isinstance(source, FakeTensor):
                     values = source
-            held.is_written(self, f"{name} {place}", values)
+            held.is_written(self, what, values)
             held.writer_name = name
 
     def _held_of(self, x: FakeTensor) -> Held:
@@ -463,50 +343,8 @@ class FakeCuda(TorchDispatchMode):
         self.hazards += self._held.pop(key).dangers(self)
 
 
-def _without_device(x, *args, copy=False, memory_format=None, **kwargs):
-    """Arguments of `Tensor.to`, which is not told of the device if the tensor is there."""
-    if args and isinstance(args[0], torch.Tensor):
-        args = (args[0].device, args[0].dtype, *args[1:])
-    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-    kwargs = {"dtype": dtype, "non_blocking": non_blocking, "copy": copy}
-    kwargs["memory_format"] = memory_format or torch.preserve_format
-    if device is not None and torch.device(device.type, device.index or 0) != x.device:
-        kwargs["device"] = device
-    return (x,), kwargs
-
-
-def _address(x: FakeTensor) -> int:
-    """In place of `Tensor.data_ptr`: the same for the same memory."""
-    return x.untyped_storage()._cdata + x.storage_offset() * x.element_size()
-
-
 def _is_fake(x) -> bool:
     return isinstance(x, FakeTensor)
-
-
-def _of(argument) -> list[FakeTensor]:
-    return [x for x in tree_leaves(argument) if isinstance(x, FakeTensor)]
-
-
-def _key(x: FakeTensor) -> tuple:
-    return x.untyped_storage()._cdata, x.storage_offset(), x.shape, x.dtype
-
-
-def _size(x: FakeTensor) -> int:
-    """Bytes of memory, which an expanded tensor has less of than elements."""
-    return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
-
-
-@functools.cache
-def _signature(func) -> tuple[bool, frozenset]:
-    """Whether an operation only returns a view, and the places and names of what it changes."""
-    schema = func._schema
-    view = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
-    written = set()
-    for place, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            written |= {argument.name} if argument.kwarg_only else {place, argument.name}
-    return view, frozenset(written)
 
 
 def _check_generator(leaves: list) -> None:

@@ -7,6 +7,9 @@ autograd, and not autocast, asks for the device of what a Function has given.
 import inspect
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 
@@ -43,3 +46,49 @@ _APPLY = inspect.getattr_static(torch.autograd.Function, "apply")
 def apply(cls, *args, **kwargs):
     """In place of `torch.autograd.Function.apply`."""
     return _APPLY.__get__(None, cls)(*args, **kwargs)
+
+
+class Functions(TorchFunctionMode):
+    """What has to be known above autograd, where C++ takes the device for another.
+
+    A tensor that goes to where it is stays itself; and the nodes that accumulate gradients are made
+    before autocast asks for the device of the tensors they belong to.
+    """
+
+    def __init__(self, gpu) -> None:
+        super().__init__()
+        self.gpu, self._made = gpu, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.gpu.autocast:
+            for x in tree_leaves((args, kwargs)):
+                if isinstance(x, FakeTensor) and x.requires_grad and x.is_leaf:
+                    self._make(x)
+        if func is torch.Tensor.to and isinstance(args[0], FakeTensor):
+            args, kwargs = _without_device(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _make(self, x: FakeTensor) -> None:
+        if id(x) not in self._made:
+            self.gpu.autocast = False
+            with torch.enable_grad():
+                self._made[id(x)] = x.view_as(x).grad_fn.next_functions[0][0]
+            self.gpu.autocast = True
+
+
+def _without_device(x, *args, copy=False, memory_format=None, **kwargs):
+    """Arguments of `Tensor.to`, which is not told of the device if the tensor is there."""
+    if args and isinstance(args[0], torch.Tensor):
+        args = (args[0].device, args[0].dtype, *args[1:])
+    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+    kwargs = {"dtype": dtype, "non_blocking": non_blocking, "copy": copy}
+    kwargs["memory_format"] = memory_format or torch.preserve_format
+    if device is not None and torch.device(device.type, device.index or 0) != x.device:
+        kwargs["device"] = device
+    return (x,), kwargs
+
+
+def address(x: FakeTensor) -> int:
+    """In place of `Tensor.data_ptr`: the same for the same memory."""
+    return x.untyped_storage()._cdata + x.storage_offset() * x.element_size()
