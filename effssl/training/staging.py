@@ -13,6 +13,8 @@ from effssl.distributed import gather_counts
 from effssl.seeding import seeded_generator
 from effssl.views import MultiView
 
+_FUSED = "cuda"  # where kernels read the plan on the device
+
 
 class Chunk(NamedTuple):
     """Images of a batch that pass through the backbone together.
@@ -108,7 +110,7 @@ class Stager:
         return StagedBatch(pixels, batch.channels, chunks, batch.broken, copied)
 
     def _copy(self, pixels: Tensor, plans: list[Tensor]) -> tuple[Tensor, list, object]:
-        if self.device.type != "cuda":  # whose views are made by the plans on the host
+        if self.device.type != _FUSED:  # whose views are made by the plans on the host
             return pixels.to(self.device), [None] * len(plans), None
         # one after another, each with its rows together
         flat = torch.cat([plan.flatten() for plan in plans])

@@ -9,6 +9,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import effssl
 from effssl import MultiView, PretrainConfig
+from effssl.training import staging
+from effssl.views import fallback
 
 # what a step may ask of the host that writes no line of metrics: places that wait, and copies
 WAITS, COPIES = 1, 4
@@ -91,7 +93,10 @@ def test_a_run_on_a_gpu_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 4}])
-def test_a_step_on_a_device_without_float64(tmp_path, changes):
+def test_a_step_on_a_device_without_float64(tmp_path, monkeypatch, changes):
+    """As on MPS, which has none, nor the fused kernels and their plan on the device."""
+    monkeypatch.setattr(staging, "_FUSED", "")
+    monkeypatch.setattr(fallback, "try_fused", lambda *arguments, **more: None)
     _, marks = train(tmp_path, float64=False, precision="fp32", log_every=1, **changes)
     assert len(marks) == 4
 
