@@ -123,7 +123,7 @@ def key(x: FakeTensor) -> tuple:
 
 def size_of(x: FakeTensor) -> int:
     """Bytes of memory, which an expanded tensor has less of than elements."""
-    return min(x.numel() * x.elementsize_of(), x.untyped_storage().nbytes())
+    return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
 
 
 @functools.cache
