@@ -145,8 +145,8 @@ class MultiView:
             channels: Number of channels, C.
             device_plan: The plan on the device of the pixels, for the fused kernels; copied there
                 if None.
-            dtype: Of the views. They are computed in float64 of float64 pixels, else in float32;
-                for 16 bits the fused kernels keep what lies between them in float16.
+            dtype: Of the views. They are computed in float64 from float64 pixels, else in float32;
+                for 16-bit views the fused kernels store intermediate pixels in float16.
 
         Returns:
             Normalized views on the device of the pixels, (V, N, C, S, S).

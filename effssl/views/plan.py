@@ -74,12 +74,13 @@ def build_plan(
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy from the CPU without waiting for the copy, where that can be."""
-    if device.type == "cuda":
-        try:
-            values = values.pin_memory()
-        except RuntimeError:  # no memory to pin: the copy blocks
-            pass
+    """Copy from the CPU to a device; on CUDA without waiting for it, where memory can be pinned."""
+    if device.type != "cuda":
+        return values.to(device)
+    try:
+        values = values.pin_memory()
+    except RuntimeError:  # no memory to pin: the copy blocks
+        pass
     return values.to(device, non_blocking=True)
 
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import effssl.views
 from effssl.views import PRESETS, MultiView, eager, fallback
 
-# in pixel units; bfloat16 rounds the views themselves by up to 1/255
-BOUNDS = {torch.float32: 1e-5, torch.float16: 0.5 / 255, torch.bfloat16: 1.5 / 255}
+# in pixel units: 1/255 is promised, 2/255 of bfloat16, which rounds the views themselves
+BOUNDS = {torch.float32: 1e-4, torch.float16: 0.5 / 255, torch.bfloat16: 1.5 / 255}
 
 
 @pytest.fixture(scope="module")
