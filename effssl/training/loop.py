@@ -20,7 +20,7 @@ from effssl.batch_norm import make_global
 from effssl.data.broken import BrokenImages
 from effssl.data.loader import Batch
 from effssl.data.sources import Source, load_source
-from effssl.distributed import is_lost_connection, max_
+from effssl.distributed import is_lost_connection, max_, rows_known
 from effssl.hub.folder import is_ours, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
 from effssl.losses import create_loss
@@ -31,7 +31,7 @@ from effssl.training.batches import create_batches, create_loader
 from effssl.training.checkpoint import load_checkpoint, save_checkpoint
 from effssl.training.config import PretrainConfig
 from effssl.training.faults import Faults
-from effssl.training.launch import create_accelerator
+from effssl.training.launch import create_accelerator, explain_determinism
 from effssl.training.monitor import Monitor, start_tracker
 from effssl.training.online_evaluation import OnlineEvaluation
 from effssl.training.optim import (
@@ -70,8 +70,8 @@ def pretrain(config: PretrainConfig) -> Path:
         The model folder, for `from_pretrained`.
 
     Raises:
-        ValueError: If the configuration does not fit the data, the backbone or the launcher, or
-            more than 1 % of the images are broken.
+        ValueError: If the configuration does not fit the data, the backbone or the launcher, the
+            backbone cannot be deterministic, or more than 1 % of the images are broken.
         FileNotFoundError: If there is no such data set.
         FileExistsError: If the run folder exists and neither resume nor overwrite is set.
         FloatingPointError: If the loss or its gradient is not finite ten steps in a row.
@@ -83,9 +83,10 @@ def pretrain(config: PretrainConfig) -> Path:
     accelerator = create_accelerator(config)
     with heartbeat():
         try:
-            run = _Run(accelerator, config)
-            with StopSignals() as signals:
-                stopped_by = run.train(signals)
+            with explain_determinism(config.backbone):
+                run = _Run(accelerator, config)
+                with StopSignals() as signals:
+                    stopped_by = run.train(signals)
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not is_lost_connection(error):
                 raise
@@ -240,7 +241,8 @@ class _Run:
                     autocast = self.accelerator.autocast
                     more = self.evaluation(self.net, self.accelerator.device, autocast)
         lr = self.optimizer.param_groups[0]["lr"]
-        monitor.step(self.step, gradient, loss, norm_value, parts, lr, **more)
+        with rows_known(batch.images):
+            monitor.step(self.step, gradient, loss, norm_value, parts, lr, **more)
         return int(request)
 
     def _read(self, gradient: Gradient, norm: Tensor, signals: StopSignals) -> list[float]:

@@ -48,6 +48,13 @@ class StagedBatch(NamedTuple):
     broken: list[str]
     copied: torch.cuda.Event | None
 
+    @property
+    def images(self) -> list[int]:
+        """Number of images on each process."""
+        return [
+            sum(of_process) for of_process in zip(*(c.counts for c in self.chunks), strict=True)
+        ]
+
     def wait(self) -> None:
         """Let the work that the device is given from now on begin when the batch is there."""
         if self.copied is None:

@@ -77,9 +77,8 @@ class GradientOfBatch:
         batch.wait()
         if self.config.precision == "fp64":
             batch = batch._replace(pixels=batch.pixels.double() / 255)
-        images = [sum(counts) for counts in zip(*(c.counts for c in batch.chunks), strict=True)]
         compute = self._whole if self.config.micro_batch is None else self._in_chunks
-        with rows_known(images):
+        with rows_known(batch.images):
             return compute(batch, step, watch)
 
     def _whole(self, batch: StagedBatch, step: int, watch: bool) -> Gradient:
