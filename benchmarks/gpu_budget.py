@@ -36,9 +36,11 @@ import torch
 from torch import Tensor
 
 import effssl
-from effssl.data.loader import kept_side
-from effssl.training.collapse import collapse_signs
+from effssl.data.loader import LocalPart, collate, kept_side
+from effssl.training.collapse import sample_rows
+from effssl.training.faults import Faults
 from effssl.training.optim import create_optimizer
+from effssl.training.staging import Chunk, Stager
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -96,12 +98,22 @@ class Step:
         self.optimizer = create_optimizer(self.model, config)
         self.multi_view = effssl.MultiView("imagenet", views=args.views, size=args.img_size)
         self.loss_fn = effssl.create_loss(args.loss, dim=args.projector_dim)
+        self.faults = Faults(config, self.model)
+        local = LocalPart(args.images, args.micro_batch)
+        self.send = Stager(self.multi_view, local, 0, torch.device("cuda"))
         side = kept_side(args.img_size)
-        self.batch = torch.empty(args.images, 3, side, side, dtype=torch.uint8, pin_memory=True)
+        images = torch.randint(256, (args.images, 3, side, side), dtype=torch.uint8)
+        self.batch = collate(list(images), 3)
 
-    def make_views(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    def make_views(self, pixels: Tensor, chunk: Chunk) -> Tensor:
         """Views as the network takes them, (V * n, C, S, S), channels last."""
-        views = self.multi_view.apply(images, draws)
+        views = self.multi_view.render(
+            pixels,
+            chunk.plan,
+            channels=3,
+            device_plan=chunk.device_plan,
+            dtype=DTYPES[self.args.precision],
+        )
         return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
@@ -111,22 +123,21 @@ class Step:
     def __call__(self) -> None:
         """One step with its line of metrics."""
         args, stage = self.args, self.stage
-        draws = self.multi_view.draw(args.images)
         with stage("images"):
-            images = self.batch.to("cuda", non_blocking=True)
-        size = args.micro_batch or args.images
-        chunks = [slice(start, start + size) for start in range(0, args.images, size)]
-        whole = len(chunks) == 1
+            batch = self.send(self.batch, 0)
+        batch.wait()
+        whole = len(batch.chunks) == 1
 
-        def features(chunk: slice) -> Tensor:
+        def features(chunk: Chunk) -> Tensor:
             with stage("views"):
-                part = {name: values[:, chunk] for name, values in draws.items()}
-                x = self.make_views(images[chunk], part)
+                x = self.make_views(batch.pixels, chunk)
             with stage("forward"), self.autocast():
                 return self.model.backbone(x).float()
 
+        with stage("optimizer"):
+            self.faults.before_step()
         with torch.set_grad_enabled(whole):
-            found = [features(chunk).unflatten(0, (args.views, -1)) for chunk in chunks]
+            found = [features(chunk).unflatten(0, (args.views, -1)) for chunk in batch.chunks]
         with stage("forward"), self.autocast():
             f = found[0] if whole else torch.cat(found, 1).requires_grad_()
             z = self.model.projector(f.flatten(0, 1)).unflatten(0, f.shape[:2])
@@ -135,17 +146,19 @@ class Step:
         with stage("backward"):
             loss.backward()
         if not whole:
-            for chunk in chunks:
+            sizes = [part.shape[1] for part in found]
+            for chunk, grad in zip(batch.chunks, f.grad.split(sizes, dim=1), strict=True):
                 again = features(chunk)
                 with stage("backward"):
-                    again.backward(f.grad[:, chunk].flatten(0, 1))
+                    again.backward(grad.flatten(0, 1))
         with stage("optimizer"):
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
             torch.stack([loss.detach(), norm]).tolist()  # are they finite?
             self.optimizer.step()
             self.optimizer.zero_grad()
         with stage("metrics"):
-            collapse_signs(f[0].detach(), z[0].detach())
+            sample_rows(f[0].detach())  # what the CPU makes of them overlaps with the next step
+            sample_rows(z[0].detach())
 
     def bare(self) -> None:
         """The limit: forward pass, backward pass and optimizer step."""
