@@ -18,7 +18,7 @@ from PIL import Image
 
 import effssl
 from effssl.data import load_source
-from effssl.data.decode import decode_image
+from effssl.data._decode import decode_image
 from effssl.data.sources import Source
 
 CASES = {  # backbone, its arguments, images, their side

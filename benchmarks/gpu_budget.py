@@ -36,11 +36,11 @@ import torch
 from torch import Tensor
 
 import effssl
-from effssl.data.loader import LocalPart, collate, kept_side
-from effssl.training.collapse import sample_rows
-from effssl.training.faults import Faults
-from effssl.training.optim import create_optimizer
-from effssl.training.staging import Chunk, Stager
+from effssl.data._loader import BatchShard, collate, decode_size
+from effssl.training._collapse import sample_rows
+from effssl.training._faults import NonFiniteGuard
+from effssl.training._optim import create_optimizer
+from effssl.training._staging import Chunk, Stager
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -98,10 +98,10 @@ class Step:
         self.optimizer = create_optimizer(self.model, config)
         self.multi_view = effssl.MultiView("imagenet", views=args.views, size=args.img_size)
         self.loss_fn = effssl.create_loss(args.loss, dim=args.projector_dim)
-        self.faults = Faults(config, self.model)
-        local = LocalPart(args.images, args.micro_batch)
+        self.faults = NonFiniteGuard(config, self.model)
+        local = BatchShard(args.images, args.micro_batch)
         self.send = Stager(self.multi_view, local, 0, torch.device("cuda"))
-        side = kept_side(args.img_size)
+        side = decode_size(args.img_size)
         images = torch.randint(256, (args.images, 3, side, side), dtype=torch.uint8)
         self.batch = collate(list(images), 3)
 

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 import effssl
 from effssl.data import load_source
-from effssl.data.decode import decode_image
+from effssl.data._decode import decode_image
 from effssl.evaluation import linear_probe
 
 

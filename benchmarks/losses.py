@@ -75,7 +75,7 @@ def measure_cell(what: str, views: int, images: int, dim: int, seconds: float) -
 
 def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
     """The matrix products of the cheaper form, forward and backward."""
-    from effssl.losses.gram import gram_is_cheaper
+    from effssl.losses._gram import gram_is_cheaper
 
     across = name == "bt"
     if name == "bt-mean":

@@ -28,10 +28,10 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     from accelerate import Accelerator
 
     from effssl import MultiView, PretrainConfig, create_model
-    from effssl.data.loader import LocalPart, collate
+    from effssl.data._loader import BatchShard, collate
     from effssl.losses import create_loss
-    from effssl.training.staging import Stager
-    from effssl.training.step import GradientOfBatch
+    from effssl.training._staging import Stager
+    from effssl.training._step import TrainStep
 
     config = PretrainConfig(
         backbone=args.backbone,
@@ -50,8 +50,8 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     model = accelerator.prepare(net.to(memory_format=torch.channels_last)).train()
     multi_view = MultiView(config.preset, views=views, size=args.img_size)
     loss_fn = create_loss("bt", dim=config.projector_dim)
-    local = LocalPart(config.batch_size, config.micro_batch)
-    gradient_of = GradientOfBatch(accelerator, config, model, multi_view, loss_fn)
+    local = BatchShard(config.batch_size, config.micro_batch)
+    gradient_of = TrainStep(accelerator, config, model, multi_view, loss_fn)
     stage = Stager(multi_view, local, config.seed, accelerator.device)
     side = args.img_size * 8 // 7
     batch = collate(list(torch.randint(256, (args.batch_size, 3, side, side)).byte()), 3)

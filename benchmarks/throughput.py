@@ -28,9 +28,9 @@ from torch import nn
 
 import effssl
 from effssl.data import SAMPLE, decode_image, load_source
-from effssl.training.checkpoint import load_checkpoint, save_checkpoint
-from effssl.training.launch import mixed_precision
-from effssl.training.optim import create_optimizer
+from effssl.training._checkpoint import load_checkpoint, save_checkpoint
+from effssl.training._launch import mixed_precision
+from effssl.training._optim import create_optimizer
 
 CHECKPOINTS: dict[str, str] = {}
 LIMIT_BACKBONES = ("resnet10t", "convnext_atto", "resnet18", "test_resnet")

@@ -22,8 +22,8 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.functional import to_pil_image
 
 from effssl.views import PRESETS, MultiView
-from effssl.views.plan import FLIP
-from effssl.views.resampling import resized_crops
+from effssl.views._plan import FLIP
+from effssl.views._resampling import resized_crops
 
 BLUR, SOLARIZE = (1.0, 0.1), (0.0, 0.2)
 MEAN, STD = PRESETS["imagenet"].mean, PRESETS["imagenet"].std

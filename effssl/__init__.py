@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from effssl import losses as losses
     from effssl import views as views
     from effssl.evaluation.features import extract_features as extract_features
-    from effssl.evaluation.transform import create_transform as create_transform
-    from effssl.hub.folder import save_pretrained as save_pretrained
+    from effssl.hub._folder import save_pretrained as save_pretrained
     from effssl.hub.pull import from_pretrained as from_pretrained
     from effssl.hub.pull import list_pretrained as list_pretrained
     from effssl.hub.push import push_to_hub as push_to_hub
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from effssl.recommendation import recommend as recommend
     from effssl.training.config import PretrainConfig as PretrainConfig
     from effssl.training.loop import pretrain as pretrain
+    from effssl.transform import create_transform as create_transform
     from effssl.views.multi_view import MultiView as MultiView
 
 __version__ = "0.1.0"
@@ -38,7 +38,7 @@ _NAMES = {
     "SSLModel": "effssl.model",
     "create_loss": "effssl.losses",
     "create_model": "effssl.model",
-    "create_transform": "effssl.evaluation.transform",
+    "create_transform": "effssl.transform",
     "extract_features": "effssl.evaluation.features",
     "from_pretrained": "effssl.hub.pull",
     "list_models": "effssl.model",
@@ -46,7 +46,7 @@ _NAMES = {
     "pretrain": "effssl.training.loop",
     "push_to_hub": "effssl.hub.push",
     "recommend": "effssl.recommendation",
-    "save_pretrained": "effssl.hub.folder",
+    "save_pretrained": "effssl.hub._folder",
 }
 __all__ = ["__version__", *_MODULES, *_NAMES]
 

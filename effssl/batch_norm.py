@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effssl.distributed import gather, sum_
+from effssl.distributed import all_reduce_, gather
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _Normalize(torch.autograd.Function):
         x, weight, mean, var, inverse_std, total = ctx.saved_tensors
         if not x.numel():
             none = torch.zeros_like(weight)
-            sum_(torch.stack([none, none]))  # which the other processes wait for
+            all_reduce_(torch.stack([none, none]))  # which the other processes wait for
             return grad, none, none, None, None, None, None
         grad = grad.contiguous(memory_format=_memory_format(x))
         if _has_kernels(x):
@@ -58,7 +58,7 @@ def _backward(grad, x, weight, mean, var, inverse_std, total, eps):
         *(grad, x, weight, mean, var, None, None, False, eps, [True, True, True])
     )
     # and through them: - scale (mean of grad + normalized x * mean of grad * normalized x)
-    grad_mean, slope = sum_(torch.stack([grad_bias, grad_weight])) / total
+    grad_mean, slope = all_reduce_(torch.stack([grad_bias, grad_weight])) / total
     scale = weight * inverse_std
     slope = slope * scale * inverse_std
     shift = slope * mean - scale * grad_mean
@@ -71,7 +71,7 @@ def _backward_on_cuda(grad, x, weight, mean, inverse_std, total):
     *sums, grad_weight, grad_bias = torch.batch_norm_backward_reduce(
         *(grad, x, mean, inverse_std, weight, True, True, True)
     )
-    sums = sum_(torch.stack(sums))
+    sums = all_reduce_(torch.stack(sums))
     grad_x = torch.batch_norm_backward_elemt(
         *(grad, x, mean, inverse_std, weight, sums[0], sums[1], total.int().view(1))
     )

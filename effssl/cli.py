@@ -90,8 +90,8 @@ def evaluate(
     from effssl.data import load_source
     from effssl.data.sources import is_public
     from effssl.evaluation import evaluate, record
-    from effssl.evaluation.tables import accuracy_table, class_table, details, spectrum_table
-    from effssl.hub.folder import add_evaluation, write_json
+    from effssl.evaluation._tables import accuracy_table, class_table, details, spectrum_table
+    from effssl.hub._folder import add_evaluation, write_json
 
     if json is not None and not json.parent.is_dir():
         raise ValueError(f"no folder {json.parent} for the file {json.name}")
@@ -242,7 +242,7 @@ def _load(model: str, revision: str | None, cpu: bool):
     """A model folder, its model on the device to compute on, and the configuration of its run."""
     from effssl.data.sources import is_public
     from effssl.distributed import join
-    from effssl.hub.folder import read_training
+    from effssl.hub._folder import read_training
     from effssl.hub.pull import find_model, from_pretrained
 
     folder = find_model(model, revision)
@@ -293,17 +293,17 @@ def views(
     import torch
 
     from effssl.data import BrokenImage, load_source
-    from effssl.data.loader import DecodedImages, kept_side
+    from effssl.data._loader import DecodedImages, decode_size
     from effssl.seeding import seeded_generator
     from effssl.views import MultiView
-    from effssl.views.picture import draw_views
+    from effssl.views._picture import draw_views
 
     multi_view = MultiView(preset, views=views, size=img_size)
     if images < 1:
         raise ValueError(f"images must be 1 or more; got {images}")
     source = load_source(dataset, split, in_chans=in_chans, image_column=image_column)
     rows = range(0, source.num_images, max(1, source.num_images // images))[:images]
-    decoded = DecodedImages(source, kept_side(img_size)).__getitems__(list(rows))
+    decoded = DecodedImages(source, decode_size(img_size)).__getitems__(list(rows))
     for broken in (image for image in decoded if isinstance(image, BrokenImage)):
         print(f"skipped a broken image: {broken}", file=sys.stderr)
     if all(isinstance(image, BrokenImage) for image in decoded):

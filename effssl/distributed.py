@@ -39,7 +39,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def sum_(x: Tensor) -> Tensor:
+def all_reduce_(x: Tensor) -> Tensor:
     """Sum a contiguous ``x`` over all processes, in place and without a gradient."""
     if world_size() > 1:
         dist.all_reduce(x)
@@ -49,12 +49,12 @@ def sum_(x: Tensor) -> Tensor:
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        return sum_(x.clone(memory_format=torch.contiguous_format))
+        return all_reduce_(x.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
-        return sum_(grad.clone(memory_format=torch.contiguous_format))
+        return all_reduce_(grad.clone(memory_format=torch.contiguous_format))
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def gather(x: Tensor) -> Tensor:
     return gathered.view(world_size(), *x.shape)
 
 
-def max_(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest value of all processes, by way of the CPU: a GPU need not have finished."""
     if world_size() == 1:
         return value
@@ -144,7 +144,7 @@ def count_rows(rows: int, device: torch.device) -> list[int]:
         return [rows]
     counts = torch.zeros(world_size(), dtype=torch.int64, device=device)
     counts[dist.get_rank()] = rows
-    return sum_(counts).tolist()
+    return all_reduce_(counts).tolist()
 
 
 def gather_rows(z: Tensor, longest: int) -> Tensor:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from effssl.distributed import max_, world_size
+from effssl.distributed import all_reduce_max, world_size
 
 _LOOK_EVERY = 1.0  # seconds between looks at the others
 _POLL_EVERY = 1e-4  # seconds between looks at the device, far less than a step takes
@@ -31,7 +31,7 @@ def heartbeat(every: float = 1.0) -> Iterator[None]:
         return
     store = _store().clone()
     # the store lies in the first process, which may fail and end while others still ask for it
-    max_(0)
+    all_reduce_max(0)
     key = _keys()[dist.get_rank()]
     stop = threading.Event()
 

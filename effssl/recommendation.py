@@ -110,7 +110,7 @@ def training_speed(config: PretrainConfig) -> float:
 
     from effssl.losses import create_loss
     from effssl.model import create_model
-    from effssl.training.launch import mixed_precision
+    from effssl.training._launch import mixed_precision
     from effssl.views import MultiView
 
     device = torch.device("cpu")

@@ -9,9 +9,9 @@ and figures are made; examples/reproduce makes them, and results.csv with the nu
 from pathlib import Path
 
 import effssl
-from effssl.hub.card import compose_card, write_card
-from effssl.hub.folder import read_training
-from effssl.hub.model_config import read_config
+from effssl.hub._card import compose_card, write_card
+from effssl.hub._folder import read_training
+from effssl.hub._model_config import read_config
 
 CARDS = Path(__file__).parent
 PACKAGED = Path(effssl.__file__).parent / "pretrained"

@@ -24,7 +24,7 @@ from fake_streams import FakeEvent, FakeStream
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._pytree import tree_map
 
-from effssl.hub import weights
+from effssl.hub import _weights as weights
 
 _ANSWERS = {
     "is_available": True,

@@ -9,7 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from effssl.cli import main
-from effssl.hub.folder import PROBE, read_training
+from effssl.hub._folder import PROBE, read_training
 
 TINY = (
     "--backbone test_resnet --in-chans 1 --img-size 32 --preset grey --projector-dim 16 --views 2 "

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from forked import launch, results
 
-from effssl.distributed import count_rows, gather_counts, gather_rows, max_, rows_known
+from effssl.distributed import all_reduce_max, count_rows, gather_counts, gather_rows, rows_known
 from effssl.losses import spectral, vicreg
 
 CPU = torch.device("cpu")
@@ -41,7 +41,11 @@ def of_process() -> dict:
     z = torch.arange(2 * sum(COUNTS) * 4, dtype=torch.float64).sin().view(2, -1, 4)
     mine = z.split(COUNTS, dim=1)[rank]
     (counts,) = gather_counts([COUNTS[rank]])
-    found = {"counts": counts, "max": max_(COUNTS[rank]), "rows": gather_rows(mine, max(counts))}
+    found = {
+        "counts": counts,
+        "max": all_reduce_max(COUNTS[rank]),
+        "rows": gather_rows(mine, max(counts)),
+    }
     found["asked"] = [loss(mine) for loss in (vicreg, spectral)]
     asked = dist.all_reduce
     sums = []

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effssl.data.decode import BrokenImage, WrongChannels, decode_image
-from effssl.data.decode import pil_mode as pil_mode
-from effssl.data.readers import SAMPLE as SAMPLE
-from effssl.data.readers import is_public as is_public
-from effssl.data.readers import read
+from effssl.data._decode import BrokenImage, WrongChannels, decode_image
+from effssl.data._decode import pil_mode as pil_mode
+from effssl.data._readers import SAMPLE as SAMPLE
+from effssl.data._readers import is_public as is_public
+from effssl.data._readers import read
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
@@ -73,7 +73,7 @@ class Source:
         return labels
 
     def digest(self, *, read: bool = True) -> str | None:
-        """What the images are, wherever they lie; see `effssl.data.digest.digest_images`.
+        """What the images are, wherever they lie; see `effssl.data._digest.digest_images`.
 
         Args:
             read: Whether their content may be read for it, which can take minutes.
@@ -84,7 +84,7 @@ class Source:
         Raises:
             ValueError: If the source is a stream.
         """
-        from effssl.data.digest import digest_images
+        from effssl.data._digest import digest_images
 
         if self.streaming:
             raise ValueError("a digest needs a map-style source; load it without streaming")

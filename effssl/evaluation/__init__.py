@@ -1,5 +1,6 @@
 """Evaluation of features: with labels, and without."""
 
+from effssl.evaluation._record import record as record
 from effssl.evaluation.accuracy import Accuracy as Accuracy
 from effssl.evaluation.evaluate import PROTOCOLS as PROTOCOLS
 from effssl.evaluation.evaluate import Evaluation as Evaluation
@@ -12,11 +13,10 @@ from effssl.evaluation.invariance import lidar as lidar
 from effssl.evaluation.invariance import uniformity as uniformity
 from effssl.evaluation.knn import knn as knn
 from effssl.evaluation.linear import linear_probe as linear_probe
-from effssl.evaluation.record import record as record
 from effssl.evaluation.spectrum import effective_rank as effective_rank
 from effssl.evaluation.spectrum import eigenvalues as eigenvalues
 from effssl.evaluation.spectrum import power_law as power_law
 from effssl.evaluation.spectrum import rankme as rankme
 from effssl.evaluation.spectrum import spectrum as spectrum
 from effssl.evaluation.spectrum import unit_std as unit_std
-from effssl.evaluation.transform import create_transform as create_transform
+from effssl.transform import create_transform as create_transform

@@ -47,7 +47,7 @@ class Accuracy:
         return 100 * self.confusion.diag() / self.confusion.sum(1)
 
 
-def best_guesses(scores: Tensor) -> Tensor:
+def topk_classes(scores: Tensor) -> Tensor:
     """The five classes with the highest scores, best first, or one if there are five or fewer.
 
     Args:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from effssl.data.sources import Source
+from effssl.evaluation._device import Precision, resolve_precision
 from effssl.evaluation.accuracy import Accuracy, dense_labels
-from effssl.evaluation.device import Precision, resolve_precision
 from effssl.evaluation.features import extract_features, extract_views
 from effssl.evaluation.finetune import (
     BATCH_SIZE,
@@ -26,9 +26,9 @@ from effssl.evaluation.invariance import alignment, lidar, uniformity
 from effssl.evaluation.knn import TEMPERATURE, K, check_votes, knn
 from effssl.evaluation.linear import LinearProbe, linear_probe
 from effssl.evaluation.spectrum import Spectrum, spectrum
-from effssl.evaluation.transform import create_transform
 from effssl.model import SSLModel, build_backbone
 from effssl.seeding import derived_seed
+from effssl.transform import create_transform
 from effssl.views import MultiView
 
 PROTOCOLS = ("knn", "linear", "finetune", "spectrum")

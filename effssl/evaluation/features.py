@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from effssl.data.decode import BrokenImage, image_name, open_image
-from effssl.data.loader import Batch, collate, decode_or_broken, kept_side
+from effssl.data._decode import BrokenImage, image_name, open_image
+from effssl.data._loader import Batch, collate, decode_or_broken, decode_size
 from effssl.data.sources import Source
-from effssl.distributed import count_rows, gather_rows, join, max_, world_size
-from effssl.evaluation.device import (
+from effssl.distributed import all_reduce_max, count_rows, gather_rows, join, world_size
+from effssl.evaluation._device import (
     Precision,
     autocast,
     copied,
     decoding_workers,
     resolve_precision,
 )
-from effssl.evaluation.feature_file import FeatureFile
-from effssl.evaluation.transform import EvalTransform, create_transform
+from effssl.evaluation._feature_file import FeatureFile
 from effssl.hub.pull import from_pretrained
 from effssl.seeding import seeded_generator
+from effssl.transform import EvalTransform, create_transform
 from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ class _Images(Dataset):
         if self.views is not None:
             # as training keeps images: a little more than the size of the views
             return decode_or_broken(
-                value, f"row {row}", self.source.in_chans, kept_side(self.views.size)
+                value, f"row {row}", self.source.in_chans, decode_size(self.views.size)
             )
         try:
             image = open_image(value, self.source.in_chans)
@@ -311,7 +311,7 @@ def gathered(mine: Tensor | None) -> Tensor:
     """
     if world_size() == 1:
         return mine
-    width = max_(0 if mine is None else mine.shape[1])
+    width = all_reduce_max(0 if mine is None else mine.shape[1])
     mine = torch.empty(0, width) if mine is None else mine
     counts = count_rows(len(mine), mine.device)
     padded = gather_rows(mine.unsqueeze(0), max(counts))[0].split(max(counts))

@@ -16,25 +16,25 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from effssl.batch_norm import make_global
-from effssl.data.cache import cache_images
-from effssl.data.loader import (
+from effssl.data._cache import cache_images
+from effssl.data._loader import (
     Batch,
+    BatchShard,
     DecodedImages,
     EpochBatches,
-    LocalPart,
+    decode_size,
     image_loader,
-    kept_side,
 )
 from effssl.data.sources import Source
 from effssl.distributed import join, world_size
-from effssl.evaluation.accuracy import Accuracy, best_guesses, dense_labels
-from effssl.evaluation.device import (
+from effssl.evaluation._device import (
     Precision,
     autocast,
     copied,
     decoding_workers,
     resolve_precision,
 )
+from effssl.evaluation.accuracy import Accuracy, dense_labels, topk_classes
 from effssl.evaluation.features import extract_features
 from effssl.model import SSLModel
 from effssl.seeding import derived_seed, seeded_generator
@@ -98,13 +98,13 @@ def finetune(
     net = _with_classifier(model, classes, seed)
     cfg = net.pretrained_cfg
     channels, size = cfg["input_size"][:2]
-    side = kept_side(size)
+    side = decode_size(size)
     workers = decoding_workers(workers, len(train.dataset), device)
     images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
     images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
     rank = dist.get_rank() if world_size() > 1 else 0
     # a few steps an epoch at least, of what is left of small shares
-    local = LocalPart(min(batch_size, max(2, len(rows) // 4)), None, rank, world_size())
+    local = BatchShard(min(batch_size, max(2, len(rows) // 4)), None, rank, world_size())
     batches = EpochBatches(len(rows), local, seed)
     loader = image_loader(images, batches, channels, workers)
     steps = epochs * len(batches)
@@ -160,7 +160,7 @@ def finetune(
                 losses.clear()
             bar.update()
     scores = extract_features(net, test, precision=precision, workers=workers)
-    return Accuracy.of(best_guesses(scores), test_labels, classes)
+    return Accuracy.of(topk_classes(scores), test_labels, classes)
 
 
 def check_tuning(share: float, epochs: int | None) -> None:
@@ -208,7 +208,7 @@ def _with_classifier(model: SSLModel | nn.Module, classes: int, seed: int) -> nn
 def _crops(
     crops: MultiView,
     batch: Batch,
-    local: LocalPart,
+    local: BatchShard,
     device: torch.device,
     seed: int,
     step: int,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from effssl.evaluation.accuracy import Accuracy, best_guesses, check_labelled
+from effssl.evaluation.accuracy import Accuracy, check_labelled, topk_classes
 
 K = (1, 5, 20, 200)
 TEMPERATURE = 0.07
@@ -56,7 +56,7 @@ def knn(
         for count, found in guesses.items():
             votes = weights.new_zeros(len(queries), classes)
             votes.scatter_add_(1, voted[:, :count], weights[:, :count])
-            best = best_guesses(votes)
+            best = topk_classes(votes)
             best = best.where(votes.gather(1, best) > 0, -1)  # nobody voted for these
             found.append(best[:, : 1 if count < 5 else None])
     return {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from effssl.evaluation.accuracy import Accuracy, best_guesses, check_labelled
+from effssl.evaluation.accuracy import Accuracy, check_labelled, topk_classes
 from effssl.seeding import seeded_generator
 
 L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
@@ -144,4 +144,4 @@ def _fit(
 
 def _accuracy(classifier: tuple[Tensor, Tensor], features: Tensor, labels: Tensor) -> Accuracy:
     weight, bias = classifier
-    return Accuracy.of(best_guesses(F.linear(features, weight, bias)), labels, len(bias))
+    return Accuracy.of(topk_classes(F.linear(features, weight, bias)), labels, len(bias))

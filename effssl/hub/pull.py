@@ -17,9 +17,9 @@ from huggingface_hub.errors import (
 from torch import nn
 
 from effssl import __version__
-from effssl.hub.errors import hub_errors, retried
-from effssl.hub.folder import is_ours, load_folder
-from effssl.hub.model_config import WEIGHT_FILES, read_config
+from effssl.hub._errors import hub_errors, retried
+from effssl.hub._folder import is_model_folder, load_folder
+from effssl.hub._model_config import WEIGHT_FILES, read_config
 from effssl.model import SSLModel
 
 logger = logging.getLogger(__name__)
@@ -191,5 +191,6 @@ def _cached() -> list[str]:
     return [
         repo.repo_id
         for repo in repos
-        if repo.repo_type == "model" and any(is_ours(r.snapshot_path) for r in repo.revisions)
+        if repo.repo_type == "model"
+        and any(is_model_folder(r.snapshot_path) for r in repo.revisions)
     ]

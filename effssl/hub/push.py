@@ -14,13 +14,13 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
 from effssl import __version__
-from effssl.hub.card import compose_card, write_card
-from effssl.hub.errors import hub_errors, retried
-from effssl.hub.figures import FIGURES
-from effssl.hub.folder import CARD, PROBE, load_folder, save_pretrained, write_json
-from effssl.hub.model_config import WEIGHT_FILES, read_config, read_json
+from effssl.hub._card import compose_card, write_card
+from effssl.hub._errors import hub_errors, retried
+from effssl.hub._figures import FIGURES
+from effssl.hub._folder import CARD, PROBE, load_folder, save_pretrained, write_json
+from effssl.hub._model_config import WEIGHT_FILES, read_config, read_json
+from effssl.hub._weights import describe_file
 from effssl.hub.pull import find_model
-from effssl.hub.weights import describe_file
 from effssl.model import SSLModel
 
 logger = logging.getLogger(__name__)

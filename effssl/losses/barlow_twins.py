@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from effssl.losses.diagonals import other_diagonals
-from effssl.losses.gram import products
-from effssl.losses.projections import check_projections, check_weights
-from effssl.losses.standardize import standardize
-from effssl.losses.weights import barlow_twins_lambd
+from effssl.losses._diagonals import other_diagonals
+from effssl.losses._gram import cross_products
+from effssl.losses._projections import check_projections, check_weights
+from effssl.losses._standardize import standardize
+from effssl.losses._weights import barlow_twins_lambd
 
 
 def barlow_twins(
@@ -69,13 +69,15 @@ def barlow_twins(
         check_weights(lambd=lambd)
         z = standardize(z, images=sum(counts))  # so that C_ab = Z_a^T Z_b
         if multiview == "pairs":
-            diagonals, squares = products(z, counts, across=True, tf32=half)
+            diagonals, squares = cross_products(z, counts, across=True, tf32=half)
             invariance = (1 - diagonals).square().sum() / len(diagonals)
             redundancy = (squares - diagonals.square().sum()) / len(diagonals)
         else:
             to_others = other_diagonals(z) / (views - 1)  # (V, D)
             invariance = (1 - to_others).square().sum() / views
-            diagonals, squares = products(z.mean(0, keepdim=True), counts, across=False, tf32=half)
+            diagonals, squares = cross_products(
+                z.mean(0, keepdim=True), counts, across=False, tf32=half
+            )
             redundancy = squares - diagonals.square().sum()
         loss = invariance + lambd * redundancy
     if not return_parts:

@@ -4,11 +4,11 @@ import difflib
 from collections.abc import Callable
 from functools import partial
 
+from effssl.losses._projections import check_weights
+from effssl.losses._weights import barlow_twins_lambd, vicreg_weight
 from effssl.losses.barlow_twins import barlow_twins
-from effssl.losses.projections import check_weights
 from effssl.losses.spectral import spectral
 from effssl.losses.vicreg import vicreg
-from effssl.losses.weights import barlow_twins_lambd, vicreg_weight
 
 NAMES = ("bt", "vicreg", "spectral")
 

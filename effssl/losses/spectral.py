@@ -7,10 +7,10 @@ NeurIPS 2024, https://arxiv.org/abs/2312.10725.
 import torch
 from torch import Tensor
 
-from effssl.distributed import sum_
-from effssl.losses.gram import products
-from effssl.losses.projections import check_projections, check_weights
-from effssl.losses.spread import view_spread
+from effssl.distributed import all_reduce_
+from effssl.losses._gram import cross_products
+from effssl.losses._projections import check_projections, check_weights
+from effssl.losses._spread import view_spread
 
 
 def spectral(
@@ -54,10 +54,10 @@ def spectral(
         images = sum(counts)
         invariance = view_spread(z) / (images * (views - 1))
         # The products of centred rows do not change, to first order, with the mean: no gradient.
-        z = z - sum_(z.detach().sum((0, 1))) / (views * images)
+        z = z - all_reduce_(z.detach().sum((0, 1))) / (views * images)
         z = z.flatten(0, 1)[None]  # (1, V*N, D)
         counts = [views * count for count in counts]
-        diagonals, squares = products(z, counts, across=False, tf32=half)
+        diagonals, squares = cross_products(z, counts, across=False, tf32=half)
         trace = diagonals.sum() / (views * images)
         orthogonality = squares / (views * images) ** 2 - 2 * trace + dim
         loss = invariance + beta * orthogonality

@@ -7,11 +7,11 @@ Learning", ICLR 2022, https://arxiv.org/abs/2105.04906.
 import torch
 from torch import Tensor
 
-from effssl.distributed import sum_
-from effssl.losses.gram import products
-from effssl.losses.projections import check_projections, check_weights
-from effssl.losses.spread import view_spread
-from effssl.losses.weights import vicreg_weight
+from effssl.distributed import all_reduce_
+from effssl.losses._gram import cross_products
+from effssl.losses._projections import check_projections, check_weights
+from effssl.losses._spread import view_spread
+from effssl.losses._weights import vicreg_weight
 
 
 def vicreg(
@@ -60,8 +60,8 @@ def vicreg(
         check_weights(invariance=invariance, variance=variance, covariance=covariance)
         spread = view_spread(z) * 2 / ((views - 1) * images * dim)
         # The products of centred views do not change, to first order, with the mean: no gradient.
-        z = z - sum_(z.detach().sum(1, keepdim=True)) / images
-        diagonals, squares = products(z, counts, across=False, tf32=half)
+        z = z - all_reduce_(z.detach().sum(1, keepdim=True)) / images
+        diagonals, squares = cross_products(z, counts, across=False, tf32=half)
         variances = diagonals / (images - 1)  # (V, D)
         hinge = (1 - (variances + 1e-4).sqrt()).relu().mean()
         off_diagonal = squares / (images - 1) ** 2 - variances.square().sum()

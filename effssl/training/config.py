@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
-from effssl.hub.naming import ModelName
+from effssl.naming import ModelName
 
 Loss = Literal["bt", "vicreg", "spectral"]
 MultiViewForm = Literal["pairs", "mean"]

@@ -17,38 +17,38 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from effssl.batch_norm import make_global
-from effssl.data.broken import BrokenImages
-from effssl.data.loader import Batch
+from effssl.data._broken import BrokenImages
+from effssl.data._loader import Batch
 from effssl.data.sources import Source, load_source
-from effssl.distributed import is_lost_connection, max_, rows_known
-from effssl.hub.folder import is_ours, read_training, save_pretrained
+from effssl.distributed import all_reduce_max, is_lost_connection, rows_known
+from effssl.hub._folder import is_model_folder, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.seeding import derived_seed
-from effssl.training.background import BackgroundWriter, host_copy
-from effssl.training.batches import create_batches, create_loader
-from effssl.training.checkpoint import load_checkpoint, save_checkpoint
-from effssl.training.config import PretrainConfig
-from effssl.training.faults import Faults
-from effssl.training.launch import create_accelerator, explain_determinism
-from effssl.training.monitor import Monitor, start_tracker
-from effssl.training.online_evaluation import OnlineEvaluation
-from effssl.training.optim import (
+from effssl.training._background import BackgroundWriter, host_copy
+from effssl.training._batches import create_batches, create_loader
+from effssl.training._checkpoint import load_checkpoint, save_checkpoint
+from effssl.training._faults import NonFiniteGuard
+from effssl.training._launch import create_accelerator, explain_determinism
+from effssl.training._monitor import Monitor, start_tracker
+from effssl.training._online_evaluation import OnlineEvaluation
+from effssl.training._optim import (
     create_optimizer,
     create_schedule,
-    freeze_what_gets_no_gradient,
+    freeze_unused_parameters,
     scaled_lr,
 )
-from effssl.training.record import training_record
-from effssl.training.run_folder import (
+from effssl.training._record import training_record
+from effssl.training._run_folder import (
     check_run_folder,
     prepare_run_folder,
-    surviving_a_full_disk,
+    tolerate_disk_full,
 )
-from effssl.training.staging import StagedBatch, StagedBatches, Stager
-from effssl.training.step import Gradient, GradientOfBatch
-from effssl.training.stop import StopSignals, raise_for
+from effssl.training._staging import StagedBatch, StagedBatches, Stager
+from effssl.training._step import StepOutput, TrainStep
+from effssl.training._stop import StopSignals, raise_for
+from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class _Run:
             model.backbone.compile()
         model = model.to(memory_format=torch.channels_last)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.faults = Faults(config, self.net)
+        self.faults = NonFiniteGuard(config, self.net)
         if state:
             self.optimizer.load_state_dict(state["optimizer"])
             if accelerator.scaler is not None:
@@ -162,10 +162,10 @@ class _Run:
                     accelerator.scaler.load_state_dict(state["scaler"])
             self.faults.load_state_dict(state["faults"])
             saved = config.run_folder / "model"
-            if not is_ours(saved) or read_training(saved).get("step") != self.step:
+            if not is_model_folder(saved) or read_training(saved).get("step") != self.step:
                 if accelerator.is_main_process:  # the stop came just before it was written
                     self._save_model(host_copy(self.net.state_dict()), last=False)
-        self.gradient_of = GradientOfBatch(accelerator, config, self.model, multi_view, loss_fn)
+        self.gradient_of = TrainStep(accelerator, config, self.model, multi_view, loss_fn)
         self.stage = Stager(multi_view, self.batches.local, config.seed, accelerator.device)
 
     def train(self, signals: StopSignals) -> int:
@@ -245,7 +245,7 @@ class _Run:
             monitor.step(self.step, gradient, loss, norm_value, parts, lr, **more)
         return int(request)
 
-    def _read(self, gradient: Gradient, norm: Tensor, signals: StopSignals) -> list[float]:
+    def _read(self, gradient: StepOutput, norm: Tensor, signals: StopSignals) -> list[float]:
         """Loss, norm, parts of the loss, and request: the one wait for the device in a step."""
         values = [gradient.loss, norm.to(gradient.loss.dtype), *gradient.parts.values()]
         if self.accelerator.num_processes == 1:
@@ -325,7 +325,7 @@ class _Run:
                     self.writer.finish()
             except OSError as error:
                 failure = error
-        if max_(int(failure is not None)):
+        if all_reduce_max(int(failure is not None)):
             raise failure or OSError("process 0 could not write to the run folder and stopped")
 
     def _save_checkpoint(self, weights: dict[str, Tensor], *, last: bool) -> None:
@@ -342,7 +342,7 @@ class _Run:
         config, step = self.config, self.step
 
         def write() -> None:
-            with surviving_a_full_disk(config, "a checkpoint", last=last):
+            with tolerate_disk_full(config, "a checkpoint", last=last):
                 save_checkpoint(config.run_folder, step, state, keep=config.keep_checkpoints)
 
         self.writer.submit(write)
@@ -357,7 +357,7 @@ class _Run:
                 minutes=minutes,
             )
             self.saved_model.load_state_dict(weights, assign=True)
-            with surviving_a_full_disk(config, "the model folder", last=last):
+            with tolerate_disk_full(config, "the model folder", last=last):
                 save_pretrained(self.saved_model, config.run_folder / "model", training=training)
 
         self.writer.submit(write)
@@ -375,7 +375,7 @@ def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
     )
     model.set_input(config.img_size, *multi_view.options.channel_stats(config.in_chans))
     check_input(model)
-    frozen = freeze_what_gets_no_gradient(model)
+    frozen = freeze_unused_parameters(model)
     if frozen:
         logger.info("frozen, since the loss does not depend on it: %s", ", ".join(frozen))
     return model.double() if config.precision == "fp64" else model

@@ -7,10 +7,11 @@ import difflib
 import torch
 from torch import Tensor
 
-from effssl.views import eager, fallback
-from effssl.views.geometry import draw_crops
+from effssl.views import _eager as eager
+from effssl.views import _fallback as fallback
+from effssl.views._geometry import draw_crops
+from effssl.views._plan import build_plan
 from effssl.views.options import PRESETS, ViewOptions
-from effssl.views.plan import build_plan
 
 
 class MultiView:
@@ -107,7 +108,7 @@ class MultiView:
         channels: int = 3,
         stored: Tensor | None = None,
     ) -> Tensor:
-        """Turn draws into the plan that `render` takes; see `effssl.views.plan` for its rows.
+        """Turn draws into the plan that `render` takes; see `effssl.views._plan` for its rows.
 
         Args:
             draws: What `draw` returned for these N images.

@@ -22,8 +22,9 @@ from run import RESULTS, run_folder
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import evaluate, record
-from effssl.hub.folder import add_evaluation
+from effssl.evaluation import _record as record
+from effssl.evaluation import evaluate
+from effssl.hub._folder import add_evaluation
 from effssl.hub.push import prepare
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from effssl.data.broken import BrokenImages, check_broken
+from effssl.data._broken import BrokenImages, check_broken
 
 
 def test_one_per_cent_is_allowed_and_more_is_not():

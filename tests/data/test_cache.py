@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl.data import BrokenImage, cache, decode_image, load_source
-from effssl.data.cache import CachedImages, cache_images
+from effssl.data import BrokenImage, decode_image, load_source
+from effssl.data import _cache as cache
+from effssl.data._cache import CachedImages, cache_images
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +152,7 @@ def test_a_worker_that_is_sent_the_cache_maps_the_file_itself(image_folder):
 
 BUILD = """
 import sys
-from effssl.data import cache, load_source
+from effssl.data import _cache as cache, load_source
 source = load_source(in_chans=1)
 images = cache.cache_images(source, 28, max_bytes=1e9, workers=int(sys.argv[1]))
 print(len(images), int(images.pixels.sum()))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 
-from effssl.data.decode import BrokenImage, decode_image, image_name, image_size, open_image
+from effssl.data._decode import BrokenImage, decode_image, image_name, image_size, open_image
 
 
 def noise(*shape, dtype=np.uint8, high=256, seed=0):

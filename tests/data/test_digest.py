@@ -11,7 +11,8 @@ from datasets import Array3D, Dataset, Features, List, Value, concatenate_datase
 from PIL import Image
 from test_sources import noise, png, rows, write_tar
 
-from effssl.data import digest, load_source
+from effssl.data import _digest as digest
+from effssl.data import load_source
 
 IMAGES = [png(image) for image in noise(12, 3, 8, 9)]
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from effssl.data import BrokenImage, decode_image, load_source
-from effssl.data.loader import DecodedImages, EpochBatches, LocalPart, collate, image_loader
+from effssl.data._loader import BatchShard, DecodedImages, EpochBatches, collate, image_loader
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_processes_share_the_global_batches_of_one(world_size):
-    whole = list(EpochBatches(50, LocalPart(8), seed=3))
-    local = [LocalPart(8, None, rank, world_size) for rank in range(world_size)]
+    whole = list(EpochBatches(50, BatchShard(8), seed=3))
+    local = [BatchShard(8, None, rank, world_size) for rank in range(world_size)]
     parts = [list(EpochBatches(50, part, 3)) for part in local]
     joined = [sum((part[i] for part in parts), []) for i in range(len(whole))]
     assert joined == whole and len(whole) == 6
@@ -19,7 +19,7 @@ def test_processes_share_the_global_batches_of_one(world_size):
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_alone():
-    batches = EpochBatches(50, LocalPart(8), seed=3)
+    batches = EpochBatches(50, BatchShard(8), seed=3)
     first = list(batches)
     batches.epoch = 1
     second = list(batches)
@@ -27,7 +27,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     assert list(batches) == second[4:]
     batches.epoch, batches.first = 0, 0
     assert list(batches) == first != second
-    assert list(EpochBatches(50, LocalPart(8), seed=4)) != first
+    assert list(EpochBatches(50, BatchShard(8), seed=4)) != first
 
 
 def test_images_of_mixed_sizes_are_packed_without_padding():
@@ -54,7 +54,7 @@ def test_where_no_image_can_be_read_the_batch_is_empty():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_loader_gives_the_pixels_of_the_source(image_folder, workers):
     source = load_source(str(image_folder))
-    batches = EpochBatches(24, LocalPart(8), seed=0)
+    batches = EpochBatches(24, BatchShard(8), seed=0)
     loader = image_loader(DecodedImages(source, 100), batches, 3, workers)
     for epoch in (0, 1):
         batches.epoch = epoch
@@ -76,16 +76,16 @@ def test_large_images_are_shrunk_and_small_ones_kept(image_folder):
 
 def test_a_batch_that_cannot_be_filled_is_refused():
     with pytest.raises(ValueError, match="batch_size 64 is more than the 50 images"):
-        EpochBatches(50, LocalPart(64), seed=0)
+        EpochBatches(50, BatchShard(64), seed=0)
     with pytest.raises(ValueError, match="batch_size 2 is less than the 3 processes"):
-        LocalPart(2, world_size=3)
+        BatchShard(2, world_size=3)
 
 
 def test_chunks_hold_the_same_images_for_any_number_of_processes():
     for world_size in (1, 2, 3):
         chunks = [set() for _ in range(4)]
         for rank in range(world_size):
-            local = LocalPart(20, 5, rank, world_size)
+            local = BatchShard(20, 5, rank, world_size)
             places, rows = local.places, torch.arange(len(local.places))
             for chunk, part in zip(chunks, local.chunks(rows), strict=True):
                 chunk |= set(places[part].tolist())
@@ -93,12 +93,12 @@ def test_chunks_hold_the_same_images_for_any_number_of_processes():
 
 
 def test_broken_images_make_their_chunk_smaller_and_maybe_empty():
-    local = LocalPart(12, 4)
+    local = BatchShard(12, 4)
     assert local.chunks(torch.tensor([0, 3, 8, 9, 11])) == [slice(0, 2), slice(2, 2), slice(2, 5)]
 
 
 def test_chunks_that_do_not_make_up_the_batch_are_refused():
     with pytest.raises(ValueError, match="micro_batch 5 does not divide batch_size 12"):
-        LocalPart(12, 5)
+        BatchShard(12, 5)
     with pytest.raises(ValueError, match="micro_batch 2 is less than the 3 processes"):
-        LocalPart(12, 2, world_size=3)
+        BatchShard(12, 2, world_size=3)

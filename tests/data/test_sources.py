@@ -21,7 +21,7 @@ from datasets import (
 from PIL import Image as PILImage
 
 from effssl.data import load_source
-from effssl.data.decode import BrokenImage, decode_image
+from effssl.data._decode import BrokenImage, decode_image
 
 
 def pixels(source):

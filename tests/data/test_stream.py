@@ -9,9 +9,10 @@ import pytest
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
-from effssl.data import load_source, stream
-from effssl.data.loader import LocalPart
-from effssl.data.stream import StreamBatches
+from effssl.data import _stream as stream
+from effssl.data import load_source
+from effssl.data._loader import BatchShard
+from effssl.data._stream import StreamBatches
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def seen(batches):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_processes_share_the_global_batches_of_one(uneven_shards, world_size, threads):
     options = {"short_side": 6, "threads": threads}
-    whole = seen(StreamBatches(uneven_shards, LocalPart(8), 3, short_side=6))
+    whole = seen(StreamBatches(uneven_shards, BatchShard(8), 3, short_side=6))
     parts = [
-        seen(StreamBatches(uneven_shards, LocalPart(8, None, rank, world_size), 3, **options))
+        seen(StreamBatches(uneven_shards, BatchShard(8, None, rank, world_size), 3, **options))
         for rank in range(world_size)
     ]
     assert [sum((part[i] for part in parts), []) for i in range(len(whole))] == whole
@@ -45,20 +46,20 @@ def test_processes_share_the_global_batches_of_one(uneven_shards, world_size, th
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_alone(uneven_shards):
-    batches = StreamBatches(uneven_shards, LocalPart(8), 3, short_side=6)
+    batches = StreamBatches(uneven_shards, BatchShard(8), 3, short_side=6)
     first = seen(batches)
     batches.epoch = 1
     second = seen(batches)
     batches.epoch = 0
     assert seen(batches) == first != second
-    assert seen(StreamBatches(uneven_shards, LocalPart(8), 4, short_side=6)) != first
+    assert seen(StreamBatches(uneven_shards, BatchShard(8), 4, short_side=6)) != first
     flat = sum(first, [])
     assert flat != sorted(flat)
 
 
 @pytest.mark.parametrize("threads", [0, 1])
 def test_an_epoch_can_begin_in_its_middle(uneven_shards, threads):
-    batches = StreamBatches(uneven_shards, LocalPart(8), 3, short_side=6, threads=threads)
+    batches = StreamBatches(uneven_shards, BatchShard(8), 3, short_side=6, threads=threads)
     batches.epoch = 2
     whole = seen(batches)
     batches.first = 4
@@ -67,13 +68,13 @@ def test_an_epoch_can_begin_in_its_middle(uneven_shards, threads):
 
 def test_images_whose_number_is_not_known_are_counted(uneven_shards):
     source = type(uneven_shards)(uneven_shards.dataset, "image", None, 1, None)
-    assert len(StreamBatches(source, LocalPart(8), 3, short_side=6)) == 6
+    assert len(StreamBatches(source, BatchShard(8), 3, short_side=6)) == 6
 
 
 def test_a_stream_that_ends_early_is_an_error(uneven_shards):
     source = type(uneven_shards)(uneven_shards.dataset, "image", None, 1, 64)
     with pytest.raises(ValueError, match="ended after 50 images of the 64"):
-        seen(StreamBatches(source, LocalPart(8), 3, short_side=6))
+        seen(StreamBatches(source, BatchShard(8), 3, short_side=6))
 
 
 def test_a_broken_image_leaves_its_batch_smaller_by_one():
@@ -84,7 +85,7 @@ def test_a_broken_image_leaves_its_batch_smaller_by_one():
 
     data = datasets.IterableDataset.from_generator(rows)
     source = type(load_source(in_chans=1))(data, "image", None, 1, 16)
-    counts = [len(batch.sizes) for batch in StreamBatches(source, LocalPart(8), 0, short_side=6)]
+    counts = [len(batch.sizes) for batch in StreamBatches(source, BatchShard(8), 0, short_side=6)]
     assert sorted(counts) == [7, 8]
 
 
@@ -93,7 +94,7 @@ def test_a_broken_image_without_a_path_has_the_same_name_in_every_epoch(tmp_path
     rows[5] = rows[5][:20]
     Dataset.from_dict({"image": rows}).to_parquet(tmp_path / "train.parquet")
     batches = StreamBatches(
-        load_source(f"{tmp_path}/*.parquet", streaming=True), LocalPart(8), 0, short_side=6
+        load_source(f"{tmp_path}/*.parquet", streaming=True), BatchShard(8), 0, short_side=6
     )
     named = set()
     for batches.epoch in range(4):

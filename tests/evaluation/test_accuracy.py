@@ -6,7 +6,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from effssl.data.sources import Source
 from effssl.evaluation import Accuracy, knn, linear_probe
-from effssl.evaluation.accuracy import best_guesses, dense_labels
+from effssl.evaluation.accuracy import dense_labels, topk_classes
 
 
 def test_counts_by_hand():
@@ -21,10 +21,10 @@ def test_counts_by_hand():
 
 def test_top5_is_of_more_than_five_classes_only():
     scores = torch.randn(20, 5)
-    assert Accuracy.of(best_guesses(scores), torch.zeros(20).long(), 5).top5 is None
+    assert Accuracy.of(topk_classes(scores), torch.zeros(20).long(), 5).top5 is None
     scores = torch.randn(20, 6)
     worst = scores.argmin(1)
-    assert Accuracy.of(best_guesses(scores), worst, 6).top5 == 0
+    assert Accuracy.of(topk_classes(scores), worst, 6).top5 == 0
 
 
 def rows(labels, names=None):

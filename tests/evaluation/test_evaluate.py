@@ -22,7 +22,7 @@ from effssl.evaluation import (
     record,
     spectrum,
 )
-from effssl.evaluation.tables import accuracy_table, class_table, details, spectrum_table
+from effssl.evaluation._tables import accuracy_table, class_table, details, spectrum_table
 
 SPLITS = {"train_split": "train[:240]", "test_split": "test[:150]"}
 

@@ -11,10 +11,11 @@ from fake_machine import pretend
 from torch import nn
 
 import effssl
-from effssl.data import cache, load_source
-from effssl.data.loader import DecodedImages
+from effssl.data import _cache as cache
+from effssl.data import load_source
+from effssl.data._loader import DecodedImages
 from effssl.evaluation import PROTOCOLS, evaluate, extract_features, extract_views, finetune
-from effssl.training.online_evaluation import OnlineEvaluation
+from effssl.training._online_evaluation import OnlineEvaluation
 
 CUDA = torch.device("cuda", 0)
 BF16 = {torch.bfloat16}

@@ -18,8 +18,9 @@ from torchvision.transforms import Compose
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import extract_features, extract_views, feature_file
-from effssl.evaluation.feature_file import FeatureFile
+from effssl.evaluation import _feature_file as feature_file
+from effssl.evaluation import extract_features, extract_views
+from effssl.evaluation._feature_file import FeatureFile
 from effssl.evaluation.features import _Job
 
 IMAGES = 70

@@ -11,7 +11,7 @@ from torch import nn
 
 import effssl
 from effssl.data import load_source
-from effssl.data.decode import open_image
+from effssl.data._decode import open_image
 from effssl.views.options import ViewOptions
 
 

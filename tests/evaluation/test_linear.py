@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from effssl.data import load_source
-from effssl.data.decode import decode_image
+from effssl.data._decode import decode_image
 from effssl.evaluation import linear, linear_probe
 from effssl.evaluation.linear import L2_GRID, _fit
 

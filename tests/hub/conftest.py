@@ -3,7 +3,7 @@ import torch
 from clients import IMAGES, save_model
 from server import HubServer
 
-from effssl.hub.card import compose_card, write_card
+from effssl.hub._card import compose_card, write_card
 
 
 @pytest.fixture(scope="module")

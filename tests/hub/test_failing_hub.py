@@ -8,7 +8,7 @@ import torch
 from clients import attempt, client, features_of, push_all
 from server import FAULTS
 
-from effssl.hub.weights import describe_file
+from effssl.hub._weights import describe_file
 
 
 def pull_all(cases):

@@ -4,7 +4,7 @@ import pytest
 import timm
 
 from effssl import PretrainConfig
-from effssl.hub.naming import ModelName
+from effssl.naming import ModelName
 
 
 def test_the_names_of_all_backbones_print_as_they_parse():

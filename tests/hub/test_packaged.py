@@ -12,7 +12,7 @@ import effssl
 from effssl.cli import main
 from effssl.data import load_source
 from effssl.evaluation import extract_features, knn
-from effssl.hub.folder import read_training
+from effssl.hub._folder import read_training
 from effssl.hub.pull import find_model
 
 NAME = "test_convnext2-spectral-p256-aug4-fashion-mnist-sample"

@@ -20,8 +20,8 @@ from server import HubServer
 
 import effssl
 from effssl.cli import main
-from effssl.hub.card import compose_card, write_card
-from effssl.hub.weights import describe_file
+from effssl.hub._card import compose_card, write_card
+from effssl.hub._weights import describe_file
 
 
 def push_by_command(folder, repo_id):

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 import effssl
 from effssl import cli
-from effssl.hub.folder import build_sketch
-from effssl.hub.model_config import ModelConfig, read_config
-from effssl.hub.weights import describe_file
+from effssl.hub._folder import build_sketch
+from effssl.hub._model_config import ModelConfig, read_config
+from effssl.hub._weights import describe_file
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import pytest
 import torch
 from references import relative_difference, value_and_gradient, views_of_images
 
-from effssl.losses.gram import gram_is_cheaper, products
+from effssl.losses._gram import cross_products, gram_is_cheaper
 
 
 def weighted(z, *, across, gram):
     """A scalar whose gradient has both outputs in it."""
-    diagonals, squares = products(z, [z.shape[1]], across=across, gram=gram)
+    diagonals, squares = cross_products(z, [z.shape[1]], across=across, gram=gram)
     slopes = torch.linspace(-1, 1, diagonals.numel(), dtype=z.dtype)
     return (diagonals.flatten() * slopes).sum() + 0.01 * squares
 
@@ -31,12 +31,12 @@ def test_the_gram_form_equals_the_direct_form(across, views, images, dim):
 @pytest.mark.parametrize("gram", [True, False])
 def test_products_are_those_of_the_views(gram):
     z = views_of_images(3, 9, 5)
-    diagonals, squares = products(z, [9], across=True, gram=gram)
+    diagonals, squares = cross_products(z, [9], across=True, gram=gram)
     matrices = [z[0].T @ z[1], z[0].T @ z[2], z[1].T @ z[2]]
     torch.testing.assert_close(diagonals, torch.stack([c.diagonal() for c in matrices]))
     torch.testing.assert_close(squares, sum(c.square().sum() for c in matrices))
 
-    diagonals, squares = products(z, [9], across=False, gram=gram)
+    diagonals, squares = cross_products(z, [9], across=False, gram=gram)
     matrices = [view.T @ view for view in z]
     torch.testing.assert_close(diagonals, torch.stack([c.diagonal() for c in matrices]))
     torch.testing.assert_close(squares, sum(c.square().sum() for c in matrices))
@@ -46,7 +46,7 @@ def test_products_are_those_of_the_views(gram):
 @pytest.mark.parametrize("across", [True, False])
 def test_the_gradient_of_products_is_that_of_finite_differences(gram, across):
     z = views_of_images(3, 6, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: products(z, [6], across=across, gram=gram), z)
+    assert torch.autograd.gradcheck(lambda z: cross_products(z, [6], across=across, gram=gram), z)
 
 
 @pytest.mark.parametrize("views, across, limit", [(2, True, 192), (8, True, 1344), (4, False, 256)])

@@ -14,11 +14,15 @@ import pytest
 import torch
 
 import effssl
-from effssl.hub.folder import write_json
-from effssl.report import charts, gallery, page, spectra, write_report
-from effssl.report.notices import find_notices
-from effssl.report.run import read_run
-from effssl.report.svg import Chart
+from effssl.hub._folder import write_json
+from effssl.report import _charts as charts
+from effssl.report import _gallery as gallery
+from effssl.report import _page as page
+from effssl.report import _spectra as spectra
+from effssl.report import write_report
+from effssl.report._notices import find_notices
+from effssl.report._run import read_run
+from effssl.report._svg import Chart
 
 TINY = {
     "backbone": "test_resnet",

@@ -14,7 +14,7 @@ import torch
 import effssl
 from effssl import PretrainConfig
 from effssl.data import load_source
-from effssl.training.batches import create_batches, create_loader
+from effssl.training._batches import create_batches, create_loader
 
 
 def peak() -> float:

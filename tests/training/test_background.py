@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from effssl.training.background import BackgroundWriter, host_copy
+from effssl.training._background import BackgroundWriter, host_copy
 
 
 def test_jobs_run_in_order_and_do_not_hold_up_the_caller():

@@ -11,7 +11,7 @@ from forked import launch, results
 
 import effssl
 from effssl import MultiView, PretrainConfig
-from effssl.data.loader import kept_side
+from effssl.data._loader import decode_size
 
 TINY = {
     "backbone": "test_resnet",
@@ -120,7 +120,7 @@ def test_cached_decoded_and_streamed_images_train_the_same_weights(shards, tmp_p
 
 
 def test_images_are_kept_a_little_larger_than_their_views():
-    assert [kept_side(size) for size in (224, 96, 32)] == [256, 110, 37]
+    assert [decode_size(size) for size in (224, 96, 32)] == [256, 110, 37]
 
 
 def test_a_broken_image_is_named_once_and_counted(shards, tmp_path, caplog):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import assert_equal, assert_nothing_partial, steps_of_checkpoints, truncate
 
-from effssl.training.checkpoint import load_checkpoint, save_checkpoint
+from effssl.training._checkpoint import load_checkpoint, save_checkpoint
 
 
 def small_state():

@@ -8,8 +8,9 @@ from runs import metrics, tiny
 
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std
-from effssl.training import loop, monitor
-from effssl.training.collapse import (
+from effssl.training import _monitor as monitor
+from effssl.training import loop
+from effssl.training._collapse import (
     LEAST_RANK,
     LEAST_STD,
     collapse_alarm,

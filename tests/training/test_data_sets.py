@@ -20,7 +20,7 @@ from runs import Killed, kill, metrics
 
 import effssl
 from effssl import PretrainConfig
-from effssl.data import cache
+from effssl.data import _cache as cache
 
 HERE = Path(__file__).parent
 CONVERT = HERE.parents[1] / "examples" / "fashion_mnist_to_parquet.py"

@@ -26,8 +26,8 @@ from runs import (
 import effssl
 from effssl import PretrainConfig
 from effssl.training import loop
-from effssl.training.checkpoint import load_checkpoint
-from effssl.training.faults import Faults
+from effssl.training._checkpoint import load_checkpoint
+from effssl.training._faults import NonFiniteGuard
 
 # Full disks: no file of a process may grow beyond a limit, set between the sizes of metrics.jsonl
 # and of a checkpoint, so that the operating system refuses to write the checkpoint
@@ -255,7 +255,7 @@ def test_a_row_of_skipped_steps_goes_on_over_a_signal_and_a_resume(tmp_path, mon
 )
 def test_the_advice_fits_the_configuration(tmp_path, changes, advice):
     config = PretrainConfig(output=str(tmp_path), **changes)
-    assert Faults(config, torch.nn.Linear(2, 2)).advice() == advice
+    assert NonFiniteGuard(config, torch.nn.Linear(2, 2)).advice() == advice
 
 
 @pytest.mark.gpu

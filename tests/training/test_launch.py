@@ -12,8 +12,8 @@ import torch
 from runs import launch, metrics, tiny
 
 import effssl
-from effssl.training import launch as launch_module
-from effssl.training.launch import explain_determinism
+from effssl.training import _launch as launch_module
+from effssl.training._launch import explain_determinism
 
 
 @pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])

@@ -12,7 +12,7 @@ from runs import TINY, Killed, kill, launch, metrics, tiny, torchrun
 
 import effssl
 from effssl import PretrainConfig, cli
-from effssl.training.optim import create_optimizer
+from effssl.training._optim import create_optimizer
 
 BACKBONES = {
     "resnet18": {},

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from effssl import MultiView, PretrainConfig, create_model
 from effssl.batch_norm import make_global
-from effssl.data.loader import LocalPart, collate
+from effssl.data._loader import BatchShard, collate
 from effssl.losses import create_loss
-from effssl.training.staging import Stager
-from effssl.training.step import GradientOfBatch
+from effssl.training._staging import Stager
+from effssl.training._step import TrainStep
 
 IMAGES, SIZE = 12, 32
 CONFIG = {
@@ -60,12 +60,12 @@ class Step:
         if world_size > 1:
             make_global(self.net)
         self.views = CountedViews(config.preset, views=config.views, size=config.img_size)
-        self.local = LocalPart(config.batch_size, config.micro_batch, rank, world_size)
+        self.local = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
         accelerator = Accelerator(cpu=True)
         assert accelerator.num_processes == world_size
         loss_fn = create_loss(config.loss, dim=config.projector_dim)
         model = accelerator.prepare(self.net).train()
-        self.gradient_of = GradientOfBatch(accelerator, config, model, self.views, loss_fn)
+        self.gradient_of = TrainStep(accelerator, config, model, self.views, loss_fn)
         self.stage = Stager(self.views, self.local, config.seed, accelerator.device)
 
     def __call__(self, broken: tuple[int, ...] = (), step: int = 0) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from forked import Forked
 from runs import Killed, kill, metrics, state, tiny
 
 import effssl
-from effssl.training.checkpoint import load_checkpoint
+from effssl.training._checkpoint import load_checkpoint
 
 PARTS = {
     "bt": {"invariance", "redundancy"},

@@ -9,8 +9,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import effssl
 from effssl import MultiView, PretrainConfig
-from effssl.training import staging
-from effssl.views import fallback
+from effssl.training import _staging as staging
+from effssl.views import _fallback as fallback
 
 # what a step may ask of the host that writes no line of metrics: places that wait, and copies
 WAITS, COPIES = 1, 4

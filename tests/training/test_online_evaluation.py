@@ -12,14 +12,14 @@ from PIL import Image as PILImage
 from runs import metrics, state, tiny
 
 import effssl
-from effssl.data import cache
-from effssl.data.decode import BrokenImage, decode_image
-from effssl.data.loader import DecodedImages
+from effssl.data import _cache as cache
+from effssl.data._decode import BrokenImage, decode_image
+from effssl.data._loader import DecodedImages
 from effssl.data.sources import load_source
 from effssl.distributed import join
 from effssl.evaluation import knn, spectrum
 from effssl.seeding import seeded_generator
-from effssl.training import online_evaluation
+from effssl.training import _online_evaluation as online_evaluation
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from runs import metrics, state, steps_of_checkpoints, tiny
 
 import effssl
 from effssl import PretrainConfig
-from effssl.training.optim import create_optimizer, freeze_what_gets_no_gradient, scaled_lr
+from effssl.training._optim import create_optimizer, freeze_unused_parameters, scaled_lr
 
 SHIFTS = {
     "convnext_atto": ({"patch_size": 2}, ["head.norm.bias"]),
@@ -48,7 +48,7 @@ def test_only_the_shift_of_all_features_is_frozen_and_nothing_else_is_touched(ba
     modes = {name: module.training for name, module in model.named_modules()}
     random = torch.get_rng_state()
 
-    frozen = freeze_what_gets_no_gradient(model)
+    frozen = freeze_unused_parameters(model)
 
     assert frozen == SHIFTS[backbone][1]
     for name, parameter in model.named_parameters():
@@ -64,7 +64,7 @@ def test_no_weights_make_a_parameter_that_matters_look_like_a_shift():
     for seed in range(25):  # one pass of two images freezes some
         torch.manual_seed(seed)
         model = effssl.create_model("test_resnet", projector_dim=16, in_chans=1, img_size=32)
-        assert freeze_what_gets_no_gradient(model) == [], seed
+        assert freeze_unused_parameters(model) == [], seed
 
 
 @pytest.mark.parametrize("backbone", ["convnext_atto", "vit_tiny_patch16_224"])

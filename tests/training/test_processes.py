@@ -13,7 +13,7 @@ from forked import free_port, launch, results
 from runs import EXAMPLE, lines, until
 
 from effssl import cli
-from effssl.training.checkpoint import load_checkpoint
+from effssl.training._checkpoint import load_checkpoint
 
 TINY = {
     "backbone": "test_resnet",  # has batch norm

@@ -36,7 +36,7 @@ from test_data_sets import write_parquet
 
 import effssl
 from effssl import PretrainConfig
-from effssl.training.stop import StopSignals
+from effssl.training._stop import StopSignals
 
 TIMES = {"views_per_s", "waiting", "memory_mb"}  # what of a line is not a function of the config
 

@@ -69,7 +69,7 @@ CASES = {
 
 
 def main(path):
-    from effssl.views import fused
+    from effssl.views import _fused as fused
 
     torch.set_num_threads(1)
     made, most = {}, fused.SCRATCH_BYTES

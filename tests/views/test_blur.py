@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views.blur import gaussian_blur
+from effssl.views._blur import gaussian_blur
 
 
 @pytest.mark.parametrize(("channels", "size"), [(3, 24), (1, 48), (5, 57), (3, 100), (1, 224)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views import color
+from effssl.views import _color as color
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])

@@ -14,7 +14,9 @@ from fused_cases import CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import effssl.views
-from effssl.views import PRESETS, MultiView, eager, fallback
+from effssl.views import PRESETS, MultiView
+from effssl.views import _eager as eager
+from effssl.views import _fallback as fallback
 
 # in pixel units: 1/255 is promised, 2/255 of bfloat16, which rounds the views themselves
 BOUNDS = {torch.float32: 1e-4, torch.float16: 0.5 / 255, torch.bfloat16: 1.5 / 255}
@@ -57,7 +59,7 @@ def test_the_kernels_make_the_views_of_the_eager_path(interpreted, name):
 
 def test_the_cases_need_every_operation():
     plan = CASES["every operation"].inputs()[1]
-    rows = effssl.views.plan
+    rows = effssl.views._plan
     for row, neutral in (
         (rows.FLIP, 0),
         (rows.SATURATION, 1),
@@ -110,7 +112,7 @@ class Kernels(TorchDispatchMode):
 def test_the_kernels_of_a_step_are_few_and_move_few_bytes(
     images, dtype, most_kernels, most_megabytes
 ):
-    fused = pytest.importorskip("effssl.views.fused", exc_type=ImportError)
+    fused = pytest.importorskip("effssl.views._fused", exc_type=ImportError)
     options = PRESETS["imagenet"]
     multi_view = MultiView(options, views=8, size=224)
     sizes, starts = torch.tensor([[256, 341]]).expand(images, 2), torch.arange(images) * 261_888
@@ -134,7 +136,7 @@ def built(monkeypatch, tmp_path):
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
 
-    from effssl.views import fused
+    from effssl.views import _fused as fused
 
     kernel_type, codes = triton.runtime.JITFunction, []
     run, compile_ = kernel_type.run, kernel_type._do_compile
@@ -177,7 +179,7 @@ def test_the_kernels_compile_once_and_without_spilling_registers(
 ):
     import triton
 
-    from effssl.views import fused
+    from effssl.views import _fused as fused
 
     dump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not dump.exists():
@@ -236,12 +238,12 @@ def test_a_kernel_that_does_not_start_leaves_the_views_to_torch_with_one_warning
 
 def test_without_triton_the_views_are_left_to_torch_with_one_warning(monkeypatch, caplog):
     monkeypatch.delattr(effssl.views, "fused", raising=False)
-    monkeypatch.setitem(sys.modules, "effssl.views.fused", None)
+    monkeypatch.setitem(sys.modules, "effssl.views._fused", None)
     assert "ModuleNotFoundError" in eager_after_a_warning(monkeypatch, caplog)
 
 
 def test_too_little_memory_is_not_taken_for_a_fault_of_the_kernels(monkeypatch):
-    fused = pytest.importorskip("effssl.views.fused", exc_type=ImportError)
+    fused = pytest.importorskip("effssl.views._fused", exc_type=ImportError)
 
     def render(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")

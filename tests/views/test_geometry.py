@@ -5,9 +5,9 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views.geometry import crop_boxes, draw_crops
-from effssl.views.plan import FACTORS, FLIP, HEIGHT, START, TOP, WIDTH
-from effssl.views.resampling import LARGEST_BY_MATRICES, _crop_places, _crops, resized_crops
+from effssl.views._geometry import crop_boxes, draw_crops
+from effssl.views._plan import FACTORS, FLIP, HEIGHT, START, TOP, WIDTH
+from effssl.views._resampling import LARGEST_BY_MATRICES, _crop_places, _crops, resized_crops
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 

@@ -6,7 +6,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from effssl import MultiView
 from effssl.views import ViewOptions
-from effssl.views.picture import draw_views
+from effssl.views._picture import draw_views
 
 STILL = ViewOptions(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0.3,), std=(0.2,))
 

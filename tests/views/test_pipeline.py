@@ -5,8 +5,10 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from effssl.views import MultiView, ViewOptions, eager, resampling
-from effssl.views.geometry import crop_boxes
+from effssl.views import MultiView, ViewOptions
+from effssl.views import _eager as eager
+from effssl.views import _resampling as resampling
+from effssl.views._geometry import crop_boxes
 
 PLAIN = {"mean": (0.0,), "std": (1.0,)}  # views in pixel units
 FULL = ViewOptions(saturation=0.2, blur=(1.0, 0.3), solarize=(0.0, 0.5), **PLAIN)

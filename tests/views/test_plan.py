@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effssl.views import PRESETS, MultiView, ViewOptions
-from effssl.views import plan as rows
-from effssl.views.geometry import crop_boxes
-from effssl.views.plan import alike
+from effssl.views import _plan as rows
+from effssl.views._geometry import crop_boxes
+from effssl.views._plan import alike
 
 ALL = ViewOptions(grey=0.5, jitter=0.5, blur=(0.5,), solarize=(0.5,))
 

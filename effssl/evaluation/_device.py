@@ -1,0 +1,61 @@
+"""How evaluation uses a device: its precision, copies that nobody waits for, and who decodes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from effssl.data._loader import available_cores
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST_WORKERS = 8
+_FEW = 2000  # images, for which it does not pay to start workers
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """What ``auto`` means on a device: bf16 on a GPU that computes in it, else fp32.
+
+    Raises:
+        ValueError: If there is no such precision.
+    """
+    if precision not in get_args(Precision):
+        names = ", ".join(get_args(Precision))
+        raise ValueError(f"unknown precision {precision!r}; precisions are {names}")
+    if precision != "auto":
+        return precision
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+    return "bf16" if has_bf16 else "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """A context in which modules compute in a resolved precision."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, _TYPES[precision])
+
+
+def copied(x: Tensor, device: torch.device) -> Tensor:
+    """``x`` on a device; the host does not wait for a copy to a GPU, made from pinned memory."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def decoding_workers(workers: int | None, images: int, device: torch.device) -> int:
+    """Processes that decode: as many as asked for, or as it pays to start if that is None.
+
+    That is one for each core of this process's share up to 8, but none for fewer than 2,000
+    images, or for a model on the CPU, whose cores it takes.
+    """
+    if workers is not None:
+        return workers
+    if images < _FEW or device.type == "cpu":
+        return 0
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(_MOST_WORKERS, max(1, available_cores() // processes))

@@ -1,0 +1,256 @@
+"""What a model card says, as its template is filled."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from effssl.evaluation._tables import mean_and_spread, protocol_sentences
+from effssl.hub._figures import FIGURES
+from effssl.hub._folder import PROBE, build_sketch
+from effssl.hub._model_config import ModelConfig
+from effssl.model import SSLModel
+
+_LOSSES = {"bt": "Barlow Twins", "vicreg": "VICReg", "spectral": "the spectral contrastive loss"}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# the sample of the package is part of a data set that the Hub knows
+DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
+_DATA_LICENCES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
+_CITATIONS = {
+    "bt": """@inproceedings{zbontar2021barlow,
+  title={Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
+  author={Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
+  booktitle={International Conference on Machine Learning},
+  year={2021}
+}""",
+    "vicreg": """@inproceedings{bardes2022vicreg,
+  title={{VICReg}: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},
+  author={Bardes, Adrien and Ponce, Jean and LeCun, Yann},
+  booktitle={International Conference on Learning Representations},
+  year={2022}
+}""",
+}
+_CITATION = """@inproceedings{agrawal2024harnessing,
+  title={Harnessing small projectors and multiple views for efficient vision pretraining},
+  author={Agrawal, Kumar Krishna and Ghosh, Arna and Sodhani, Shagun and Oberman, Adam and
+    Richards, Blake},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2024}
+}"""
+
+
+def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
+    """The variables of card.md.jinja.
+
+    Args:
+        config: Of the model folder.
+        training: Of the model folder; empty if it has none.
+        repo_id: ``owner/name``.
+
+    Raises:
+        KeyError: If training lacks something that effssl writes.
+    """
+    model, map_shape = build_sketch(config), None
+    channels, size = config.pretrained_cfg["input_size"][:2]
+    try:
+        with torch.inference_mode(), torch.device("meta"):
+            images = torch.empty(1, channels, size, size)
+            map_shape = list(model.eval().backbone.forward_features(images).shape)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        pass  # not every backbone of timm can say so without computing
+    mode = _MODES.get(channels)
+    image = f'import numpy as np\n\nimage = np.zeros(({channels}, {size}, {size}), "uint8")'
+    if mode:
+        image = 'from PIL import Image\n\nimage = Image.open("image.png")'
+        if mode == "RGB":
+            image += '.convert("RGB")'
+    name, trained = config.name, training.get("config", {})
+    used = name.loss if name else None
+    return {
+        "title": str(name or repo_id.partition("/")[2]),
+        "repo_id": repo_id,
+        "backbone": name.backbone if name else config.architecture,
+        "architecture": config.architecture,
+        "loss": _LOSSES[name.loss] if name else None,
+        "views": name.views if name else None,
+        "started_from": started_from(trained),
+        "projector_dim": config.projector_dim,
+        "data": _data(training),
+        "channels": channels,
+        "size": size,
+        "num_features": model.num_features,
+        "map_shape": map_shape,
+        "small": config.architecture.endswith("_cifar"),
+        "mode": mode,
+        "image": image,
+        "facts": _facts(config, training, model),
+        "evaluations": [_evaluation(found) for found in training.get("evaluation", [])],
+        "has_spectrum": any(found["spectrum"] for found in training.get("evaluation", [])),
+        "has_history": bool(training.get("history")),
+        "figures": dict(zip(("loss", "spectrum"), FIGURES, strict=True)),
+        "command": training.get("command"),
+        "training": _training(training),
+        "limits": _limits(config, training),
+        "licences": _licences(config, trained),
+        "citations": [_CITATION] + [_CITATIONS[loss] for loss in _CITATIONS if loss == used],
+    }
+
+
+def _facts(config: ModelConfig, training: dict, model: SSLModel) -> list[tuple[str, str]]:
+    cfg = config.pretrained_cfg
+    facts = [
+        (f"Parameters of the {name}", f"{sum(p.numel() for p in module.parameters()):,}")
+        for name, module in model.named_children()
+    ]
+    side, share = cfg["input_size"][-1], cfg.get("crop_pct", 1.0)
+    transform = (
+        f"shorter side to {int(side / share)} px ({cfg.get('interpolation', 'bilinear')}), centre "
+        f"crop of {side} px, values from 0 to 1, mean {_numbers(cfg['mean'])}, std "
+        f"{_numbers(cfg['std'])}"
+    )
+    facts += [("Features", f"{model.num_features:,}"), ("Transform", transform)]
+    files = [(name, file, "") for name, file in config.files.items()]
+    files += [
+        (PROBE, found["probe"], f"weight and bias of the linear probe on {found['dataset']}; ")
+        for found in training.get("evaluation", [])
+        if "probe" in found
+    ]
+    facts += [
+        (f"`{name}`", f"{text}{file['bytes']:,} bytes, sha256 `{file['sha256']}`")
+        for name, file, text in files
+    ]
+    return facts
+
+
+def _evaluation(found: dict) -> dict:
+    lead = (
+        f"On {found['test_images']:,} images of {found['dataset'] or 'the data'} "
+        f"({found['test_split']})"
+    )
+    if found["train_images"]:
+        lead += (
+            f"; {found['train_images']:,} labelled images ({found['train_split']}) vote and are "
+            f"fitted to; mean ± standard deviation of {found['of']}"
+        )
+    if found["of"] == "trainings":
+        lead += f"; the weights here are those of seed {next(iter(found['seeds'].values()))[0]}"
+    encoders = list(found["top1"])
+    rows = [
+        (key, [mean_and_spread(found["top1"][name].get(key)) for name in encoders])
+        for key in found["protocols"]
+    ]
+    return {
+        "lead": lead,
+        "encoders": encoders,
+        "rows": rows,
+        "protocols": protocol_sentences(found),
+        "spectrum": _spectrum(found["spectrum"]),
+    }
+
+
+def _spectrum(spectra: dict) -> dict | None:
+    """Rows of the table of what needs no labels, and how it was measured."""
+    if not spectra:
+        return None
+    first = next(iter(spectra.values()))
+    measures = {
+        "Width": "width",
+        "alpha": "alpha",
+        "RankMe": "rankme",
+        "Effective rank": "effective_rank",
+        "LiDAR": "lidar",
+        "Alignment": "alignment",
+        "Uniformity": "uniformity",
+    }
+    ranks = [
+        f"{fit['first']} to {fit['last']} of the {name} (R² {fit['r2']})"
+        for name, fit in ((name, s["alpha_fit"]) for name, s in spectra.items())
+        if fit
+    ]
+    return {
+        "of": list(spectra),
+        "rows": [
+            (title, ["–" if s[key] is None else f"{s[key]:,}" for s in spectra.values()])
+            for title, key in measures.items()
+        ],
+        "how": f"Eigenvalues, ranks and alpha are of {first['images']:,} images"
+        + (f", alpha of ranks {' and '.join(ranks)}" if ranks else "")
+        + f"; LiDAR, alignment and uniformity of {first['views']} views of "
+        f"{first['viewed_images']:,} images, preset {first['preset']}.",
+    }
+
+
+def _training(training: dict) -> list[tuple[str, str]]:
+    if "config" not in training:
+        return []
+    config, versions = training["config"], training["versions"]
+    rows = {
+        "Images": f"{training['images']:,}",
+        "Epochs": f"{training['epoch']:,}",
+        "Steps": f"{training['step']:,} of {config['batch_size']:,} images",
+        "Images seen": f"{training['images_seen']:,}",
+        "Views seen": f"{training['views_seen']:,}",
+        "Views": f"preset {config['preset']}, {config['img_size']} px",
+        "Optimizer": f"{config['optimizer']}, lr {config['lr']:g}, scaled by the batch: "
+        f"{config['lr_scaling']}; weight decay {config['weight_decay']:g}; cosine decay after a "
+        f"warm-up of {config['warmup_epochs']:g} epochs or a tenth of the run",
+        "Seed": str(config["seed"]),
+        "Precision": {"no": "float32"}.get(training["precision"], training["precision"]),
+        "Hardware": training["hardware"],
+        "Minutes": f"{training['minutes']:,}",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return list(rows.items())
+
+
+def _limits(config: ModelConfig, training: dict) -> list[str]:
+    channels, size = config.pretrained_cfg["input_size"][:2]
+    limits = []
+    if "config" in training:
+        before = started_from(training["config"])
+        limits.append(
+            f"It was trained on {channels}-channel views of {size} px only"
+            + (f", after what {before} was trained on" if before else "")
+            + "; other images, sizes and tasks were not tried."
+        )
+    for found in training.get("evaluation", []):
+        for name in ("raw pixels", "random initialisation"):
+            worse = [
+                key
+                for key, values in found["top1"].get("pretrained", {}).items()
+                if key in found["top1"].get(name, {})
+                and statistics.mean(values) <= statistics.mean(found["top1"][name][key])
+            ]
+            if worse:
+                limits.append(f"By {' and '.join(worse)} the features are no better than {name}.")
+    limits.append("Features repeat whatever bias the images have; nothing was done about it.")
+    return limits
+
+
+def _licences(config: ModelConfig, trained: dict) -> list[str]:
+    licences = []
+    if config.pretrained_cfg.get("license"):
+        licences.append(f"Weights: {config.pretrained_cfg['license']}.")
+    data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
+    if data in _DATA_LICENCES:
+        licences.append(f"Images of the training: {_DATA_LICENCES[data]}.")
+    elif data:
+        licences.append(f"Images of the training: see https://huggingface.co/datasets/{data}.")
+    return licences
+
+
+def started_from(trained: dict) -> str | None:
+    return f"timm/{trained['backbone']}" if trained.get("pretrained") else None
+
+
+def _data(training: dict) -> str | None:
+    trained = training.get("config")
+    if trained is None:
+        return None
+    data = trained.get("dataset") or "a data set that is not published"
+    return f"{training['images']:,} images of {data}"
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

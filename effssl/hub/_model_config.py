@@ -1,0 +1,238 @@
+"""config.json of a model folder: timm's keys, and one object ``effssl`` that timm leaves alone.
+
+It may come from anybody, so nothing of it is used before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+
+from effssl.hub._weights import shown
+from effssl.model import BACKBONE_ARGS, SSLModel
+from effssl.naming import ModelName
+
+FORMAT_VERSION = 1
+WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}
+_FILE = {"bytes": int, "sha256": str}
+_MOST_BYTES = 4_000_000
+_PAPER = "arXiv:2312.10725"
+_PAPERS = {"bt": ["arXiv:2103.03230"], "vicreg": ["arXiv:2105.04906"], "spectral": []}
+# what timm records of its own models besides
+_TIMM_ARGS = {"global_pool": str, "class_token": bool, "dynamic_img_size": bool}
+_SIZES = ("input_size", "min_input_size", "test_input_size")
+_POOLS = ("pool_size", "test_pool_size")
+_NUMBERS = ("crop_pct", "test_crop_pct")
+_WORDS = ("first_conv", "classifier", "architecture", "tag", "license", "paper_ids", "paper_name")
+_WORDS = (*_WORDS, "description", "origin_url")
+_CHOICES = {
+    "interpolation": ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
+    "crop_mode": ("center", "squash", "border"),
+    "custom_load": (False, True),
+    "fixed_input_size": (False, True),
+}
+_LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a checked config.json says.
+
+    Attributes:
+        architecture: timm's name of the backbone.
+        model_args: The arguments that build it.
+        pretrained_cfg: timm's description of the weights and their input.
+        projector_dim: Width of the projector; None if the folder has none.
+        files: Bytes and sha256 of each file of weights; empty in a folder of timm's.
+        name: Name of the model, if training gave it one.
+    """
+
+    architecture: str
+    model_args: dict
+    pretrained_cfg: dict
+    projector_dim: int | None
+    files: dict[str, dict]
+    name: ModelName | None = None
+
+
+def compose_config(
+    model: SSLModel, files: dict[str, dict], name: ModelName | None, license: str | None
+) -> dict:
+    """The content of config.json."""
+    cfg = {
+        k: v for k, v in model.backbone.pretrained_cfg.items() if k in _ALLOWED and v is not None
+    }
+    if name is not None:
+        cfg |= {"tag": name.timm_tag, "paper_ids": [_PAPER, *_PAPERS[name.loss]]}
+    if license is not None:
+        cfg["license"] = license
+    ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
+    if name is not None:
+        ours["name"] = str(name)
+    return {
+        "architecture": cfg["architecture"],
+        "num_classes": 0,
+        "num_features": model.num_features,
+        "model_args": model.backbone_args,
+        "pretrained_cfg": cfg | {"num_classes": 0},
+        "effssl": ours | {"files": files},
+    }
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read and check config.json of a folder that effssl or timm wrote.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not of that format, or says anything that does not belong there.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json in {str(folder)!r}: not a model folder")
+    config = read_json(path)
+    try:
+        return _checked(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_json(path: Path) -> dict:
+    """The object in a file that may come from anybody.
+
+    Raises:
+        ValueError: If it is too large, is not JSON, or is no object.
+    """
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; {_MOST_BYTES:,} are read at most")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {shown(found)}, and not an object")
+    return found
+
+
+def _checked(config: dict) -> ModelConfig:
+    for key, kind in {"architecture": str, "pretrained_cfg": dict}.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(f"{key!r} must be a {kind.__name__}, is {shown(config.get(key))}")
+    architecture, cfg = config["architecture"], config["pretrained_cfg"]
+    if not timm.is_model(architecture) or "/" in architecture or ":" in architecture:
+        raise ValueError(
+            f"unknown architecture {shown(architecture)}; a newer effssl or timm may know it"
+        )
+    ours = config.get("effssl")
+    foreign = ours is None
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    if foreign:  # timm's: it may say more than is needed here
+        cfg = {key: value for key, value in cfg.items() if key in _ALLOWED}
+    elif not isinstance(ours, dict):
+        raise ValueError(f"'effssl' must be an object, is {shown(ours)}")
+    elif ours.get("format") != FORMAT_VERSION:
+        raise ValueError(
+            f"this effssl reads format {FORMAT_VERSION}, not {shown(ours.get('format'))}: use the "
+            "version of effssl that wrote it"
+        )
+    model_args = _checked_args(config.get("model_args", {}), foreign)
+    _check_cfg(cfg)
+    channels = model_args.get("in_chans", 3)
+    for key, found in {
+        "input_size": cfg.get("input_size", [0])[0],
+        "mean": len(cfg.get("mean", [])),
+        "std": len(cfg.get("std", [])),
+    }.items():
+        if found != channels and (key in cfg or not foreign):
+            raise ValueError(f"{key} must be of the {channels} channels of model_args, not {found}")
+    if foreign:
+        return ModelConfig(architecture, model_args, cfg, None, {})
+
+    dim = ours.get("projector_dim")
+    if dim is not None and (type(dim) is not int or not 1 <= dim <= 65536):
+        raise ValueError(f"projector_dim must be 1 to 65536, is {shown(dim)}")
+    names = [WEIGHT_FILES[part] for part in WEIGHT_FILES if part == "backbone" or dim is not None]
+    files = ours.get("files")
+    if not isinstance(files, dict) or files.keys() != set(names):
+        raise ValueError(f"files must be {' and '.join(names)}, is {shown(files)}")
+    for file in files.values():
+        if not isinstance(file, dict) or {k: type(file[k]) for k in file} != _FILE:
+            raise ValueError(f"bytes and sha256 of every file must be given, not {shown(file)}")
+    name = ours.get("name")
+    if name is not None:
+        name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
+    return ModelConfig(architecture, model_args, cfg, dim, files, name)
+
+
+def _checked_args(model_args: object, foreign: bool) -> dict:
+    """Only what is known to be harmless: timm would open files for some other arguments."""
+    if not isinstance(model_args, dict):
+        raise ValueError(f"'model_args' must be a dict, is {shown(model_args)}")
+    model_args = dict(model_args)
+    if foreign:
+        model_args.pop("num_classes", None)
+        size = model_args.get("img_size")
+        if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+            model_args["img_size"] = size[0]
+    for key, value in model_args.items():
+        if key in BACKBONE_ARGS:
+            most = _LARGEST[key]
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(
+                    f"{key} of model_args must be a whole number from 1 to {most}, is "
+                    f"{shown(value)}"
+                )
+        elif type(value) is not _TIMM_ARGS.get(key):
+            raise ValueError(
+                f"model_args may hold {', '.join([*BACKBONE_ARGS, *_TIMM_ARGS])}, not "
+                f"{shown({key: value})}"
+            )
+    return model_args
+
+
+def _check_cfg(cfg: dict) -> None:
+    for key, value in cfg.items():
+        if key not in _ALLOWED:
+            raise ValueError(f"pretrained_cfg may not hold {shown({key: value})}")
+        if not _ALLOWED[key](value):
+            raise ValueError(f"{key} of pretrained_cfg cannot be {shown(value)}")
+
+
+def _are_sides(value: object, count: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(type(side) is int and 1 <= side <= 8192 for side in value)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e6  # which NaN is not either
+
+
+def _are_stats(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 1024 and all(map(_is_number, value))
+
+
+def _are_words(value: object) -> bool:
+    words = value if isinstance(value, list) else [value]
+    return len(words) <= 8 and all(isinstance(w, str) and len(w) <= 2000 for w in words)
+
+
+_ALLOWED = {
+    **dict.fromkeys(_SIZES, lambda value: _are_sides(value, 3)),
+    **dict.fromkeys(_POOLS, lambda value: _are_sides(value, 2)),
+    **dict.fromkeys(_NUMBERS, lambda value: _is_number(value) and 0.1 <= value <= 4),
+    **dict.fromkeys(_WORDS, _are_words),
+    **{key: lambda value, of=choices: value in of for key, choices in _CHOICES.items()},
+    "mean": _are_stats,
+    "std": lambda value: _are_stats(value) and all(number > 0 for number in value),
+    "num_classes": lambda value: type(value) is int and 0 <= value,
+}
+"""The keys of timm's pretrained_cfg that a folder may hold, with what their values must be.
+
+Those that name files or addresses to load from are not among them.
+"""

@@ -1,0 +1,145 @@
+"""Diagonals and squared norms of products of views, in the cheaper of two forms.
+
+For views Z_a of shape (N, D) with Gram matrices G_a = Z_a Z_a^T, shape (N, N),
+
+    ||Z_a^T Z_b||_F^2 = <G_a, G_b>
+    sum_{a < b} ||Z_a^T Z_b||_F^2 = (||sum_a G_a||_F^2 - sum_a ||G_a||_F^2) / 2
+
+so V views take V Gram products in place of V (V - 1) / 2 products of size D x D, and where the
+Gram form is taken no D x D matrix is made. With several processes each computes the rows of its
+own images. The diagonals of the products are sums over rows.
+"""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from effssl.distributed import all_reduce_, all_reduce_sum, gather_rows
+from effssl.losses._diagonals import own_diagonals, pair_diagonals
+from effssl.losses._tf32 import tf32_products
+
+FLOPS_PER_FLOAT_MOVED = 1000
+"""What a process could compute while it sends one float: 100 on slow CPUs to 4000 on GPUs."""
+
+
+def gram_is_cheaper(*, views: int, counts: list[int], dim: int, across: bool) -> bool:
+    """Whether the Gram form costs less than the direct one, forward and backward together.
+
+    One process takes it for N < 0.75 (V - 1) D across views and for N < D within views.
+
+    Args:
+        views: V.
+        counts: Rows on each process.
+        dim: D.
+        across: Products of different views rather than of each view with itself.
+    """
+    images, processes = sum(counts), len(counts)
+    products = views * (views - 1) // 2 if across else views
+    gram = 4 * views * images * images * dim / processes
+    direct = (6 if across else 4) * products * images * dim * dim / processes
+    if processes > 1:
+        gram += FLOPS_PER_FLOAT_MOVED * views * images * dim
+        direct += FLOPS_PER_FLOAT_MOVED * 2 * products * dim * dim
+    return gram < direct
+
+
+class _GramForm(torch.autograd.Function):
+    """This process's share of the sum; its gradient is that of the sum over processes."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, counts: list[int], across: bool, tf32: bool) -> Tensor:
+        rows = gather_rows(z, max(counts)) if len(counts) > 1 else z
+        with tf32_products(tf32, z.device):
+            grams = torch.bmm(z, rows.mT)  # (V, n, N)
+        squares = sum(gram.square().sum() for gram in grams)
+        if across:
+            total = grams.sum(0)
+            squares = (total.square().sum() - squares) / 2
+            torch.sub(total, grams, out=grams).div_(2)
+        ctx.save_for_backward(rows, grams)
+        ctx.tf32 = tf32
+        return squares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        rows, grams = ctx.saved_tensors
+        autocast = torch.autocast(rows.device.type, enabled=False)
+        with autocast, tf32_products(ctx.tf32, rows.device):
+            return torch.bmm(grams * (4 * grad), rows), None, None, None
+
+
+class _DirectForm(torch.autograd.Function):
+    """This process's share of both sums; their gradient is that of the sum over processes."""
+
+    @staticmethod
+    def forward(
+        ctx, z: Tensor, counts: list[int], across: bool, tf32: bool
+    ) -> tuple[Tensor, Tensor]:
+        views, _, dim = z.shape
+        ctx.pairs = (
+            list(combinations(range(views), 2)) if across else [(v, v) for v in range(views)]
+        )
+        matrices = z.new_empty(len(ctx.pairs), dim, dim)
+        with tf32_products(tf32, z.device):
+            for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
+                torch.mm(z[a].T, z[b], out=matrix)
+        all_reduce_(matrices)
+        ctx.save_for_backward(z, matrices)
+        ctx.tf32 = tf32
+        squares = sum(matrix.square().sum() for matrix in matrices)
+        return matrices.diagonal(dim1=1, dim2=2) / len(counts), squares / len(counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx, grad_diagonals: Tensor, grad_squares: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        z, matrices = ctx.saved_tensors
+        matrices = matrices * (2 * grad_squares)
+        matrices.diagonal(dim1=1, dim2=2).add_(grad_diagonals)
+        result = torch.empty_like(z)
+        autocast = torch.autocast(z.device.type, enabled=False)
+        with autocast, tf32_products(ctx.tf32, z.device):
+            for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
+                if a == b:
+                    torch.mm(z[a], matrix, out=result[a]).mul_(2)
+                else:  # beta is 0 where a view is met for the first time
+                    result[a].addmm_(z[b], matrix.T, beta=int((a, b) > (0, 1)))
+                    result[b].addmm_(z[a], matrix, beta=int(a > 0))
+        return result, None, None, None
+
+
+def cross_products(
+    z: Tensor,
+    counts: list[int],
+    *,
+    across: bool,
+    tf32: bool = False,
+    gram: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Diagonals and squared Frobenius norms of the D x D products of views.
+
+    Args:
+        z: Shape (V, n, D), this process's rows.
+        counts: Rows on each process.
+        across: Take the P = V (V - 1) / 2 products Z_a^T Z_b of the pairs a < b, in the order of
+            ``itertools.combinations``, rather than the P = V products Z_a^T Z_a.
+        tf32: On CUDA, multiply in TF32 (``tf32.py``); the diagonals of the Gram form, which are no
+            matrix products, stay exact.
+        gram: Force the Gram form or the direct one; by default the cheaper is taken.
+
+    Returns:
+        The diagonals, shape (P, D), and the sum over the products of the squared Frobenius norm, a
+        scalar, both over the rows of all processes.
+    """
+    if gram is None:
+        views, _, dim = z.shape
+        gram = gram_is_cheaper(views=views, counts=counts, dim=dim, across=across)
+    if gram:
+        diagonals = pair_diagonals(z) if across else own_diagonals(z)
+        return diagonals, all_reduce_sum(_GramForm.apply(z, counts, across, tf32))
+    diagonals, squares = _DirectForm.apply(z, counts, across, tf32)
+    return all_reduce_sum(diagonals), all_reduce_sum(squares)

@@ -1,0 +1,218 @@
+"""Images of a run: their views, their neighbours among the features, and a map of the features."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+from dataclasses import dataclass
+from io import BytesIO
+
+import torch
+from PIL import Image, features
+from torch import Tensor
+from torch.nn import functional as F
+
+from effssl.data._loader import DecodedImages, decode_size
+from effssl.data.sources import Source, load_source
+from effssl.report._svg import COLORS, Chart, draw
+from effssl.seeding import seeded_generator
+from effssl.training.config import PretrainConfig
+from effssl.views import MultiView
+from effssl.views._picture import draw_views
+
+logger = logging.getLogger(__name__)
+
+_THUMBNAIL = 64  # px
+_QUERIES, _NEIGHBOURS = 12, 8
+_SHOWN, _VIEWS = 8, 6  # of the picture of views
+_WIDTH = 1000  # px of that picture, at the most
+_CHUNK = 64  # images decoded at a time
+_CLASSES = 2 * len(COLORS)  # that can be told apart on the map
+_MANY = 3000  # points, from which on the map is a bitmap
+_MARKERS = "os"  # on the map, of the first and the second ten classes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of the images of a run, those that can be read.
+
+    Attributes:
+        source: Their rows.
+        labels: Class of each; None if they have none.
+        names: Of the classes that there are, by label.
+        broken: Images that were looked at and could not be read.
+    """
+
+    source: Source
+    labels: list[int] | None
+    names: dict[int, str]
+    broken: int
+
+    def __len__(self) -> int:
+        return len(self.source.dataset)
+
+    def thumbnail(self, i: int) -> str:
+        """Image i, small, as data for an ``img``."""
+        (image,) = DecodedImages(self.source, _THUMBNAIL).__getitems__([i])
+        shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
+        picture = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        return _data(picture)
+
+    def name(self, i: int) -> str:
+        """Class of image i; empty without labels."""
+        return "" if self.labels is None else self.names[self.labels[i]]
+
+    def take(self, kept: list[int]) -> Sample:
+        """Some of the images."""
+        return dataclasses.replace(
+            self,
+            source=dataclasses.replace(
+                self.source, dataset=self.source.dataset.select(kept), num_images=len(kept)
+            ),
+            labels=None if self.labels is None else [self.labels[i] for i in kept],
+        )
+
+
+def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sample:
+    """Draw images at random, the same for every report of a run.
+
+    Args:
+        config: Of the run.
+        dataset: Where its images are, if not where the run found them.
+        most: Images that are looked at.
+
+    Raises:
+        FileNotFoundError: If there is no such data set.
+        ValueError: If it does not fit the configuration, or no image can be read.
+    """
+    source = load_source(
+        dataset or config.dataset,
+        config.split,
+        in_chans=config.in_chans,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
+    order = torch.randperm(len(source.dataset), generator=seeded_generator(config.seed, "report"))
+    rows = order[:most].tolist()
+    decoded, kept = DecodedImages(source, _THUMBNAIL), []
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        images = decoded.__getitems__(part)
+        kept += [row for row, image in zip(part, images, strict=True) if isinstance(image, Tensor)]
+    if not kept:
+        raise ValueError(f"none of {len(rows):,} images can be read")
+    whole = source.dataset.select(kept)
+    source = dataclasses.replace(source, dataset=whole, num_images=len(whole))
+    labels, names = _classes(source)
+    return Sample(source, labels, names, broken=len(rows) - len(kept))
+
+
+def views_picture(config: PretrainConfig, sample: Sample) -> str:
+    """A few images and their views, as data for an ``img``."""
+    views = MultiView(config.preset, views=min(config.views, _VIEWS), size=config.img_size)
+    decoded = DecodedImages(sample.source, decode_size(config.img_size))
+    images = decoded.__getitems__(_spread(sample, _SHOWN))
+    whole = [image for image in images if isinstance(image, Tensor)]
+    picture = draw_views(whole, views, seeded_generator(config.seed, "views"))
+    picture.thumbnail((_WIDTH, 2 * _WIDTH))
+    return _data(picture)
+
+
+def neighbours(sample: Sample, embedded: Tensor) -> list[tuple[int, list[int]]]:
+    """Images and those whose features are nearest by cosine, nearest first.
+
+    Args:
+        sample: N images.
+        embedded: Their features, (N, F).
+    """
+    unit = F.normalize(embedded.float())
+    queries = _spread(sample, _QUERIES)
+    cosines = unit[queries] @ unit.T
+    cosines[range(len(queries)), queries] = -torch.inf
+    count = min(_NEIGHBOURS, len(unit) - 1)
+    return list(zip(queries, cosines.topk(count).indices.tolist(), strict=True))
+
+
+def feature_map(sample: Sample, embedded: Tensor) -> tuple[Chart, list[tuple[str, str, bool, int]]]:
+    """The features along their two principal components, and the legend of the classes.
+
+    Args:
+        sample: N images.
+        embedded: Their features, (N, F).
+
+    Returns:
+        The chart, and name, colour, whether the mark is square, and number of images of each
+        class; no classes if the images have none or too many.
+    """
+    title = "Features of images along their two principal components"
+    x = embedded.double() - embedded.double().mean(0)
+    if min(x.shape) < 2 or not x.any():
+        return Chart(title, None, "The features do not span a plane: there is nothing to map."), []
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    places = u[:, :2] * s[:2]
+    shares = (100 * s.square() / s.square().sum()).tolist()
+    present = sorted(set(sample.labels or []))
+    classes = present if len(present) <= _CLASSES else []
+    labels = torch.tensor(sample.labels if classes else [0] * len(x))
+    legend = []
+
+    def plot(axes) -> None:
+        for i, label in enumerate(classes or [0]):
+            chosen = places[labels == label]
+            color, square = COLORS[i % len(COLORS)], i >= len(COLORS)
+            axes.plot(
+                *chosen.T.tolist(),
+                _MARKERS[square],
+                color=color,
+                markersize=2.6,
+                alpha=0.75,
+                markeredgewidth=0,
+                rasterized=len(x) > _MANY,
+            )
+            if classes:
+                legend.append((sample.names[label], color, square, len(chosen)))
+        axes.set_xlabel(f"first component, {shares[0]:.0f} % of the variance")
+        axes.set_ylabel(f"second, {shares[1]:.0f} %")
+
+    text = "" if classes or not present else f"{len(present)} classes are too many for colours."
+    return draw("map", title, plot, text=text, size=(4.6, 4.2)), legend
+
+
+def _classes(source: Source) -> tuple[list[int] | None, dict[int, str]]:
+    from datasets import ClassLabel
+
+    if source.label_column is None:
+        return None, {}
+    try:
+        labels = source.labels()
+    except ValueError as error:
+        logger.info("%s", error)  # such as -1 for every image without a label
+        return None, {}
+    kind = source.dataset.features[source.label_column]
+    if isinstance(kind, ClassLabel) and kind.num_classes > max(labels):
+        return labels, {label: kind.names[label] for label in set(labels)}
+    return labels, {label: str(label) for label in set(labels)}
+
+
+def _spread(sample: Sample, count: int) -> list[int]:
+    """So many images, of as many classes as there are, in the order of classes."""
+    if sample.labels is None:
+        return list(range(min(count, len(sample))))
+    of_class: dict[int, list[int]] = {}
+    for i, label in enumerate(sample.labels):
+        of_class.setdefault(label, []).append(i)
+    classes = sorted(of_class)
+    if len(classes) > count:
+        classes = [classes[i * len(classes) // count] for i in range(count)]
+    turns = [(turn, label) for turn in range(count) for label in classes]
+    taken = [(label, turn) for turn, label in turns if turn < len(of_class[label])][:count]
+    return [of_class[label][turn] for label, turn in sorted(taken)]
+
+
+def _data(picture: Image.Image) -> str:
+    kind = "webp" if features.check("webp") else "jpeg"
+    file = BytesIO()
+    picture.save(file, kind, quality=80)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,147 @@
+"""What is wrong with a run, or may be, found in its files."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from effssl.report._run import Run
+from effssl.training._collapse import collapse_alarm
+
+NO_MODEL = "There is no model yet: the first one comes with the end of an epoch."
+_SETTLED = 0.1  # share of a run, as in the monitor
+_LONG_WAIT = 0.2  # share of the time
+_LATEST = 20  # lines
+_SIGNS = ("feature_std", "feature_rank", "projection_std", "projection_rank")
+
+
+class Notice(NamedTuple):
+    """One thing to know.
+
+    Attributes:
+        level: ``error``: the run is of no use as it is; ``warning``; or ``note``.
+        text: What it is and what to do.
+    """
+
+    level: str
+    text: str
+
+
+def find_notices(run: Run, *, labelled: bool | None) -> list[Notice]:
+    """All that is to be known of a run, the worst first.
+
+    Args:
+        run: The run.
+        labelled: Whether its images have labels; None if that is not known.
+    """
+    found = [*_of_training(run), *_of_speed(run), *_of_evaluation(run, labelled)]
+    return sorted(found, key=lambda notice: ("error", "warning", "note").index(notice.level))
+
+
+def evaluate_command(run: Run, *, labelled: bool | None) -> str:
+    """What to type to evaluate the features of a run."""
+    folder = shlex.quote(run.name_to_type)
+    if labelled is not False:
+        return f"effssl evaluate {folder}"
+    split = shlex.quote(run.config.split)
+    return f"effssl evaluate {folder} --protocol spectrum --test-split {split}"
+
+
+def _of_training(run: Run) -> Iterator[Notice]:
+    since, alarm = _collapse(run)
+    if alarm:
+        yield Notice("error", f"Since step {since:,}: {alarm}.")
+    if run.state == "stopped":
+        yield Notice(
+            "error",
+            f"The run has stopped at step {run.step:,}{_of_total(run)}: nothing was logged since "
+            f"{date(run.last_sign)}, {run.silent:,.0f} minutes ago. The same command with "
+            "--resume goes on.",
+        )
+    lost = [line["step"] for line in run.lines if line.get("loss") is None]
+    if lost:
+        level = "error" if lost[-1] == run.lines[-1]["step"] else "warning"
+        yield Notice(
+            level,
+            f"The loss was not finite in {len(lost):,} of {len(run.lines):,} lines, at step "
+            f"{lost[-1]:,} for the last time: a lower lr, or grad_clip, prevents it.",
+        )
+    last = run.lines[-1] if run.lines else {}
+    if last.get("skipped_steps"):
+        yield Notice(
+            "warning",
+            f"{last['skipped_steps']:,} of {run.step:,} steps were skipped, since the loss or its "
+            "gradient was not finite: a lower lr, or grad_clip, prevents it.",
+        )
+    if last.get("broken"):
+        images = f" of {run.training['images']:,}" if "images" in run.training else ""
+        yield Notice("warning", f"{last['broken']:,}{images} images are broken and were left out.")
+    if run.state == "running":
+        yield Notice("note", f"The run is going on: step {run.step:,}{_of_total(run)}.")
+    if not run.has_model:
+        yield Notice("note", NO_MODEL)
+
+
+def _of_speed(run: Run) -> Iterator[Notice]:
+    waits = [x["waiting"] for x in run.lines[-_LATEST:] if x.get("waiting") is not None]
+    if waits and statistics.median(waits) > _LONG_WAIT:
+        yield Notice(
+            "warning",
+            f"Training waits for images {100 * statistics.median(waits):.0f} % of the time: more "
+            "--workers decode faster, and a --cache-gb that holds all images decodes them once.",
+        )
+
+
+def _of_evaluation(run: Run, labelled: bool | None) -> Iterator[Notice]:
+    evaluations = run.training.get("evaluation", [])
+    for found in evaluations:
+        means = {
+            encoder: {key: statistics.mean(values) for key, values in row.items() if values}
+            for encoder, row in found["top1"].items()
+        }
+        ours = means.pop("pretrained", {})
+        for encoder, row in means.items():
+            worse = [key for key in ours if key in row and ours[key] <= row[key]]
+            if worse:
+                yield Notice(
+                    "warning",
+                    f"By {', '.join(worse)} the pretrained features are no better than "
+                    f"{encoder}, on {found.get('dataset') or 'the data'}.",
+                )
+    if labelled is False:
+        yield Notice(
+            "note",
+            "The images have no labels, so there is no k-NN accuracy, and no class is shown.",
+        )
+    if not evaluations and run.has_model:
+        command = evaluate_command(run, labelled=labelled)
+        yield Notice("note", f"The features were not evaluated: {command}")
+
+
+def _collapse(run: Run) -> tuple[int, str | None]:
+    """Since when and how a run is collapsed, by two lines in a row, as the monitor tells it."""
+    alarm, since, doubts = None, 0, 0
+    for line in run.lines:
+        signs = {name: line.get(name) for name in _SIGNS}
+        settled = run.total_steps is None or line["step"] >= _SETTLED * run.total_steps
+        if None in signs.values() or not settled:
+            continue
+        now = collapse_alarm(signs, run.config.batch_size, run.config.projector_dim)
+        doubts = doubts + 1 if bool(now) != bool(alarm) else 0
+        if doubts == 2:
+            alarm, since, doubts = now, line["step"], 0
+        elif alarm and now:
+            alarm = now  # with the numbers of the last line
+    return since, alarm
+
+
+def _of_total(run: Run) -> str:
+    return "" if run.total_steps is None else f" of {run.total_steps:,}"
+
+
+def date(seconds: float) -> str:
+    """Minutes are enough; UTC, since a page is read elsewhere."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

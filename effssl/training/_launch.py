@@ -1,0 +1,142 @@
+"""The Accelerator of a run: as many processes as were launched, in the precision asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.nn.parallel import DistributedDataParallel
+
+from effssl.data._loader import available_cores
+from effssl.training.config import PretrainConfig
+
+logger = logging.getLogger(__name__)
+
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"
+
+
+class _DdpOptions(DistributedDataParallelKwargs):
+    """Options of DDP, without the broadcast of buffers before each forward pass.
+
+    Every process starts with the same buffers and updates its running statistics from sums over all
+    of them, so that a broadcast would change nothing.
+    """
+
+    def to_kwargs(self) -> dict:
+        known = inspect.signature(DistributedDataParallel).parameters
+        new, old = "forward_sync_buffers", "broadcast_buffers"  # whose default is True
+        return super().to_kwargs() | {new if new in known else old: False}
+
+
+def create_accelerator(config: PretrainConfig) -> Accelerator:
+    """Start Accelerate and check that it did what was asked for.
+
+    Raises:
+        ValueError: If a launcher setting contradicts the configuration, or fewer processes run
+            than were launched.
+    """
+    has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
+    cpu = config.cpu or not has_accelerator
+    precision = mixed_precision(config, cpu)
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    # accelerate launch exports "no" when it was told nothing, so "no" contradicts nothing
+    if launched not in ("no", precision):
+        raise ValueError(
+            f"the launcher asks for mixed precision {launched!r}, the configuration for "
+            f"{config.precision!r}: give --precision {launched}, or launch without it"
+        )
+    if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
+        raise ValueError(
+            f"tracker {config.tracker!r} is not installed: pip install 'effssl[trackers]'"
+        )
+    if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "several processes were asked for but one was started: accelerate launch --cpu does "
+            "not start more; use torchrun --standalone --nproc_per_node N ... --cpu"
+        )
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{plugin}", "false").lower() in ("true", "1"):
+            raise ValueError(
+                f"the launcher asks for {plugin}, which shards models that do not fit on a device; "
+                "these do, and their losses are exact under DDP only: launch without it"
+            )
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = not config.deterministic
+    group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+    # given a backend, Accelerate asks for a group, which it makes only where a launcher started it
+    has_group = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    if has_group and not cpu and torch.cuda.is_available():
+        group.backend = "cuda:nccl,cpu:gloo"  # processes also agree on when to stop, on the CPU
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=config.tracker,
+        project_dir=config.run_folder,
+        kwargs_handlers=[group],
+    )
+    # as an argument Accelerate takes no subclass
+    accelerator.ddp_handler = _DdpOptions(gradient_as_bucket_view=True)
+    if accelerator.device.type == "cpu" and not cpu:
+        raise ValueError(
+            "this Python process has trained on the CPU before and Accelerate keeps to it: start "
+            "another to use the accelerator"
+        )
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise ValueError(
+            f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
+            "launch with torchrun, or with accelerate launch on as many accelerators"
+        )
+    cores = available_cores()
+    threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else cores
+    if asked == 1 and accelerator.device.type == "cpu" and threads < cores:
+        logger.warning(
+            "using %d of %d CPU cores, as OMP_NUM_THREADS says; accelerate launch sets it to 1 "
+            "unless it is given --num_cpu_threads_per_process %d",
+            *(threads, cores, cores),
+        )
+    return accelerator
+
+
+@contextmanager
+def explain_determinism(backbone: str) -> Iterator[None]:
+    """Say what to do where a deterministic run meets an operation that cannot be deterministic.
+
+    Args:
+        backbone: Name of the backbone that is trained inside.
+
+    Raises:
+        ValueError: In place of the RuntimeError of such an operation.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        operation, found, _ = str(error).partition(_NOT_DETERMINISTIC)
+        if not found:
+            raise
+        raise ValueError(
+            f"deterministic does not go with backbone {backbone!r} on this device: PyTorch has no "
+            f"deterministic {operation}; leave deterministic out, or take a backbone without that "
+            "operation, such as resnet50"
+        ) from error
+
+
+def mixed_precision(config: PretrainConfig, cpu: bool) -> str:
+    """Accelerate's name of the precision: no, bf16 or fp16."""
+    if config.precision != "auto":
+        return "no" if config.precision in ("fp32", "fp64") else config.precision
+    if cpu:
+        # emulated bf16 is ten times slower than fp32; AMX is what makes it faster
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bf16" if capabilities.get("amx_bf16") else "no"
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "no"

@@ -1,0 +1,131 @@
+"""Features of some training images while a run goes on: their spectrum, and k-NN accuracy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from effssl.data.sources import Source
+from effssl.distributed import world_size
+from effssl.evaluation._device import copied
+from effssl.evaluation.accuracy import check_classes
+from effssl.evaluation.features import gathered
+from effssl.evaluation.knn import knn
+from effssl.evaluation.spectrum import spectrum
+from effssl.model import SSLModel
+from effssl.seeding import seeded_generator
+from effssl.transform import create_transform
+
+logger = logging.getLogger(__name__)
+
+IMAGES = 5120  # at most; with labels a fifth of them ask, the others vote
+_BATCH = 256
+_WIDE = 2048  # eigenvalues of larger matrices take a CPU minutes
+
+
+class OnlineEvaluation:
+    """Measures features, on the same images each time.
+
+    With labels some images vote and others, held out from them, are classified; all are trained on,
+    without their labels. It draws from no random generator but its own. Each process of a run
+    takes a part of the images, in batches that do not depend on how many there are.
+
+    Args:
+        source: Map-style images.
+        images: The same rows decoded: ``__getitems__`` gives a uint8 tensor (C, h, w) each, or
+            what is no tensor where an image is broken.
+        seed: Of the choice of images.
+        labelled: Whether to read the labels.
+
+    Raises:
+        ValueError: If the label column holds anything but classes from 0, or one class only.
+    """
+
+    def __init__(self, source: Source, images: Dataset, seed: int, *, labelled: bool) -> None:
+        self.images = images
+        generator = seeded_generator(seed, "knn")
+        order = torch.randperm(len(source.dataset), generator=generator)[:IMAGES]
+        self.rows, self.labels = order.tolist(), None
+        if labelled:
+            labels = torch.tensor(source.labels())
+            check_classes(labels, labels)
+            self.labels = labels[order]
+
+    @torch.no_grad()
+    def __call__(
+        self, model: SSLModel, device: torch.device, autocast: Callable = nullcontext
+    ) -> dict:
+        """What a line of metrics.jsonl gets; the model keeps its mode and its buffers.
+
+        Args:
+            model: The same on every process, all of which must call this.
+            device: Where the model is.
+            autocast: Gives a context to compute features and projections in.
+
+        Returns:
+            ``spectrum``, with `Spectrum.record` of ``features`` and ``projections``, and with
+            labels ``knn``, the top-1 accuracy in percent by 20 neighbours. Empty if the features
+            are not finite, and on all processes but the first.
+        """
+        training = model.training
+        model.eval()
+        try:
+            parts = list(self._parts(model, device, autocast))
+        finally:
+            model.train(training)
+        # read at the end, since each reading waits for the device; and gathered on the CPU
+        features, projections, places = (
+            gathered(torch.cat(part).cpu() if part else None)
+            for part in (zip(*parts, strict=True) if parts else [()] * 3)
+        )
+        if world_size() > 1 and dist.get_rank() > 0:
+            return {}
+        try:
+            found: dict = {
+                "spectrum": {
+                    name: spectrum(x if x.shape[1] <= _WIDE else x[:_WIDE]).record()
+                    for name, x in {"features": features, "projections": projections}.items()
+                }
+            }
+        except ValueError as error:
+            logger.warning("features were not measured: %s", error)
+            return {}
+        if self.labels is not None:
+            found |= self._knn(features, self.labels[places.squeeze(1).long()])
+        return found
+
+    def _parts(
+        self, model: SSLModel, device: torch.device, autocast: Callable
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, projections and places of the images of each of this process's batches."""
+        transform, dtype = create_transform(model), next(model.parameters()).dtype
+        starts = range(0, len(self.rows), _BATCH)
+        rank = dist.get_rank() if world_size() > 1 else 0
+        first, end = ((rank + i) * len(starts) // world_size() for i in (0, 1))
+        for start in starts[first:end]:
+            images = self.images.__getitems__(self.rows[start : start + _BATCH])
+            whole = [i for i, image in enumerate(images) if isinstance(image, Tensor)]
+            if not whole:
+                continue
+            crops = copied(torch.stack([transform.crop(images[i]) for i in whole]), device)
+            crops = transform.normalize(crops).to(dtype)
+            with autocast():
+                features = model.backbone(crops)
+                projections = model.projector(features)
+            places = torch.tensor(whole, dtype=torch.float32).unsqueeze(1) + start
+            yield features.float(), projections.float(), places
+
+    def _knn(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        voters = len(features) * 4 // 5
+        asked = torch.isin(labels[voters:], labels[:voters])  # of classes that somebody votes for
+        k = min(20, voters)
+        data = (features[voters:][asked], labels[voters:][asked])
+        if not len(data[1]) or len(labels[:voters].unique()) < 2:
+            return {}
+        return {"knn": knn(features[:voters], labels[:voters], *data, k=(k,))[k].top1}

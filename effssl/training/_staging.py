@@ -1,0 +1,165 @@
+"""Batches on their way to the device, copied while it computes the step before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from effssl.data._loader import Batch, BatchShard
+from effssl.distributed import gather_counts
+from effssl.seeding import seeded_generator
+from effssl.views import MultiView
+
+_FUSED = "cuda"  # where kernels read the plan on the device
+
+
+class Chunk(NamedTuple):
+    """Images of a batch that pass through the backbone together.
+
+    Attributes:
+        plan: Plan of their views, (P, V * n), on the CPU; see `MultiView.plan`.
+        device_plan: The same on a GPU; None elsewhere.
+        counts: Number of images of the chunk on each process.
+    """
+
+    plan: Tensor
+    device_plan: Tensor | None
+    counts: list[int]
+
+
+class StagedBatch(NamedTuple):
+    """One process's part of a global batch, on the device or on its way there.
+
+    Attributes:
+        pixels: Flat pixels, as those of `Batch`, on the device.
+        channels: Channels of the images.
+        chunks: One for each pass through the backbone.
+        broken: What was wrong with each broken image.
+        copied: Event that the device passes when all is there; None where nothing is copied
+            beside its work.
+    """
+
+    pixels: Tensor
+    channels: int
+    chunks: list[Chunk]
+    broken: list[str]
+    copied: torch.cuda.Event | None
+
+    @property
+    def images(self) -> list[int]:
+        """Number of images on each process."""
+        return [
+            sum(of_process) for of_process in zip(*(c.counts for c in self.chunks), strict=True)
+        ]
+
+    def wait(self) -> None:
+        """Let the work that the device is given from now on begin when the batch is there."""
+        if self.copied is None:
+            return
+        stream = torch.cuda.current_stream()
+        stream.wait_event(self.copied)
+        for tensor in (self.pixels, self.chunks[0].device_plan):
+            tensor.record_stream(stream)  # or its memory could be given away while it is read
+
+
+class Stager:
+    """Draws the views of a batch and copies what the device needs, without waiting for it.
+
+    A batch is two copies from pinned memory: its pixels, and one tensor with all that its views
+    need. They run on a stream of their own.
+
+    Args:
+        multi_view: Says what views are drawn.
+        local: This process's part of every batch.
+        seed: Seed of the run.
+        device: Device of the model.
+    """
+
+    def __init__(
+        self, multi_view: MultiView, local: BatchShard, seed: int, device: torch.device
+    ) -> None:
+        self.multi_view, self.local, self.seed, self.device = multi_view, local, seed, device
+        self.stream = None
+        # which it is when the model lies there
+        if device.type == "cuda" and torch.cuda.is_initialized():
+            self.stream = torch.cuda.Stream(device)
+
+    def __call__(self, batch: Batch, step: int) -> StagedBatch:
+        """Begin to copy a batch.
+
+        Args:
+            batch: This process's images.
+            step: Steps done before; the views follow from it. They are drawn for the whole global
+                batch, so that they do not depend on the number of processes.
+        """
+        draws = self.multi_view.draw(
+            self.local.batch_size,
+            seeded_generator(self.seed, "views", step),
+            channels=batch.channels,
+        )
+        draws = {name: values[:, self.local.places[batch.rows]] for name, values in draws.items()}
+        parts = self.local.chunks(batch.rows)
+        plans = [
+            self.multi_view.plan(
+                {name: values[:, part] for name, values in draws.items()},
+                batch.sizes[part],
+                batch.starts[part],
+                channels=batch.channels,
+            )
+            for part in parts
+        ]
+        counts = gather_counts([plan.shape[1] // self.multi_view.views for plan in plans])
+        pixels, on_device, copied = self._copy(batch.pixels, plans)
+        chunks = [Chunk(*parts) for parts in zip(plans, on_device, counts, strict=True)]
+        return StagedBatch(pixels, batch.channels, chunks, batch.broken, copied)
+
+    def _copy(self, pixels: Tensor, plans: list[Tensor]) -> tuple[Tensor, list, object]:
+        if self.device.type != _FUSED:  # whose views are made by the plans on the host
+            return pixels.to(self.device), [None] * len(plans), None
+        # one after another, each with its rows together
+        flat = torch.cat([plan.flatten() for plan in plans])
+        with torch.cuda.stream(self.stream):
+            pixels, flat = self._from_pinned(pixels), self._from_pinned(flat)
+        parts = flat.split([plan.numel() for plan in plans])
+        on_device = [part.view_as(plan) for part, plan in zip(parts, plans, strict=True)]
+        return pixels, on_device, self.stream and self.stream.record_event()
+
+    def _from_pinned(self, x: Tensor) -> Tensor:
+        if x.device.type == self.device.type:  # a data set that lies there
+            return x
+        if self.stream is not None and not x.is_pinned():
+            x = x.pin_memory()
+        return x.to(self.device, non_blocking=True)
+
+
+class StagedBatches:
+    """The batches of an epoch, of which the next can be staged ahead of its turn.
+
+    Args:
+        batches: Batches as they are loaded.
+        stage: Stages a batch, given the number of its step.
+        step: Steps done before the first of them.
+    """
+
+    def __init__(
+        self, batches: Iterator[Batch], stage: Callable[[Batch, int], StagedBatch], step: int
+    ) -> None:
+        self._batches, self._stage, self._step = batches, stage, step
+        self._next: StagedBatch | None = None
+
+    def prefetch(self) -> None:
+        """Load and stage the next batch, if there is one and it is not staged yet."""
+        if self._next is None and (batch := next(self._batches, None)) is not None:
+            self._next = self._stage(batch, self._step)
+            self._step += 1
+
+    def __iter__(self) -> Iterator[StagedBatch]:
+        while True:
+            self.prefetch()
+            if self._next is None:
+                return
+            batch, self._next = self._next, None
+            yield batch

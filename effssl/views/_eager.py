@@ -1,0 +1,121 @@
+"""Views by torch's own operations: on the CPU, and where the fused kernels cannot run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from effssl.views import _color as color
+from effssl.views import _plan as rows
+from effssl.views._blur import gaussian_blur, reach
+from effssl.views._plan import alike, to_device
+from effssl.views._resampling import resized_crops
+from effssl.views.options import ViewOptions
+
+# Values of the views made at once on the CPU, found by timing: enough to hide the cost of some 100
+# calls a chunk, few enough to stay in the last cache.
+CPU_CHUNK = 460_000
+DEVICE_BYTES = 256_000_000  # float32 views, or images, of a chunk on an accelerator
+
+
+def render(
+    pixels: Tensor,
+    plan: Tensor,
+    options: ViewOptions,
+    *,
+    channels: int,
+    size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Make the views of a plan, M in one pass, in chunks.
+
+    Args:
+        pixels: Images one after another, flat: uint8, or float in [0, 1].
+        plan: The plan, (P, M) on the CPU.
+        options: For the reach of the blur and the normalization.
+        channels: Number of channels, C.
+        size: Side of a view in pixels, S.
+        dtype: Of the views; they are computed in float64 of float64 pixels, else in float32.
+
+    Returns:
+        Normalized views in the order of the plan, (M, C, S, S).
+    """
+    device, on_cpu = pixels.device, pixels.device.type == "cpu"
+    computed = torch.float64 if pixels.dtype == torch.float64 else torch.float32
+    mean, std = (
+        to_device(torch.tensor(s, dtype=computed).view(-1, 1, 1), device)
+        for s in options.channel_stats(channels)
+    )
+    shift = mean / std
+    white = 255 if pixels.dtype == torch.uint8 else 1
+    order = alike(plan)
+    plan = plan[:, order]
+    # two copies, as not every accelerator has float64: one for the boxes, one for the rest
+    boxes = to_device(plan[: rows.FLIP + 1].long(), device)
+    values = to_device(plan.to(computed), device)
+    device_order = to_device(order, device)
+    result = torch.empty(len(order), channels, size, size, device=device, dtype=dtype)
+    made = result.unbind() if on_cpu else None
+    step = _chunk(plan, channels, size, on_cpu)
+    for first in range(0, len(order), step):
+        part = slice(first, first + step)
+        view = resized_crops(pixels, plan[:, part], boxes[:, part], channels, size)
+        _adjust_(view, plan[:, part], values[:, part], options, white)
+        view.mul_(1 / std)
+        if on_cpu:  # index_copy_ goes value by value on the CPU
+            for row, image in zip(order[part].tolist(), view.unbind(), strict=True):
+                torch.sub(image, shift, out=made[row])
+        else:
+            result.index_copy_(0, device_order[part], view.sub_(shift).to(dtype))
+    return result
+
+
+def _chunk(plan: Tensor, channels: int, size: int, on_cpu: bool) -> int:
+    """Number of views to make at once."""
+    if on_cpu:
+        return max(1, CPU_CHUNK // (channels * size**2))
+    sides = plan[rows.HEIGHT : rows.WIDTH + 1].amax(1) if plan.shape[1] else plan.new_ones(2)
+    return max(1, DEVICE_BYTES // (4 * channels * max(size**2, int(sides.prod()))))
+
+
+def _adjust_(view: Tensor, plan: Tensor, values: Tensor, options: ViewOptions, white: int) -> None:
+    """The operations between crop and normalization, each on the part of a chunk that needs it.
+
+    Args:
+        view: Float pixels in [0, white], (N, C, S, S); pixels in [0, 1] afterwards.
+        plan: Columns of these N views, on the CPU, in the order of `alike`.
+        values: The same on the device, in the dtype of the view.
+        options: Whether each channel has factors of its own, and the reach of the blur.
+        white: What becomes 1.
+    """
+    channels = view.shape[1]
+    brightness, contrast = values[rows.FACTORS :].split(channels)
+
+    def by_factor(part: slice, factors: Tensor) -> tuple[Tensor, Tensor]:
+        if options.per_channel:  # each channel as an image
+            return view[part].flatten(0, 1).unsqueeze(1), factors[:, part].T.flatten()
+        return view[part], factors[0, part]
+
+    color.adjust_brightness_(*by_factor(slice(None), brightness / white))
+    part = _span((plan[rows.FACTORS + channels :] != 1).any(0))
+    if part:
+        color.adjust_contrast_(*by_factor(part, contrast))
+    part = _span(plan[rows.SATURATION] != 1)
+    if part:
+        color.adjust_saturation_(view[part], values[rows.SATURATION, part])
+    for row, change_ in ((rows.HUE, color.adjust_hue_), (rows.GREY, color.grey_out_)):
+        part = _span(plan[row] != 0)
+        if part:
+            change_(view[part], values[row, part])
+    part = _span(plan[rows.SIGMA] != 0)
+    if part:
+        gaussian_blur(view[part], values[rows.SIGMA, part], reach(options), out=view[part])
+    part = _span(plan[rows.SOLARIZE] != 0)
+    if part:
+        color.solarize_(view[part], values[rows.SOLARIZE, part])
+
+
+def _span(chosen: Tensor) -> slice | None:
+    """From the first to the last that is chosen; None if there is none."""
+    places = chosen.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else None

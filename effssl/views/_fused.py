@@ -1,0 +1,237 @@
+"""Views by four kernels a chunk. Importing this needs Triton.
+
+Each kernel is an operation of torch, so that tools which follow operations see it: fake tensors,
+`torch.compile`, profilers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import torch
+import triton
+from torch import Tensor
+
+from effssl.views import _kernels as kernels
+from effssl.views._blur import reach
+from effssl.views._fallback import DEVICE
+from effssl.views._kernels import BLOCK, TILE_X, TILE_Y
+from effssl.views._plan import SIGMA, to_device
+from effssl.views.options import ViewOptions
+
+# Planes between the kernels, of the views of a chunk; at most as much again for the blurred ones.
+SCRATCH_BYTES = 256_000_000
+
+
+def render(
+    pixels: Tensor,
+    plan: Tensor,
+    device_plan: Tensor | None,
+    options: ViewOptions,
+    *,
+    channels: int,
+    size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Make the views of a plan.
+
+    Args:
+        pixels: uint8 images one after another, flat.
+        plan: The plan, (P, M) on the CPU.
+        device_plan: The same on the device of the pixels; copied there if None.
+        options: For the reach of the blur, the kind of contrast and the normalization.
+        channels: Number of channels, C.
+        size: Side of a view in pixels, S.
+        dtype: Of the views: bfloat16, float16 or float32.
+
+    Returns:
+        Normalized views in the order of the plan, (M, C, S, S) in the format channels_last.
+    """
+    views = plan.shape[1]
+    mean, std = options.channel_stats(channels)
+    scale = [1 / s for s in std]
+    shift = [m / s for m, s in zip(mean, std, strict=True)]
+    radius = min(reach(options), size - 1)
+    kept = torch.float32 if dtype == torch.float32 else torch.float16
+    chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * size**2))
+    blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
+    pixels = pixels.contiguous()
+    plan = to_device(plan, pixels.device) if device_plan is None else device_plan
+    plan = plan if plan.stride(1) == 1 else plan.contiguous()  # rows may be any distance apart
+    out = torch.empty(
+        (views, channels, size, size),
+        dtype=dtype,
+        device=pixels.device,
+        memory_format=torch.channels_last,
+    )
+    for start in range(0, views, chunk):
+        end = min(start + chunk, views)
+        part, columns = out[start:end], plan[:, start:end]
+        scratch, sums = crop(pixels, columns, channels, size, kept)
+        color(columns, scratch, sums, part, scale, shift, options.per_channel)
+        first, last = blurred_before[start], blurred_before[end]
+        if first < last:
+            blurred = blur_down(plan, first, last - first, start, scratch, radius)
+            del scratch  # before the next chunk takes its own
+            blur_across(plan, first, start, blurred, part, scale, shift, radius)
+            del blurred
+    return out
+
+
+@torch.library.custom_op("effssl::crop", mutates_args=(), device_types=DEVICE)
+def crop(
+    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
+    scratch, sums = _cropped(pixels, plan, channels, size, dtype)
+    constants = _crop_constants(channels, size)
+    grid = (len(scratch) * constants["TILES"],)
+    with torch.cuda.device_of(pixels):
+        kernels.crop_kernel[grid](
+            pixels,
+            plan,
+            plan.stride(0),
+            scratch,
+            sums,
+            **constants,
+            num_warps=_crop_warps(channels),
+        )
+    return scratch, sums
+
+
+@crop.register_fake
+def _cropped(
+    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    views, tiles = plan.shape[1], _crop_constants(channels, size)["TILES"]
+    scratch = pixels.new_empty((views, channels, size, size), dtype=dtype)
+    return scratch, pixels.new_empty((views, channels, tiles), dtype=torch.float32)
+
+
+def _crop_constants(channels: int, size: int) -> dict[str, int]:
+    """What `crop_kernel` is compiled for."""
+    across = ceil(size / TILE_X)
+    return {
+        "C": channels,
+        "CHANNELS": triton.next_power_of_2(channels),
+        "SIZE": size,
+        "ACROSS": across,
+        "TILES": across * ceil(size / TILE_Y),
+        "X": TILE_X,
+        "Y": TILE_Y,
+    }
+
+
+def _crop_warps(channels: int) -> int:
+    """Warps of a program of the crop, whose values grow with the channels."""
+    return min(16, max(4, triton.next_power_of_2(channels)))
+
+
+def _pixel_constants(channels: int, size: int) -> dict[str, int]:
+    """What the other kernels are compiled for, beside what is theirs alone."""
+    return {"C": channels, "SIZE": size, "BLOCKS": ceil(size**2 / BLOCK), "BLOCK": BLOCK}
+
+
+@torch.library.custom_op("effssl::color", mutates_args=("scratch", "out"), device_types=DEVICE)
+def color(
+    plan: Tensor,
+    scratch: Tensor,
+    sums: Tensor,
+    out: Tensor,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    per_channel: bool,
+) -> None:
+    """Finish the views without blur in `out`, (n, C, S, S); bring the others on in the scratch."""
+    views, channels, size, _ = scratch.shape
+    constants = _pixel_constants(channels, size)
+    with torch.cuda.device_of(scratch):
+        kernels.color_kernel[(views * constants["BLOCKS"],)](
+            plan,
+            plan.stride(0),
+            scratch,
+            sums,
+            out,
+            *_strides(out),
+            SCALE=tuple(scale),
+            SHIFT=tuple(shift),
+            PER_CHANNEL=per_channel,
+            TILES=sums.shape[2],
+            **constants,
+        )
+
+
+@torch.library.custom_op("effssl::blur_down", mutates_args=(), device_types=DEVICE)
+def blur_down(
+    plan: Tensor, first: int, count: int, column: int, scratch: Tensor, radius: int
+) -> Tensor:
+    """Blur views along columns: those from `first` on in the plan's order, (count, C, S, S).
+
+    The scratch holds the views from `column` of the plan on.
+    """
+    blurred = _blurred(plan, first, count, column, scratch, radius)
+    channels, size = blurred.shape[1:3]
+    constants = _pixel_constants(channels, size)
+    with torch.cuda.device_of(scratch):
+        kernels.down_kernel[(count * channels * constants["BLOCKS"],)](
+            plan,
+            plan.stride(0),
+            first,
+            column,
+            scratch,
+            blurred,
+            RADIUS=radius,
+            **constants,
+        )
+    return blurred
+
+
+@blur_down.register_fake
+def _blurred(
+    plan: Tensor, first: int, count: int, column: int, scratch: Tensor, radius: int
+) -> Tensor:
+    return scratch.new_empty((count, *scratch.shape[1:]))
+
+
+@torch.library.custom_op("effssl::blur_across", mutates_args=("out",), device_types=DEVICE)
+def blur_across(
+    plan: Tensor,
+    first: int,
+    column: int,
+    blurred: Tensor,
+    out: Tensor,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    radius: int,
+) -> None:
+    """Blur along rows and finish, in `out`, which holds the views from `column` on."""
+    count, channels, size, _ = blurred.shape
+    constants = _pixel_constants(channels, size)
+    with torch.cuda.device_of(blurred):
+        kernels.across_kernel[(count * constants["BLOCKS"],)](
+            plan,
+            plan.stride(0),
+            first,
+            column,
+            blurred,
+            out,
+            *_strides(out),
+            SCALE=tuple(scale),
+            SHIFT=tuple(shift),
+            RADIUS=radius,
+            **constants,
+        )
+
+
+@color.register_fake
+@blur_across.register_fake
+def _written(*args) -> None:
+    return None
+
+
+def _strides(out: Tensor) -> tuple[int, int, int]:
+    """From view to view, channel to channel and pixel to pixel, whose rows follow one another."""
+    view, channel, row, pixel = out.stride()
+    assert row == out.shape[3] * pixel
+    return view, channel, pixel

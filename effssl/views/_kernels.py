@@ -1,0 +1,345 @@
+"""The four kernels of the fused views, in Triton.
+
+crop_kernel     crop, resize, flip, brightness; and sums over tiles for the mean that contrast needs
+color_kernel    contrast, saturation, hue, grey; without blur also solarization and normalization
+down_kernel     the blur along columns
+across_kernel   the blur along rows, solarization, normalization
+
+Between kernels lie planes (n, C, S, S) in the scratch, in float16 or float32; the views are written
+with any strides. Sums have one order and there are no atomics, so that results repeat to the bit.
+`plan` has one column of float64 a view, `stride` values from row to row (see `effssl.views._plan`).
+Block sizes are fixed, and divide 32, 96 and 224 pixels: tuning at the first call would cost more
+than it gains, and differ from run to run.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from effssl.views import _color as color
+from effssl.views import _plan as rows
+
+TILE_X, TILE_Y = 32, 16  # pixels of a program of crop_kernel
+BLOCK = 1024  # pixels of a program of the others
+
+_START, _HEIGHT, _WIDTH = (tl.constexpr(r) for r in (rows.START, rows.HEIGHT, rows.WIDTH))
+_TOP, _LEFT = tl.constexpr(rows.TOP), tl.constexpr(rows.LEFT)
+_CROP_HEIGHT, _CROP_WIDTH = tl.constexpr(rows.CROP_HEIGHT), tl.constexpr(rows.CROP_WIDTH)
+_FLIP, _SATURATION, _HUE = (tl.constexpr(r) for r in (rows.FLIP, rows.SATURATION, rows.HUE))
+_GREY, _SIGMA, _SOLARIZE = (tl.constexpr(r) for r in (rows.GREY, rows.SIGMA, rows.SOLARIZE))
+_ORDER, _FACTORS = tl.constexpr(rows.ORDER), tl.constexpr(rows.FACTORS)
+_RED, _GREEN, _BLUE = (tl.constexpr(share) for share in color.LUMA)
+
+
+@triton.jit
+def _clamp(x):
+    return tl.minimum(tl.maximum(x, 0.0), 1.0)
+
+
+@triton.jit
+def _taps(index, length, size: tl.constexpr):
+    """First source sample, number of samples, center and reach of an output sample's filter."""
+    scale = length / size
+    reach = tl.maximum(scale, 1.0)
+    center = scale * (index + 0.5)
+    first = tl.floor(center - reach - 0.5) + 1
+    return first, tl.ceil(2 * reach).to(tl.int32), center, reach
+
+
+@triton.jit
+def _weight(sample, center, reach, length):
+    """The triangle's weight of a source sample, 0 beyond the edges of the crop."""
+    weight = tl.maximum(1 - tl.abs(sample + 0.5 - center) / reach, 0.0)
+    return tl.where((sample >= 0) & (sample < length), weight, 0.0)
+
+
+@triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["pixels", "plan"])
+def crop_kernel(
+    pixels,
+    plan,
+    stride,
+    scratch,
+    sums,
+    C: tl.constexpr,
+    CHANNELS: tl.constexpr,  # C rounded up to a power of 2
+    SIZE: tl.constexpr,
+    ACROSS: tl.constexpr,  # tiles side by side
+    TILES: tl.constexpr,
+    X: tl.constexpr,
+    Y: tl.constexpr,
+):
+    """Write the brightened crops to scratch, (n, C, S, S), and their sums, (n, C, TILES)."""
+    view = tl.program_id(0) // TILES
+    tile = tl.program_id(0) % TILES
+    plan += view
+    height = tl.load(plan + _CROP_HEIGHT * stride).to(tl.float32)
+    width = tl.load(plan + _CROP_WIDTH * stride).to(tl.float32)
+    # a buffer may be larger than 2^31 bytes, an image may not
+    image_width = tl.load(plan + _WIDTH * stride).to(tl.int32)
+    plane = tl.load(plan + _HEIGHT * stride).to(tl.int32) * image_width
+    corner = tl.load(plan + _TOP * stride).to(tl.int32) * image_width
+    corner += tl.load(plan + _LEFT * stride).to(tl.int32)
+    pixels += tl.load(plan + _START * stride).to(tl.int64) + corner
+
+    channel = tl.arange(0, CHANNELS)[:, None, None]
+    y = tile // ACROSS * Y + tl.arange(0, Y)[None, :, None]
+    x = tile % ACROSS * X + tl.arange(0, X)[None, None, :]
+    inside = (channel < C) & (y < SIZE) & (x < SIZE)
+    source_x = tl.where(tl.load(plan + _FLIP * stride) != 0, SIZE - 1 - x, x)
+    first_y, taps_y, center_y, reach_y = _taps(y, height, SIZE)
+    first_x, taps_x, center_x, reach_x = _taps(source_x, width, SIZE)
+
+    weight_sum_x = tl.zeros([1, 1, X], tl.float32)
+    for tap in range(taps_x):
+        weight_sum_x += _weight(first_x + tap, center_x, reach_x, width)
+    weight_sum_y = tl.zeros([1, Y, 1], tl.float32)
+    total = tl.zeros([CHANNELS, Y, X], tl.float32)
+    planes = tl.minimum(channel, C - 1) * plane
+    for tap_y in range(taps_y):
+        sample_y = first_y + tap_y
+        weight_y = _weight(sample_y, center_y, reach_y, height)
+        weight_sum_y += weight_y
+        # samples beyond an edge have no weight, but must be read from somewhere
+        row = tl.minimum(tl.maximum(sample_y, 0.0), height - 1).to(tl.int32) * image_width
+        total_x = tl.zeros([CHANNELS, Y, X], tl.float32)
+        for tap_x in range(taps_x):
+            sample_x = first_x + tap_x
+            column = tl.minimum(tl.maximum(sample_x, 0.0), width - 1).to(tl.int32)
+            value = tl.load(pixels + (planes + row + column), mask=inside, other=0).to(tl.float32)
+            total_x += _weight(sample_x, center_x, reach_x, width) * value
+        total += weight_y * total_x
+    # outside the view, tiles at the edge may have no weight at all
+    weight_sum = tl.where((y < SIZE) & (x < SIZE), weight_sum_y * weight_sum_x, 1.0)
+    factor = tl.load(
+        plan + (channel + _FACTORS).to(tl.int64) * stride, mask=channel < C, other=0.0
+    ).to(tl.float32)
+    value = _clamp(total / weight_sum * (factor / 255))
+    value = tl.where(inside, value, 0.0)
+    place = (view * C + channel) * (SIZE * SIZE) + y * SIZE + x
+    tl.store(scratch + place, value.to(scratch.dtype.element_ty), mask=inside)
+    channel = tl.arange(0, CHANNELS)
+    sum_ = tl.sum(tl.sum(value, axis=2), axis=1)
+    tl.store(sums + (view * C + channel) * TILES + tile, sum_, mask=channel < C)
+
+
+@triton.jit
+def _factor(plan, stride, row):
+    return tl.load(plan + row * stride).to(tl.float32)
+
+
+@triton.jit
+def _mean(sums, view, first, count, C: tl.constexpr, TILES: tl.constexpr, SIZE: tl.constexpr):
+    """Mean over the pixels of channels first to first + count of a view."""
+    total = 0.0
+    for channel in range(first, first + count):
+        for start in range(0, TILES, 128):
+            tile = start + tl.arange(0, 128)
+            place = (view * C + channel) * TILES + tile
+            total += tl.sum(tl.load(sums + place, mask=tile < TILES, other=0.0), axis=0)
+    return total / (count * SIZE * SIZE)
+
+
+@triton.jit
+def _contrast(plan, stride, x, mean, channel, C: tl.constexpr):
+    factor = _factor(plan, stride, _FACTORS + C + channel)
+    return _clamp(x * factor + mean * (1 - factor))
+
+
+@triton.jit
+def _luma(red, green, blue):
+    return red * _RED + green * _GREEN + blue * _BLUE
+
+
+@triton.jit
+def _of_hue(hue, own, chroma, darkest):
+    return darkest + chroma * _clamp(tl.abs(tl.abs(hue - own) - 3) - 1)
+
+
+@triton.jit
+def _turn_hue(red, green, blue, shift):
+    """As `effssl.views._color.adjust_hue_`, where the formula is explained."""
+    brightest = tl.maximum(tl.maximum(red, green), blue)
+    darkest = tl.minimum(tl.minimum(red, green), blue)
+    chroma = brightest - darkest
+    spread = tl.maximum(chroma, 1e-20)
+    d = (green - blue) / spread
+    q = (brightest - red) / spread
+    distance = tl.abs(d)
+    distance = distance - 2 * distance * q + 3 * q
+    hue = tl.where(d < 0, -distance, distance) + 6 * shift
+    hue -= 6 * tl.floor(hue / 6 + 0.5)
+    return (
+        _of_hue(hue, 0.0, chroma, darkest),
+        _of_hue(hue, 2.0, chroma, darkest),
+        _of_hue(hue, -2.0, chroma, darkest),
+    )
+
+
+@triton.jit
+def _finish(x, solarize, scale, shift):
+    """Solarization and normalization."""
+    return tl.minimum(x, 2 - solarize - x) * scale - shift
+
+
+@triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["plan", "out"])
+def color_kernel(
+    plan,
+    stride,
+    scratch,
+    sums,
+    out,
+    out_view,  # strides of out
+    out_channel,
+    out_pixel,
+    SCALE: tl.constexpr,  # 1 / std of each channel
+    SHIFT: tl.constexpr,  # mean / std
+    PER_CHANNEL: tl.constexpr,
+    C: tl.constexpr,
+    SIZE: tl.constexpr,
+    TILES: tl.constexpr,  # of crop_kernel
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Finish the views without blur; bring the others to the blur, in the scratch."""
+    view = tl.program_id(0) // BLOCKS
+    pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < SIZE * SIZE
+    plan += view
+    scratch += view * (C * SIZE * SIZE) + pixel
+    out += view.to(tl.int64) * out_view + pixel * out_pixel
+    solarize = _factor(plan, stride, _SOLARIZE)
+    # a vector, as the interpreter cannot spread a single truth value
+    sigma = _factor(plan, stride, _SIGMA) + tl.zeros([BLOCK], tl.float32)
+    written, kept = inside & (sigma == 0), inside & (sigma > 0)
+
+    if C == 3:
+        red = tl.load(scratch, mask=inside, other=0.0).to(tl.float32)
+        green = tl.load(scratch + SIZE * SIZE, mask=inside, other=0.0).to(tl.float32)
+        blue = tl.load(scratch + 2 * SIZE * SIZE, mask=inside, other=0.0).to(tl.float32)
+        mean_red = _mean(sums, view, 0, 1, C, TILES, SIZE)
+        mean_green = _mean(sums, view, 1, 1, C, TILES, SIZE)
+        mean_blue = _mean(sums, view, 2, 1, C, TILES, SIZE)
+        if not PER_CHANNEL:
+            mean_red = _luma(mean_red, mean_green, mean_blue)
+            mean_green = mean_red
+            mean_blue = mean_red
+        red = _contrast(plan, stride, red, mean_red, 0, C)
+        green = _contrast(plan, stride, green, mean_green, 1, C)
+        blue = _contrast(plan, stride, blue, mean_blue, 2, C)
+        luma = _luma(red, green, blue)
+        saturation = _factor(plan, stride, _SATURATION)
+        red = _clamp(luma + (red - luma) * saturation)
+        green = _clamp(luma + (green - luma) * saturation)
+        blue = _clamp(luma + (blue - luma) * saturation)
+        red, green, blue = _turn_hue(red, green, blue, _factor(plan, stride, _HUE))
+        luma = _luma(red, green, blue)
+        grey = _factor(plan, stride, _GREY)
+        red += (luma - red) * grey
+        green += (luma - green) * grey
+        blue += (luma - blue) * grey
+        kind = scratch.dtype.element_ty
+        tl.store(scratch, red.to(kind), mask=kept)
+        tl.store(scratch + SIZE * SIZE, green.to(kind), mask=kept)
+        tl.store(scratch + 2 * SIZE * SIZE, blue.to(kind), mask=kept)
+        red = _finish(red, solarize, SCALE[0], SHIFT[0])
+        green = _finish(green, solarize, SCALE[1], SHIFT[1])
+        blue = _finish(blue, solarize, SCALE[2], SHIFT[2])
+        kind = out.dtype.element_ty
+        tl.store(out, red.to(kind), mask=written)
+        tl.store(out + out_channel, green.to(kind), mask=written)
+        tl.store(out + 2 * out_channel, blue.to(kind), mask=written)
+    else:
+        mean = 0.0
+        if not PER_CHANNEL:
+            mean = _mean(sums, view, 0, C, C, TILES, SIZE)
+        for channel in tl.static_range(C):
+            if PER_CHANNEL:
+                mean = _mean(sums, view, channel, 1, C, TILES, SIZE)
+            place = scratch + channel * SIZE * SIZE
+            value = tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            value = _contrast(plan, stride, value, mean, channel, C)
+            tl.store(place, value.to(scratch.dtype.element_ty), mask=kept)
+            value = _finish(value, solarize, SCALE[channel], SHIFT[channel])
+            tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=written)
+
+
+@triton.jit
+def _blur(planes, position, across, step, sigma, inside, SIZE: tl.constexpr, RADIUS: tl.constexpr):
+    """Blur along one axis, in which samples are `step` values apart, at `position`."""
+    total = tl.zeros(position.shape, tl.float32)
+    weight_sum = 0.0
+    for tap in range(-RADIUS, RADIUS + 1):
+        weight = tl.exp(-0.5 * (tap / sigma) * (tap / sigma))
+        place = tl.abs(position + tap)  # reflected at the edges, which are not repeated
+        place = tl.where(place < SIZE, place, 2 * (SIZE - 1) - place)
+        value = tl.load(planes + across + place * step, mask=inside, other=0.0)
+        total += weight * value.to(tl.float32)
+        weight_sum += weight
+    return total / weight_sum
+
+
+@triton.jit(
+    do_not_specialize=["stride", "first", "column"], do_not_specialize_on_alignment=["plan"]
+)
+def down_kernel(
+    plan,
+    stride,
+    first,  # of these views, in the plan's order
+    column,  # of the scratch's first view, in the plan
+    scratch,
+    blurred,
+    C: tl.constexpr,
+    SIZE: tl.constexpr,
+    RADIUS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Blur along columns, from the scratch to planes of the blurred views alone."""
+    plane = tl.program_id(0) // BLOCKS
+    view = tl.load(plan + _ORDER * stride + first + plane // C).to(tl.int32)
+    sigma = tl.maximum(_factor(plan + view, stride, _SIGMA), 0.01)
+    pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < SIZE * SIZE
+    scratch += ((view - column) * C + plane % C) * (SIZE * SIZE)
+    value = _blur(scratch, pixel // SIZE, pixel % SIZE, SIZE, sigma, inside, SIZE, RADIUS)
+    place = blurred + plane * (SIZE * SIZE) + pixel
+    tl.store(place, value.to(blurred.dtype.element_ty), mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=["stride", "first", "column"],
+    do_not_specialize_on_alignment=["plan", "out"],
+)
+def across_kernel(
+    plan,
+    stride,
+    first,
+    column,
+    blurred,
+    out,
+    out_view,
+    out_channel,
+    out_pixel,
+    SCALE: tl.constexpr,
+    SHIFT: tl.constexpr,
+    C: tl.constexpr,
+    SIZE: tl.constexpr,
+    RADIUS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Blur along rows, and finish the blurred views."""
+    number = tl.program_id(0) // BLOCKS
+    view = tl.load(plan + _ORDER * stride + first + number).to(tl.int32)
+    sigma = tl.maximum(_factor(plan + view, stride, _SIGMA), 0.01)
+    solarize = _factor(plan + view, stride, _SOLARIZE)
+    pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < SIZE * SIZE
+    out += (view - column).to(tl.int64) * out_view + pixel * out_pixel
+    row = pixel // SIZE * SIZE
+    for channel in tl.static_range(C):
+        planes = blurred + (number * C + channel) * (SIZE * SIZE)
+        value = _blur(planes, pixel % SIZE, row, 1, sigma, inside, SIZE, RADIUS)
+        value = _finish(value, solarize, SCALE[channel], SHIFT[channel])
+        tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,61 @@
+"""Files and folders are whole or not there, and nothing is written through a link."""
+
+import json
+import os
+
+import pytest
+
+from effssl.atomic import replacing, replacing_folder, write_json, write_text
+
+
+def test_a_file_takes_the_place_of_the_earlier_one(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "one")
+    write_text(path, "zwölf\n")
+    assert path.read_text(encoding="utf-8") == "zwölf\n" and os.listdir(tmp_path) == ["a.txt"]
+    write_json(path, {"x": [1, None]})
+    assert json.loads(path.read_text()) == {"x": [1, None]}
+
+
+def test_what_was_there_stays_where_writing_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "one")
+    with pytest.raises(KeyError), replacing(path) as file:
+        file.write("half")
+        raise KeyError
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_link_is_replaced_and_not_written_through(tmp_path):
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    for name in ("a.txt", ".a.txt.partial", "a.txt.partial"):
+        (tmp_path / name).symlink_to(target)
+    write_text(tmp_path / "a.txt", "new")
+    assert target.read_text() == "mine"
+    assert not (tmp_path / "a.txt").is_symlink() and (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_files_and_folders_have_the_rights_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "a", "wb") as file:
+            file.write(b"x")
+        with replacing_folder(tmp_path / "b"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_folder_takes_the_place_of_the_earlier_one_or_leaves_it(tmp_path):
+    path = tmp_path / "new" / "model"
+    for text in ("one", "two"):
+        with replacing_folder(path) as partial:
+            (partial / text).write_text(text)
+    with pytest.raises(KeyError), replacing_folder(path):
+        raise KeyError
+    assert os.listdir(path) == ["two"] and os.listdir(path.parent) == ["model"]
