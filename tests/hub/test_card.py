@@ -26,8 +26,7 @@ import effssl
 from effssl import PretrainConfig
 from effssl.cli import main
 from effssl.data import load_source
-from effssl.evaluation import _record as record
-from effssl.evaluation import evaluate
+from effssl.evaluation import evaluate, record
 from effssl.hub._card import compose_card, write_card
 from effssl.hub._folder import add_evaluation, build_sketch, read_training
 from effssl.hub._model_config import read_config

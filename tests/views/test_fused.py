@@ -237,7 +237,7 @@ def test_a_kernel_that_does_not_start_leaves_the_views_to_torch_with_one_warning
 
 
 def test_without_triton_the_views_are_left_to_torch_with_one_warning(monkeypatch, caplog):
-    monkeypatch.delattr(effssl.views, "fused", raising=False)
+    monkeypatch.delattr(effssl.views, "_fused", raising=False)
     monkeypatch.setitem(sys.modules, "effssl.views._fused", None)
     assert "ModuleNotFoundError" in eager_after_a_warning(monkeypatch, caplog)
 
