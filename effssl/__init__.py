@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from effssl.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from effssl import backbones as backbones
     from effssl import data as data
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from effssl.training.loop import pretrain as pretrain
     from effssl.transform import create_transform as create_transform
     from effssl.views.multi_view import MultiView as MultiView
-
-__version__ = "0.1.0"
 
 _MODULES = ("backbones", "data", "evaluation", "losses", "views")
 _NAMES = {

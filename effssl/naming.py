@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_TIMM_LOSSES = {"bt": "barlow", "vicreg": "vicreg", "spectral": "spectral"}
+from effssl.loss_specs import LOSSES
+
 _FORM = "{backbone}-{loss}-p{projector_dim}-aug{views}"
 _NAME = re.compile(
-    r"(?P<backbone>\w+(?:\.\w+)?)-(?P<loss>" + "|".join(_TIMM_LOSSES) + r")"
+    r"(?P<backbone>\w+(?:\.\w+)?)-(?P<loss>" + "|".join(LOSSES) + r")"
     r"-p(?P<projector_dim>[1-9]\d*)-aug(?P<views>[1-9]\d*)(?:-(?P<data>[a-z0-9][a-z0-9.-]*))?",
     re.ASCII,
 )
@@ -55,5 +56,5 @@ class ModelName:
     @property
     def timm_tag(self) -> str:
         """The tag of the weights in timm's form, ``barlow_p256_aug4``; there ``bt`` is taken."""
-        parts = [_TIMM_LOSSES[self.loss], f"p{self.projector_dim}", f"aug{self.views}"]
+        parts = [LOSSES[self.loss].timm_tag, f"p{self.projector_dim}", f"aug{self.views}"]
         return "_".join(parts + ([re.sub(r"\W", "_", self.data)] if self.data else []))

@@ -15,8 +15,8 @@ from effssl.hub._card_content import DATA_IDS, card_content, started_from
 from effssl.hub._figures import draw_figures
 from effssl.hub._folder import CARD, read_training
 from effssl.hub._model_config import ModelConfig, read_config
+from effssl.loss_specs import LOSSES
 
-_LOSS_TAGS = {"bt": "barlow-twins", "vicreg": "vicreg", "spectral": "spectral-contrastive"}
 _TAGS = ("timm", "transformers", "effssl", "self-supervised-learning")
 _MADE = ("library_name", "pipeline_tag", "license", "datasets", "base_model", "model-index")
 _START = "<!-- effssl {}: made from the files beside it; write above this line -->"
@@ -108,7 +108,8 @@ class _Card:
         tags = self.metadata.get("tags") or []
         tags = {str(tag) for tag in ([tags] if isinstance(tags, str) else tags)}
         others = {key: value for key, value in self.metadata.items() if key not in _MADE}
-        return others | {"tags": sorted(tags - {*_TAGS, *_LOSS_TAGS.values()})}
+        made = {*_TAGS, *(spec.card_tag for spec in LOSSES.values())}
+        return others | {"tags": sorted(tags - made)}
 
     def digest(self) -> str:
         """Of all that is written by hand."""
@@ -145,7 +146,7 @@ def _metadata(config: ModelConfig, training: dict, repo_id: str) -> dict:
     """What the Hub reads: see https://huggingface.co/docs/hub/model-cards."""
     trained = training.get("config", {})
     data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
-    loss = [_LOSS_TAGS[config.name.loss]] if config.name else []
+    loss = [LOSSES[config.name.loss].card_tag] if config.name else []
     results = [
         EvalResult(
             task_type="image-classification",

@@ -10,34 +10,13 @@ from effssl.evaluation._tables import mean_and_spread, protocol_sentences
 from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, build_sketch
 from effssl.hub._model_config import ModelConfig
+from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import SSLModel
 
-_LOSSES = {"bt": "Barlow Twins", "vicreg": "VICReg", "spectral": "the spectral contrastive loss"}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # the sample of the package is part of a data set that the Hub knows
 DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
 _DATA_LICENCES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
-_CITATIONS = {
-    "bt": """@inproceedings{zbontar2021barlow,
-  title={Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
-  author={Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
-  booktitle={International Conference on Machine Learning},
-  year={2021}
-}""",
-    "vicreg": """@inproceedings{bardes2022vicreg,
-  title={{VICReg}: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},
-  author={Bardes, Adrien and Ponce, Jean and LeCun, Yann},
-  booktitle={International Conference on Learning Representations},
-  year={2022}
-}""",
-}
-_CITATION = """@inproceedings{agrawal2024harnessing,
-  title={Harnessing small projectors and multiple views for efficient vision pretraining},
-  author={Agrawal, Kumar Krishna and Ghosh, Arna and Sodhani, Shagun and Oberman, Adam and
-    Richards, Blake},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2024}
-}"""
 
 
 def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
@@ -66,13 +45,13 @@ def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
         if mode == "RGB":
             image += '.convert("RGB")'
     name, trained = config.name, training.get("config", {})
-    used = name.loss if name else None
+    papers = LOSSES[name.loss].papers if name else ()
     return {
         "title": str(name or repo_id.partition("/")[2]),
         "repo_id": repo_id,
         "backbone": name.backbone if name else config.architecture,
         "architecture": config.architecture,
-        "loss": _LOSSES[name.loss] if name else None,
+        "loss": LOSSES[name.loss].title if name else None,
         "views": name.views if name else None,
         "started_from": started_from(trained),
         "projector_dim": config.projector_dim,
@@ -93,7 +72,7 @@ def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
         "training": _training(training),
         "limits": _limits(config, training),
         "licences": _licences(config, trained),
-        "citations": [_CITATION] + [_CITATIONS[loss] for loss in _CITATIONS if loss == used],
+        "citations": [paper.bibtex for paper in (METHOD, *papers)],
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 
 from effssl.hub._weights import shown
+from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import BACKBONE_ARGS, SSLModel
 from effssl.naming import ModelName
 
@@ -19,8 +20,6 @@ FORMAT_VERSION = 1
 WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}
 _FILE = {"bytes": int, "sha256": str}
 _MOST_BYTES = 4_000_000
-_PAPER = "arXiv:2312.10725"
-_PAPERS = {"bt": ["arXiv:2103.03230"], "vicreg": ["arXiv:2105.04906"], "spectral": []}
 # what timm records of its own models besides
 _TIMM_ARGS = {"global_pool": str, "class_token": bool, "dynamic_img_size": bool}
 _SIZES = ("input_size", "min_input_size", "test_input_size")
@@ -66,7 +65,8 @@ def compose_config(
         k: v for k, v in model.backbone.pretrained_cfg.items() if k in _ALLOWED and v is not None
     }
     if name is not None:
-        cfg |= {"tag": name.timm_tag, "paper_ids": [_PAPER, *_PAPERS[name.loss]]}
+        papers = [f"arXiv:{paper.arxiv}" for paper in (METHOD, *LOSSES[name.loss].papers)]
+        cfg |= {"tag": name.timm_tag, "paper_ids": papers}
     if license is not None:
         cfg["license"] = license
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}

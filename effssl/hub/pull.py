@@ -16,11 +16,11 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
-from effssl import __version__
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._folder import is_model_folder, load_folder
 from effssl.hub._model_config import WEIGHT_FILES, read_config
 from effssl.model import SSLModel
+from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
-from effssl import __version__
 from effssl.hub._card import compose_card, write_card
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._figures import FIGURES
@@ -22,6 +21,7 @@ from effssl.hub._model_config import WEIGHT_FILES, read_config, read_json
 from effssl.hub._weights import describe_file
 from effssl.hub.pull import find_model
 from effssl.model import SSLModel
+from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from effssl.loss_specs import barlow_twins_lambd
 from effssl.losses._diagonals import other_diagonals
 from effssl.losses._gram import cross_products
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._standardize import standardize
-from effssl.losses._weights import barlow_twins_lambd
 
 
 def barlow_twins(
@@ -47,7 +47,7 @@ def barlow_twins(
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
             own images and all get the loss over the N >= 2 images of all.
-        lambd: Weight of the redundancy term, >= 0; by default from D, see ``weights.py``.
+        lambd: Weight of the redundancy term, >= 0; by default from D, see `effssl.loss_specs`.
         multiview: "pairs" or "mean".
         return_parts: Also return the detached terms divided by D, "invariance" and "redundancy":
             loss = D * (invariance + lambd * redundancy).

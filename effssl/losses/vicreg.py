@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from effssl.distributed import all_reduce_
+from effssl.loss_specs import vicreg_weight
 from effssl.losses._gram import cross_products
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._spread import view_spread
-from effssl.losses._weights import vicreg_weight
 
 
 def vicreg(
@@ -38,8 +38,8 @@ def vicreg(
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
             own images and all get the loss over the N >= 2 images of all.
-        invariance: Weight, >= 0; by default from D, see ``weights.py``.
-        variance: Weight, >= 0; by default from D, see ``weights.py``.
+        invariance: Weight, >= 0; by default from D, see `effssl.loss_specs`.
+        variance: Weight, >= 0; by default from D, see `effssl.loss_specs`.
         covariance: Weight, >= 0.
         return_parts: Also return the detached terms without weights, "invariance", "variance" and
             "covariance", each a mean over dimensions.

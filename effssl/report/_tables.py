@@ -10,12 +10,12 @@ import statistics
 from effssl.evaluation._tables import mean_and_spread, protocol_sentences
 from effssl.hub._folder import build_sketch
 from effssl.hub._model_config import read_config
+from effssl.loss_specs import LOSSES
 from effssl.report._run import Run
 
 logger = logging.getLogger(__name__)
 
 _LINES = 200
-_LOSSES = {"bt": "Barlow Twins", "vicreg": "VICReg", "spectral": "spectral contrastive"}
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -41,7 +41,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
                 count = sum(parameter.numel() for parameter in module.parameters())
                 found[f"Parameters of the {part}"] = f"{count:,}"
             found["Width of the features"] = f"{model.num_features:,}"
-    found["Loss"] = f"{_LOSSES[config.loss]}, {config.projector_dim:,} wide"
+    found["Loss"] = f"{LOSSES[config.loss].title}, {config.projector_dim:,} wide"
     found["Data"] = f"{config.dataset}, {config.split}"
     memory = [line["memory_mb"] for line in run.lines if line.get("memory_mb") is not None]
     if memory:

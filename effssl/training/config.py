@@ -13,9 +13,9 @@ import os
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
 
+from effssl.loss_specs import LossName
 from effssl.naming import ModelName
 
-Loss = Literal["bt", "vicreg", "spectral"]
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 LrScaling = Literal["none", "linear", "sqrt"]
@@ -53,7 +53,7 @@ class PretrainConfig:
     """Patch of ViT, Swin and ConvNeXt backbones in pixels; the backbone's own if None."""
     projector_dim: int = 256
     """Width D of the projector; the loss's orthogonality weight follows from it."""
-    loss: Loss = "bt"
+    loss: LossName = "bt"
     """bt (Barlow Twins), vicreg or spectral."""
     loss_weight: float | None = None
     """Of orthogonality in bt (lambd) and spectral (beta), of invariance and variance in vicreg

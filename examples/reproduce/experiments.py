@@ -19,7 +19,7 @@ from pathlib import Path
 import tyro
 
 from effssl import PretrainConfig
-from effssl.losses._weights import barlow_twins_lambd
+from effssl.loss_specs import barlow_twins_lambd
 
 WIDTHS = (64, 256, 1024, 8192)
 REFERENCE_WIDTH = 8192

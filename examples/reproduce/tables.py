@@ -25,7 +25,7 @@ from run import RESULTS, command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig, cli
-from effssl.losses._weights import barlow_twins_lambd
+from effssl.loss_specs import barlow_twins_lambd
 
 MARGIN = 0.5
 """Points of accuracy that do not matter: "as good" is not worse by more."""
