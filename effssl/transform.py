@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from effssl.data._decode import convert_image, pil_mode
+from effssl.data._pixels import convert_image, pil_mode
 from effssl.evaluation._device import copied
 from effssl.model import SSLModel
 

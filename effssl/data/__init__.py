@@ -1,7 +1,7 @@
 """Image sources, decoded into batches."""
 
-from effssl.data._decode import BrokenImage as BrokenImage
 from effssl.data._decode import decode_image as decode_image
+from effssl.data._pixels import BrokenImage as BrokenImage
 from effssl.data.sources import SAMPLE as SAMPLE
 from effssl.data.sources import Source as Source
 from effssl.data.sources import load_source as load_source

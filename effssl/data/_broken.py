@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, counted, skipped; too many of them end the run."""
+"""Broken images are named, counted and skipped; too many of them end the run."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from effssl.distributed import gather_objects
 
 logger = logging.getLogger(__name__)
 
-LIMIT = 0.01  # share of the images
+LIMIT = 0.01  # largest share of broken images
 
 
-def check_broken(broken: Collection[str], images: int) -> None:
-    """Refuse a data set of which too much cannot be read.
+def check_broken(broken: Collection[str], num_images: int) -> None:
+    """Refuse a data set with too many broken images.
 
     Args:
-        broken: What was wrong with each broken image.
-        images: Images of the data set.
+        broken: Why each broken image cannot be read.
+        num_images: Number of images in the data set.
 
     Raises:
         ValueError: If more than 1 % of the images are broken; it names the first ten.
     """
-    if len(broken) > LIMIT * images:
+    if len(broken) > LIMIT * num_images:
         named = "; ".join(islice(broken, 10))
         more = f"; and {len(broken) - 10:,} more" if len(broken) > 10 else ""
         raise ValueError(
-            f"{len(broken):,} of the {images:,} images cannot be read so far, which is more than "
-            f"{LIMIT:.0%}: mend or remove them: {named}{more}"
+            f"{len(broken):,} of the {num_images:,} images cannot be read so far, which is more "
+            f"than {LIMIT:.0%}: mend or remove them: {named}{more}"
         )
 
 
 class BrokenImages:
-    """The broken images that the processes of a run have met.
+    """Broken images met so far by all processes of a run.
 
     Args:
-        images: Images of the data set.
-        known: What a run that is resumed has met before.
+        num_images: Number of images in the data set.
+        known: Messages of a resumed run.
     """
 
-    def __init__(self, images: int, known: Iterable[str] = ()) -> None:
-        self.images = images
+    def __init__(self, num_images: int, known: Iterable[str] = ()) -> None:
+        self.num_images = num_images
         self._known = dict.fromkeys(known)  # a set that keeps the order
         self._new: list[str] = []
 
@@ -52,11 +52,11 @@ class BrokenImages:
         return iter(self._known)
 
     def add(self, messages: Iterable[str]) -> None:
-        """Note what this process has met, as messages of `BrokenImage`."""
+        """Add messages of `BrokenImage` that this process has met."""
         self._new += [message for message in messages if message not in self._known]
 
     def share(self) -> None:
-        """Tell the other processes and the log; every process must call it at the same step.
+        """Exchange new messages and log them; every process must call this at the same step.
 
         Raises:
             ValueError: If more than 1 % of the images are broken, on every process.
@@ -67,4 +67,4 @@ class BrokenImages:
             if message not in self._known:
                 self._known[message] = None
                 logger.warning("skipped a broken image: %s", message)
-        check_broken(self._known, self.images)
+        check_broken(self._known, self.num_images)

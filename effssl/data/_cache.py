@@ -1,4 +1,4 @@
-"""Decoded images in one memory-mapped file, shared by the processes of a run and by later runs."""
+"""Decoding a data set once, for all processes of a run and for later runs."""
 
 from __future__ import annotations
 
@@ -9,112 +9,30 @@ import os
 import shutil
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from effssl.data._broken import check_broken
-from effssl.data._decode import BrokenImage, image_size
-from effssl.data._loader import Batch, DecodedImages, EpochBatches
+from effssl.data._cached_images import CachedImages
+from effssl.data._decode import image_size
+from effssl.data._loader import DecodedImages
+from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when decoding or the files below change
-_BATCH = 64  # images that a worker decodes at a time
-_LOOKED_AT = 256  # images whose size is read to estimate the bytes of all
-
-
-class CachedImages(Dataset):
-    """The images of a cache folder.
-
-    The folder holds ``pixels.bin``, the uint8 pixels of the images one after another, (C, H, W)
-    each, and ``index.safetensors``, their heights and widths, (n, 2), and the broken ones.
-
-    Args:
-        folder: A whole cache folder, made by `cache_images`.
-
-    Attributes:
-        broken: What is wrong with each broken image, by its row.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with safe_open(folder / "index.safetensors", "pt") as index:
-            self._sizes = index.get_tensor("sizes").numpy()
-            metadata = index.metadata()
-        self.channels = int(metadata["channels"])
-        self.broken = {int(row): why for row, why in json.loads(metadata["broken"]).items()}
-        self._ends = np.cumsum(self.channels * self._sizes.prod(1, dtype=np.int64))
-        with warnings.catch_warnings():
-            # the mapping is read-only and nothing writes to it
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=(self._ends[-1],))
-            self.pixels = torch.from_numpy(pixels)
-
-    def __reduce__(self):
-        return CachedImages, (self.folder,)  # a worker maps the file itself
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def __getitems__(self, rows: list[int]) -> list[Tensor | BrokenImage]:
-        return [self._image(row) for row in rows]
-
-    def _image(self, row: int) -> Tensor | BrokenImage:
-        if row in self.broken:
-            return BrokenImage(self.broken[row])
-        height, width = self._sizes[row].tolist()
-        end = int(self._ends[row])
-        start = end - self.channels * height * width
-        return self.pixels[start:end].view(self.channels, height, width)
-
-    def batch(self, rows: list[int]) -> Batch:
-        """The images of these rows where they lie, without a copy of their pixels."""
-        broken = [self.broken[row] for row in rows if row in self.broken]
-        places = [place for place, row in enumerate(rows) if row not in self.broken]
-        whole = [rows[place] for place in places]
-        sizes = torch.from_numpy(self._sizes[whole].astype(np.int64)).reshape(-1, 2)
-        starts = torch.from_numpy(self._ends[whole]) - self.channels * sizes.prod(1)
-        kept = torch.tensor(places, dtype=torch.long)
-        return Batch(self.pixels, starts, sizes, kept, broken, self.channels)
-
-    def to_device(self, device: torch.device, share: float = 0.25) -> bool:
-        """Copy the pixels to a CUDA device if they take at most a share of its free memory.
-
-        Returns:
-            Whether they are there now.
-        """
-        free, _ = torch.cuda.mem_get_info(device)
-        fits = len(self.pixels) <= share * free
-        if fits:
-            self.pixels = self.pixels.to(device)
-        return fits
-
-
-class CachedBatches:
-    """The batches of an epoch, of images that are not copied but stay where they lie.
-
-    Args:
-        dataset: The images, on a GPU.
-        batches: Their order.
-    """
-
-    def __init__(self, dataset: CachedImages, batches: EpochBatches) -> None:
-        self.dataset, self.batches = dataset, batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self.dataset.batch, self.batches)
+_FORMAT = 1  # increase it when decoding or the files of a cache folder change
+_BATCH = 64  # images a worker decodes at a time
+_SAMPLED = 256  # images whose size is read to estimate the bytes of all
 
 
 def cache_images(
@@ -122,31 +40,31 @@ def cache_images(
 ) -> CachedImages | None:
     """Open the decoded images of a source, decoding them first if no earlier run did.
 
-    Processes that ask for the same images wait for the one that decodes them.
+    Processes that need the same images wait for the one that decodes them.
 
     Args:
         source: Map-style images.
-        short_side: Larger images are shrunk until their shorter side has so many pixels.
-        max_bytes: Make no cache that is estimated to be larger, or to leave the disk full; one
-            that an earlier run made is opened whatever its size, unless this is 0.
-        workers: Processes that decode.
+        short_side: Most pixels of the shorter side; larger images are shrunk.
+        max_bytes: Largest estimated size of a new cache, which may also not fill the disk. A cache
+            of an earlier run is opened whatever its size. 0 turns caching off.
+        workers: Number of processes that decode.
 
     Returns:
-        None if there is to be no cache, or it cannot be written.
+        The images, or None if they are not cached: too large, or the cache cannot be written.
 
     Raises:
         ValueError: If more than 1 % of the images are broken.
     """
     if not max_bytes:
         return None
-    # HF_HOME is where such data is already expected, and already moved to where there is room
+    # HF_HOME is where users expect such data, and is often moved to a disk with room
     caches = Path(HF_HOME) / "effssl" / "decoded"
     try:
         caches.mkdir(parents=True, exist_ok=True)
         digest = source.digest(read=False)
         if digest is None:
             if _is_too_large(source, short_side, caches, max_bytes):
-                return None  # no earlier run made one, or the digest would be known
+                return None  # had an earlier run made one, the digest would be known
             digest = source.digest()
         key = json.dumps([_FORMAT, digest, source.in_chans, short_side])
         folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
@@ -160,7 +78,7 @@ def cache_images(
 def _open(folder: Path) -> CachedImages | None:
     try:
         return CachedImages(folder)
-    except (OSError, ValueError, SafetensorError):  # it is not there, or a power cut tore it
+    except (OSError, ValueError, SafetensorError):  # missing, or damaged by a power cut
         return None
 
 
@@ -172,7 +90,9 @@ def _is_too_large(source: Source, short_side: int, caches: Path, max_bytes: floa
         logger.info(
             "decoding in every epoch: the decoded images would take about %.1f GB, with %.1f GB "
             "allowed and %.1f GB free on disk",
-            *(needed / 1e9, max_bytes / 1e9, free / 1e9),
+            needed / 1e9,
+            max_bytes / 1e9,
+            free / 1e9,
         )
     return too_large
 
@@ -182,8 +102,9 @@ def _make(
 ) -> CachedImages | None:
     if _is_too_large(source, short_side, folder.parent, max_bytes):
         return None
-    # decoded to a folder of another name, which gets its own when it is whole; what lies there
-    # under the lock was left by a killed run
+    # The partial folder is renamed when it is complete. Its name is fixed, unlike that of
+    # atomic.replacing_folder, so that the next run removes what a killed one has left: under the
+    # lock no other run writes to it.
     partial = folder.with_name(folder.name + ".partial")
     for left in (partial, folder):
         shutil.rmtree(left, ignore_errors=True)
@@ -197,10 +118,10 @@ def _make(
 
 
 def _estimate(source: Source, short_side: int) -> float:
-    """Bytes of the decoded images, from the sizes of some."""
+    """Estimate the bytes of all decoded images from the sizes of some."""
     rows = len(source.dataset)
     areas = []
-    for row in range(0, rows, 1 + rows // _LOOKED_AT):
+    for row in range(0, rows, 1 + rows // _SAMPLED):
         value = source.dataset[row][source.image_column]
         try:
             height, width = image_size(value, source.in_chans)
@@ -234,7 +155,7 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
             file.write(pixels.numpy())
             bar.update(len(batch_sizes))
         file.flush()
-        os.fsync(file.fileno())  # or the renamed folder could outlive a power cut without them
+        os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
     index = {"sizes": torch.tensor(sizes, dtype=torch.int32)}
     save_file(index, folder / "index.safetensors", metadata)
@@ -244,7 +165,7 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
 def _pack(
     items: list[Tensor | BrokenImage],
 ) -> tuple[Tensor, list[tuple[int, int]], dict[int, str]]:
-    """All pixels in one tensor, which is one file descriptor to pass from a worker and not many."""
+    """Pack all pixels into one tensor: a worker then passes one file descriptor, not many."""
     broken = {row: str(item) for row, item in enumerate(items) if isinstance(item, BrokenImage)}
     images = [item for item in items if isinstance(item, Tensor)]
     sizes = [(0, 0) if row in broken else tuple(item.shape[1:]) for row, item in enumerate(items)]

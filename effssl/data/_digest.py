@@ -1,4 +1,4 @@
-"""What the images of a data set are, as one number, wherever they and their caches lie."""
+"""A digest of the images of a data set, wherever they and their caches lie."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from datasets import Dataset, config
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
+from effssl.atomic import write_text
 from effssl.data._decode import open_path
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the digest of the same images changes
-_ROWS = 128  # read at a time
-_LARGE = 1e9  # bytes, the reading of which is worth a line in the log
+_FORMAT = 1  # increase it when the digest of the same images changes
+_ROWS = 128  # rows read at a time
+_LARGE = 1e9  # bytes; reading more is worth a line in the log
 
 
 def digest_images(dataset: Dataset, column: str, *, read: bool = True) -> str | None:
-    """A digest of the images of a column, in order.
+    """Return a digest of the images of a column, in order.
 
-    Where a cell holds bytes or an array its content counts, and where it is only the path of a
-    file the file's name, size and time of change. The folder, the way in which rows are stored and
+    A cell that holds bytes or an array counts with its content. A cell that holds the path of a
+    file counts with the file's name, size and modification time. The folder, the storage format and
     the cache of ``datasets`` do not count. Reading the content of a large data set takes minutes,
-    so its digest is kept in a file under HF_HOME, if that can be written.
+    so its digest is kept in a file under HF_HOME if that is writable.
 
     Args:
-        dataset: Map-style rows, whose images are not decoded.
-        column: Column of the images, as `effssl.data._decode.open_image` reads them.
-        read: Whether the content may be read, if no earlier call did.
+        dataset: Map-style rows with undecoded images.
+        column: Image column, in any form that `effssl.data._decode.open_image` reads.
+        read: Whether the content may be read if no earlier call did.
 
     Returns:
-        Hexadecimal digits; None if the content would have to be read and must not be.
+        Hexadecimal digits, or None if the content has to be read and may not be.
     """
     kept = Path(HF_HOME) / "effssl" / "digests" / _key(dataset, column)
     known = _recall(kept)
@@ -47,7 +48,7 @@ def digest_images(dataset: Dataset, column: str, *, read: bool = True) -> str | 
         return known
     path = _path(dataset[0][column]) if len(dataset) else None
     if path is not None and not _is_cached(path):
-        return _digest(dataset, column)[0]  # it takes no reading
+        return _digest(dataset, column)[0]  # takes no reading
     if not read:
         return None
     with _one_at_a_time(kept):
@@ -60,8 +61,9 @@ def digest_images(dataset: Dataset, column: str, *, read: bool = True) -> str | 
 
 
 def _key(dataset: Dataset, column: str) -> str:
-    """Changes whenever content may have changed, and sometimes when it has not."""
-    # the fingerprint in a folder of save_to_disk stays as it is when the files are exchanged
+    """Return a key that changes whenever content may have changed, and sometimes when not."""
+    # datasets names the content nowhere but in _fingerprint, which is not public; in a folder of
+    # save_to_disk it stays when files are replaced, so the files count too
     files = [file["filename"] for file in dataset.cache_files]
     key = [_FORMAT, dataset._fingerprint, column, [[file, _size_and_time(file)] for file in files]]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
@@ -77,14 +79,12 @@ def _recall(kept: Path) -> str | None:
 
 def _keep(kept: Path, known: str) -> None:
     with contextlib.suppress(OSError):
-        partial = kept.with_suffix(".partial")
-        partial.write_text(known)
-        partial.replace(kept)
+        write_text(kept, known)
 
 
 @contextlib.contextmanager
 def _one_at_a_time(kept: Path) -> Iterator[None]:
-    """Let the other processes of a run wait for the one that reads the images."""
+    """Make the other processes of a run wait for the one that reads the images."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -93,38 +93,38 @@ def _one_at_a_time(kept: Path) -> Iterator[None]:
 
 
 def _digest(dataset: Dataset, column: str) -> tuple[str, bool]:
-    """The digest, and whether it is of content alone."""
+    """Return the digest, and whether it is of content alone."""
     if dataset.data.nbytes > _LARGE:
-        logger.info("reading %s images once, to know them again", f"{len(dataset):,}")
-    found, is_content = xxhash.xxh3_128(), True
+        logger.info("reading %s images once, to recognize them later", f"{len(dataset):,}")
+    hasher, is_content = xxhash.xxh3_128(), True
     for first in range(0, len(dataset), _ROWS):
         for cell in dataset[first : first + _ROWS][column]:
             path = _path(cell)
             if path is None:
-                _add(found, cell.get("bytes") if isinstance(cell, dict) else cell)
+                _add(hasher, cell.get("bytes") if isinstance(cell, dict) else cell)
             elif _is_cached(path):
-                _add(found, _read(path))
+                _add(hasher, _read(path))
             else:
                 is_content = False
-                _add(found, _identity(path))
-    return found.hexdigest(), is_content
+                _add(hasher, _identity(path))
+    return hasher.hexdigest(), is_content
 
 
 def _path(cell: object) -> str | None:
-    """The path that a cell is, where it has no content of its own."""
+    """Return the path in a cell that has no content of its own."""
     if isinstance(cell, dict):
         return cell.get("path") if cell.get("bytes") is None else None
     return cell if isinstance(cell, str) else None
 
 
 def _is_cached(path: str) -> bool:
-    """Whether a file was downloaded or extracted, so that its time says nothing."""
+    """Tell whether a file was downloaded or extracted, so that its time means nothing."""
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
     return _file(path).startswith(tuple(os.path.join(cache, "") for cache in caches))
 
 
 def _file(path: str) -> str:
-    """The file that a path is in: ``x.zip`` for ``zip://photo.png::x.zip``."""
+    """Return the file that contains a path: ``x.zip`` for ``zip://photo.png::x.zip``."""
     return path.rpartition("::")[2]
 
 
@@ -139,7 +139,7 @@ def _identity(path: str) -> str:
 def _size_and_time(path: str) -> list[int] | None:
     try:
         stat = os.stat(path)
-    except OSError:  # it is gone
+    except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns]
 
@@ -152,14 +152,14 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def _add(found: xxhash.xxh3_128, value: object) -> None:
-    """Add bytes, an array, or anything with a repr, and where it ends."""
-    if isinstance(value, np.ndarray) and value.dtype == object:  # of unequal arrays
+def _add(hasher: xxhash.xxh3_128, value: object) -> None:
+    """Add bytes, an array, or anything with a repr, together with its kind and length."""
+    if isinstance(value, np.ndarray) and value.dtype == object:  # holds arrays of unequal shapes
         value = list(value)
     if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
-        found.update(f"list {len(value)}\n".encode())
+        hasher.update(f"list {len(value)}\n".encode())
         for item in value:
-            _add(found, item)
+            _add(hasher, item)
         return
     if isinstance(value, np.ndarray):
         kind = f"array {value.dtype.str} {value.shape}"
@@ -169,5 +169,5 @@ def _add(found: xxhash.xxh3_128, value: object) -> None:
     else:
         value = repr(value).encode()
         kind = f"other {len(value)}"
-    found.update(f"{kind}\n".encode())
-    found.update(value)
+    hasher.update(f"{kind}\n".encode())
+    hasher.update(value)

@@ -1,4 +1,4 @@
-"""Batches of images whose order depends on the seed and the epoch alone."""
+"""Batches of images, in an order that depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from effssl.data._decode import BrokenImage, decode_image, image_name
+from effssl.data._decode import decode_image, image_name
+from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
 from effssl.seeding import seeded_generator
 
 
 class Batch(NamedTuple):
-    """One process's part of a global batch, packed: an image costs its own pixels and no padding.
+    """One process's part of a global batch, packed without padding.
 
     Attributes:
-        pixels: uint8, flat: images of (C, h, w) one after another. It may hold others too, such as
-            a whole data set that lies on a GPU.
-        starts: Place of the first pixel of each image, (n,).
+        pixels: Flat uint8 pixels, images of (C, h, w) one after another. They may include other
+            images, such as a whole data set on a GPU.
+        starts: Offset of each image's first pixel, (n,).
         sizes: Height and width of each image, (n, 2).
-        rows: Place of each image in this process's part of the batch, (n,), rising; broken images
-            have left gaps.
-        broken: What was wrong with each broken image.
-        channels: Channels of the images, C.
+        rows: Row of each image in this process's part of the batch, (n,), rising; broken images
+            leave gaps.
+        broken: Why each broken image cannot be read.
+        channels: Number of channels, C.
     """
 
     pixels: Tensor
@@ -41,14 +42,14 @@ class Batch(NamedTuple):
     channels: int
 
     def image(self, place: int) -> Tensor:
-        """One of the images, (C, h, w)."""
+        """Return one of the images, (C, h, w)."""
         start, (height, width) = int(self.starts[place]), self.sizes[place].tolist()
         end = start + self.channels * height * width
         return self.pixels[start:end].view(self.channels, height, width)
 
 
 def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
-    """Pack images, (C, h, w) each, to one batch; broken ones leave it smaller, or empty."""
+    """Pack images, (C, h, w) each, into one batch; broken ones leave it smaller, or empty."""
     broken = [str(item) for item in items if isinstance(item, BrokenImage)]
     rows = [row for row, item in enumerate(items) if isinstance(item, Tensor)]
     images = [items[row] for row in rows]
@@ -59,8 +60,10 @@ def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
     return Batch(pixels, starts, sizes, torch.tensor(rows, dtype=torch.long), broken, channels)
 
 
-def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tensor | BrokenImage:
-    """A cell of an image column as a uint8 tensor, (C, H, W), or where it is and what is wrong."""
+def decode_or_broken(
+    value: object, place: str, channels: int, short_side: int
+) -> Tensor | BrokenImage:
+    """Decode a cell to a uint8 tensor, (C, H, W), or say where it is and why it cannot be read."""
     try:
         return torch.from_numpy(decode_image(value, channels, short_side))
     except BrokenImage as error:
@@ -68,19 +71,19 @@ def decode_or_broken(value, place: str, channels: int, short_side: int) -> Tenso
 
 
 def decode_size(img_size: int) -> int:
-    """Pixels of the shorter side to which larger images are shrunk before views are made.
+    """Return the shorter side, in pixels, to which larger images are shrunk before cropping.
 
-    256 for views of 224, as is usual on ImageNet.
+    It is 256 for views of 224 pixels, as usual on ImageNet.
     """
     return math.ceil(img_size * 8 / 7)
 
 
 class DecodedImages(Dataset):
-    """The images of a source, decoded when they are asked for.
+    """The images of a source, decoded on access.
 
     Args:
-        source: Images.
-        short_side: Larger images are shrunk until their shorter side has so many pixels.
+        source: Map-style images.
+        short_side: Most pixels of the shorter side; larger images are shrunk.
     """
 
     def __init__(self, source: Source, short_side: int) -> None:
@@ -99,20 +102,21 @@ class DecodedImages(Dataset):
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which images of every global batch are this process's.
+    """This process's part of every global batch.
 
-    A batch of B images is B / M chunks of M, each of which passes through the backbone by itself.
-    Of every chunk process r of W has the images from M r / W to M (r + 1) / W, so that a chunk
-    holds the same images for any number of processes.
+    A batch of B images is split into B / M chunks of M images. Each chunk passes through the
+    backbone by itself. Rank r of W takes images M r / W to M (r + 1) / W of each chunk, so that a
+    chunk holds the same images for any number of processes.
 
     Args:
-        batch_size: Global batch, B.
-        micro_batch: Global images a chunk, M; all of the batch if None.
-        rank: This process, r.
-        world_size: Processes, W.
+        batch_size: Images in a global batch, B.
+        micro_batch: Images in a chunk over all processes, M; the whole batch if None.
+        rank: Rank of this process, r.
+        world_size: Number of processes, W.
 
     Raises:
-        ValueError: If the chunks do not make up the batch, or do not reach all processes.
+        ValueError: If the chunk size does not divide the batch, or is less than the number of
+            processes.
     """
 
     batch_size: int
@@ -131,49 +135,49 @@ class BatchShard:
 
     @property
     def chunk(self) -> int:
-        """M, images of a chunk over all processes."""
+        """Images in a chunk over all processes, M."""
         return self.batch_size if self.micro_batch is None else self.micro_batch
 
     @property
     def places(self) -> Tensor:
-        """Places of this process's images in the global batch, chunk after chunk."""
+        """Indices of this process's images in the global batch, chunk after chunk."""
         chunks = torch.arange(self.batch_size).view(-1, self.chunk)
         first, end = (self.chunk * r // self.world_size for r in (self.rank, self.rank + 1))
         return chunks[:, first:end].flatten()
 
     def chunks(self, rows: Tensor) -> list[slice]:
-        """Which of the images that a `Batch` holds, as its ``rows`` tell, are in each chunk."""
+        """Return the slice of each chunk in a `Batch` with these ``rows``."""
         images = len(self.places)
         size = images * self.chunk // self.batch_size
         ends = torch.searchsorted(rows, torch.arange(0, images + 1, size)).tolist()
         return [slice(*pair) for pair in pairwise(ends)]
 
 
-def check_one_batch(images: int, local: BatchShard) -> None:
-    """Raise ValueError if so many images do not fill one global batch."""
-    if local.batch_size > images:
+def check_one_batch(num_images: int, local: BatchShard) -> None:
+    """Raise ValueError if a data set is smaller than one global batch."""
+    if local.batch_size > num_images:
         raise ValueError(
-            f"batch_size {local.batch_size} is more than the {images} images of the data set"
+            f"batch_size {local.batch_size} is more than the {num_images} images of the data set"
         )
 
 
 class EpochBatches:
     """Indices of this process's part of every global batch of an epoch.
 
-    Every image comes once an epoch, but for the last, incomplete batch, which is dropped. The
-    global batches do not depend on the number of processes.
+    Every image comes once an epoch; the last, incomplete batch is dropped. The global batches do
+    not depend on the number of processes.
 
     Args:
-        images: Images in the data set.
+        images: Number of images in the data set.
         local: This process's part of every batch.
         seed: Seed of the run.
 
     Attributes:
-        epoch: Epoch whose order the next iteration follows; set it before.
-        first: Batch of the epoch to begin with, when resuming within one.
+        epoch: Epoch of the next iteration; the caller sets it.
+        first: First batch of the next iteration, when resuming within an epoch.
 
     Raises:
-        ValueError: If there is not one whole batch.
+        ValueError: If the data set is smaller than one batch.
     """
 
     def __init__(self, images: int, local: BatchShard, seed: int) -> None:
@@ -198,11 +202,11 @@ def image_loader(
     """Load each list of indices of ``batches`` as a `Batch`.
 
     Args:
-        images: Gives a list of images for a list of indices.
+        images: Data set that returns a list of images for a list of indices.
         batches: Order of the images.
-        channels: Channels of the images.
-        workers: Processes that decode; 0 decodes in this one.
-        pin_memory: Whether batches of workers come in pinned memory.
+        channels: Number of channels.
+        workers: Number of processes that decode; 0 decodes in this one.
+        pin_memory: Whether workers' batches come in pinned memory.
     """
     return DataLoader(
         images,
@@ -215,5 +219,5 @@ def image_loader(
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

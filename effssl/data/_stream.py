@@ -1,4 +1,4 @@
-"""Batches of a stream: the same global batches for any number of processes, resumable."""
+"""Resumable batches of a stream, the same global batches for any number of processes."""
 
 from __future__ import annotations
 
@@ -11,43 +11,48 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from effssl.data._loader import Batch, BatchShard, check_one_batch, collate, decode_or_broken
+from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
 from effssl.seeding import derived_seed
 
 logger = logging.getLogger(__name__)
 
-SHUFFLE_IMAGES, SHUFFLE_BYTES = 4096, 2**30  # the buffer, not decoded; whichever is full first
-_OPEN_SHARDS, _READ = 8, 64  # shards that are read at a time, and images at a time of each
-_AHEAD = 2  # batches that are read and decoded while another is trained on
+SHUFFLE_IMAGES, SHUFFLE_BYTES = 4096, 2**30  # limits of the buffer, which holds undecoded images
+_OPEN_SHARDS, _READ = 8, 64  # shards read at a time, and images read at a time from each
+_AHEAD = 2  # batches read and decoded ahead of training
 
 
 class StreamBatches:
     """This process's part of every global batch of an epoch of a stream.
 
-    An epoch takes images from several shards in turn, the shards in random order, and shuffles them
-    in a buffer of 4,096 images or 1 GiB, not decoded. Every process reads the whole stream and
-    decodes its own images only. That costs W times the reading for W processes; but the global
-    batches are those of one process, however uneven the shards, and no process runs out of images
-    before another. To resume within an epoch its beginning is read again, without being decoded.
-    Memory does not grow with the number of shards, but pyarrow reads ahead in each of the eight
-    that are open: of parquet, up to eight whole files are held.
+    An epoch opens the shards in random order, takes images from eight of them in turn, and shuffles
+    these, undecoded, in a buffer of 4,096 images or 1 GiB.
+
+    Every process reads the whole stream and decodes only its own images. W processes therefore read
+    the stream W times, but the global batches equal those of one process, however uneven the
+    shards, and no process runs out of images before another. Resuming within an epoch reads its
+    beginning again, without decoding.
+
+    Memory does not grow with the number of shards. But pyarrow reads ahead in each open shard, so
+    that up to eight whole parquet files are held.
 
     Args:
-        source: Streamed images. If their number is not known they are counted by reading them once.
+        source: Streamed images. If their number is unknown, they are counted by reading them once.
         local: This process's part of every batch.
         seed: Seed of the run.
-        short_side: Larger images are shrunk until their shorter side has so many pixels.
-        threads: Threads that decode; 0 reads and decodes when a batch is asked for.
+        short_side: Most pixels of the shorter side; larger images are shrunk.
+        threads: Number of threads that decode; 0 reads and decodes each batch on demand.
 
     Attributes:
-        epoch: Epoch whose order the next iteration follows; set it before.
-        first: Batch of the epoch to begin with, when resuming within one.
+        epoch: Epoch of the next iteration; the caller sets it.
+        first: First batch of the next iteration, when resuming within an epoch.
 
     Raises:
-        ValueError: If there is not one whole batch.
+        ValueError: If the stream is smaller than one batch.
     """
 
     def __init__(
@@ -79,8 +84,8 @@ class StreamBatches:
             for records in batches:
                 yield self._collate([self._decode(record) for record in records])
             return
-        # threads and not processes: a fork while pyarrow reads ahead may never return, and both
-        # reading and decoding run outside of Python for most of their time
+        # threads, not processes: a fork while pyarrow reads ahead may hang, and most of the work of
+        # reading and decoding releases the GIL
         with ThreadPoolExecutor(self.threads) as decoders, ThreadPoolExecutor(1) as reader:
 
             def read() -> list[Future] | None:
@@ -93,7 +98,7 @@ class StreamBatches:
                 yield self._collate([image.result() for image in images])
 
     def _records(self) -> Iterator[list[tuple[str, object]]]:
-        """This process's images of each global batch, with their places and not decoded."""
+        """Yield this process's images of each global batch, undecoded, and where each was read."""
         draw = random.Random(derived_seed(self.seed, "order", self.epoch))
         batch_size, places = self.local.batch_size, self.local.places.tolist()
         stream = _shuffled(self._interleaved(draw), draw)
@@ -102,7 +107,8 @@ class StreamBatches:
             next(islice(stream, skipped - 1, None), None)
             logger.info(
                 "read the first %s images of the epoch again, %.1f s",
-                *(f"{skipped:,}", time.perf_counter() - started),
+                f"{skipped:,}",
+                time.perf_counter() - started,
             )
         for batch in range(self.first, len(self)):
             records = list(islice(stream, batch_size))
@@ -114,8 +120,8 @@ class StreamBatches:
             yield [records[place] for place in places]
 
     def _interleaved(self, draw: random.Random) -> Iterator[tuple[str, object]]:
-        """The images of all shards in random order, some shards at a time, one image of each."""
-        # IterableDataset.shuffle does the same, but it takes 150 us an image
+        """Yield the images of all shards, from a few random shards at a time in turn."""
+        # IterableDataset.shuffle does the same, but takes 150 us an image
         shards = self.source.dataset.num_shards
         waiting = draw.sample(range(shards), shards)
         readers: list[Iterator] = []
@@ -134,18 +140,18 @@ class StreamBatches:
             for value in rows[self.source.image_column]:
                 yield f"shard {shard}, row {next(row)}", value
 
-    def _decode(self, record: tuple[str, object]):
+    def _decode(self, record: tuple[str, object]) -> Tensor | BrokenImage:
         place, value = record
         return decode_or_broken(value, place, self.source.in_chans, self.short_side)
 
-    def _collate(self, images) -> Batch:
+    def _collate(self, images: list[Tensor | BrokenImage]) -> Batch:
         return collate(images, self.source.in_chans)
 
 
 def _shuffled(
     records: Iterator[tuple[str, object]], draw: random.Random
 ) -> Iterator[tuple[str, object]]:
-    """Fill a buffer; whenever it is too full, random records leave it."""
+    """Shuffle records in a buffer; whenever it is over its limits, random records leave it."""
     buffer, held = [], 0
     for record in records:
         buffer.append(record)
@@ -160,8 +166,8 @@ def _shuffled(
     yield from buffer
 
 
-def _bytes(value) -> int:
-    """Of a cell as it is held: a file's bytes, an array's, and about none of a path."""
+def _bytes(value: object) -> int:
+    """Return the bytes that an undecoded cell holds; a path counts as none."""
     if isinstance(value, dict):
         return len(value["bytes"] or b"")
     return value.nbytes if isinstance(value, np.ndarray) else 0

@@ -1,38 +1,34 @@
-"""Any image source, as rows of undecoded images, with its image and label columns found."""
+"""Image sources of any kind, as rows of undecoded images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from tarfile import TarError
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from effssl.data._decode import BrokenImage, WrongChannels, decode_image
-from effssl.data._decode import pil_mode as pil_mode
+from effssl.data._columns import find_image_column, find_label_column, undecoded
+from effssl.data._decode import decode_image
+from effssl.data._pixels import BrokenImage, WrongChannels
 from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features, IterableDataset
-
-_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "cls")
+    from datasets import Dataset, IterableDataset
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image data set and what its columns mean.
+    """An image data set with its image and label columns.
 
     Attributes:
-        dataset: The rows; ``decode_image(dataset[i][image_column], in_chans)`` gives pixels. A
-            ``datasets.Dataset``, or an ``IterableDataset`` when streaming.
-        image_column: Name of the column with the images, which are not decoded.
+        dataset: Rows, a ``datasets.Dataset``, or an ``IterableDataset`` when streaming;
+            ``decode_image(dataset[i][image_column], in_chans)`` gives pixels.
+        image_column: Name of the column with the undecoded images.
         label_column: Name of the column with integer class labels, or None.
-        in_chans: Channels that images are to be decoded to.
+        in_chans: Number of channels to decode images to.
         num_images: Number of rows; None for a stream whose length is not known.
     """
 
@@ -50,11 +46,11 @@ class Source:
         return isinstance(self.dataset, IterableDataset)
 
     def labels(self) -> list[int]:
-        """The class of every image, in order.
+        """Return the class of every image, in order.
 
         Raises:
-            ValueError: If there is no label column, it holds anything but classes from 0, or the
-                source is a stream.
+            ValueError: If the source is a stream, or has no label column, or has labels that are
+                not whole numbers from 0.
         """
         if self.streaming:
             raise ValueError("labels need a map-style source; load it without streaming")
@@ -73,13 +69,13 @@ class Source:
         return labels
 
     def digest(self, *, read: bool = True) -> str | None:
-        """What the images are, wherever they lie; see `effssl.data._digest.digest_images`.
+        """Return a digest of the images; see `effssl.data._digest.digest_images`.
 
         Args:
-            read: Whether their content may be read for it, which can take minutes.
+            read: Whether the images may be read for it, which can take minutes.
 
         Returns:
-            None if it would have to be read and must not be.
+            Hexadecimal digits, or None if the images have to be read and may not be.
 
         Raises:
             ValueError: If the source is a stream.
@@ -100,7 +96,7 @@ def load_source(
     label_column: str | None = None,
     streaming: bool = False,
 ) -> Source:
-    """Open a data set of images, without decoding any but the first.
+    """Open a data set of images. Only the first one is decoded, as a check.
 
     Args:
         dataset: One of
@@ -108,37 +104,37 @@ def load_source(
             - ``fashion-mnist-sample``: 10,000 training and 2,000 test images that come with the
               package;
             - a folder of images, whose class subfolders become labels;
-            - a folder of .npy files, one image each, of any number of channels; class subfolders
-              become labels and split subfolders such as train and test become splits;
+            - a folder of .npy files, one image each, with any number of channels; class subfolders
+              become labels, and subfolders such as train and test become splits;
             - a .parquet file, a .tar file in webdataset format, or a folder of either;
             - a folder written by ``save_to_disk``;
             - a pattern of images, .npy, .parquet or .tar files, such as ``shards/*.parquet`` or
-              ``photos/**/*.jpg``, all of them in the split train;
+              ``photos/**/*.jpg``, which form the split train;
             - a Hub id such as ``uoft-cs/cifar10``.
         split: ``train``, ``test`` or any split expression of ``datasets``, such as ``train[:10%]``.
-        in_chans: Channels to decode to: 1 (grey), 3 (RGB) or 4 (RGBA) for image files, and for
-            arrays the number that they have.
-        image_column: Column with the images; found by its type if None. Named, it may also hold
-            bytes, ``{"bytes": ..., "path": ...}``, or nested lists.
-        label_column: Column with integer labels; found by type, then by name, if None.
-        streaming: Read in order as the rows are asked for, without preparing or downloading the
-            whole; ``split`` must then be a whole one.
+        in_chans: Channels to decode to: 1 (gray), 3 (RGB) or 4 (RGBA) for image files; for arrays,
+            the number that they have.
+        image_column: Column with the images; found by its type if None. A column of nested lists
+            must be named.
+        label_column: Column with integer labels; found by its type, then by its name, if None.
+        streaming: Read rows in order as they are needed, without preparing or downloading the
+            whole data set; ``split`` must then be a whole split.
 
     Raises:
-        FileNotFoundError: If nothing is found under the name.
-        ValueError: If the split or a column does not exist, there are no images, they cannot be
-            read as ``in_chans`` channels, or a stream is to be sliced.
+        FileNotFoundError: If there is no data set of that name.
+        ValueError: If the split or a column does not exist, there are no images, they do not have
+            ``in_chans`` channels, or a stream is to be sliced.
     """
     with _named_errors(dataset, split):
         rows, count = read(dataset, split, streaming)
     if count == 0:
         raise ValueError(f"data set {dataset!r}, split {split!r}, is empty")
-    if rows.features is None:  # of a stream whose reader does not know them
+    if rows.features is None:  # a stream of unknown columns; nothing public looks at its first rows
         rows = rows._resolve_features()
-    image_column = _image_column(rows.features, image_column)
-    label_column = _label_column(rows.features, label_column)
+    image_column = find_image_column(rows.features, image_column)
+    label_column = find_label_column(rows.features, label_column)
     rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
-    rows = _undecoded(rows, image_column, streaming)
+    rows = undecoded(rows, image_column, streaming)
     with _named_errors(dataset, split):
         first = list(rows.take(1))
     if not first:
@@ -148,13 +144,13 @@ def load_source(
     except WrongChannels as error:
         raise ValueError(f"data set {dataset!r}: {error}") from error
     except BrokenImage:
-        pass  # one of many: whoever reads them all decides how many may be broken
+        pass  # may be one of many; readers of all images decide how many may be broken
     return Source(rows, image_column, label_column, in_chans, count)
 
 
 @contextmanager
 def _named_errors(dataset: str, split: str) -> Iterator[None]:
-    """Errors of ``datasets`` as ours, in one line that names the data set."""
+    """Raise errors of ``datasets`` as ours, in one line that names the data set."""
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import (
         DataFilesNotFoundError,
@@ -176,90 +172,9 @@ def _named_errors(dataset: str, split: str) -> Iterator[None]:
         raise FileNotFoundError(f"no images or parquet files in {dataset!r}: {error}") from error
     except (ValueError, TarError) as error:
         raise ValueError(f"data set {dataset!r}, split {split!r}: {error}") from error
-    except DatasetGenerationError as error:  # says nothing itself
+    except DatasetGenerationError as error:  # its own text says nothing
         raise ValueError(
             f"data set {dataset!r}, split {split!r}: {error.__cause__ or error}"
         ) from error
-    except IndexError as error:  # what datasets makes of a save_to_disk folder without rows
+    except IndexError as error:  # datasets raises it for a save_to_disk folder without rows
         raise ValueError(f"data set {dataset!r}, split {split!r}, is empty") from error
-
-
-def _undecoded(rows, column: str, streaming: bool):
-    """Rows whose images are files that are not decoded, or arrays of the type they were stored in.
-
-    ``datasets`` would make lists of arrays, in which uint16 cannot be told from other numbers.
-    """
-    from datasets import Array2D, Array3D, Image
-
-    kind = rows.features[column]
-    dtype = _dtype(kind)
-    if dtype is None:
-        return rows.cast_column(column, Image(decode=False))
-    if streaming:  # streams have no formats with a dtype
-        return rows.map(partial(_as_array, column=column, dtype=dtype), features=rows.features)
-    empty = rows.data.column(column).null_count
-    if empty and isinstance(kind, Array2D | Array3D):  # which numpy would turn into black images
-        raise ValueError(f"{empty} cells of the column {column!r} are empty: filter them out first")
-    return rows.with_format("numpy", columns=[column], output_all_columns=True, dtype=dtype)
-
-
-def _as_array(row: dict, column: str, dtype: str) -> dict:
-    # an array that is none, of unequal rows or none at all, is a broken image, and not an error
-    try:
-        return {column: np.asarray(row[column], dtype)}
-    except (TypeError, ValueError):
-        return {column: None}
-
-
-def _dtype(kind: object) -> str | None:
-    """Type of the numbers of an array column, None of any other."""
-    from datasets import Array2D, Array3D, LargeList, List, Value
-
-    if isinstance(kind, Array2D | Array3D):
-        return kind.dtype
-    depth = 0
-    while isinstance(kind, List | LargeList):
-        kind, depth = kind.feature, depth + 1
-    return kind.dtype if depth in (2, 3) and isinstance(kind, Value) else None
-
-
-def _image_column(features: Features, name: str | None) -> str:
-    """The column that is named, or the only one of the likeliest kind that there is."""
-    from datasets import Array2D, Array3D, Image, Value
-
-    files, arrays, bytes_, lists = [], [], [], []
-    for column, kind in features.items():
-        if isinstance(kind, Image):
-            files.append(column)
-        elif isinstance(kind, Array2D | Array3D):
-            arrays.append(column)
-        elif kind in (Value("binary"), Value("large_binary")) or (
-            isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
-        ):
-            bytes_.append(column)
-        elif _dtype(kind):
-            lists.append(column)
-    if name is not None:
-        images = files + arrays + bytes_ + lists
-        if name not in images:
-            raise ValueError(f"image_column {name!r} is not among the image columns {images}")
-        return name
-    images = files or arrays or bytes_
-    if len(images) != 1:
-        raise ValueError(
-            f"the data set has {len(images)} image columns {images} among {list(features)}: "
-            "name the one to use with image_column"
-        )
-    return images[0]
-
-
-def _label_column(features: Features, name: str | None) -> str | None:
-    from datasets import ClassLabel
-
-    if name is not None:
-        if name not in features:
-            raise ValueError(f"label_column {name!r} is not among the columns {list(features)}")
-        return name
-    classes = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
-    named = [column for column in _LABEL_NAMES if column in features]
-    return next(iter(classes if len(classes) == 1 else named), None)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
-from effssl.data._cache import CachedBatches, cache_images
+from effssl.data._cache import cache_images
+from effssl.data._cached_images import CachedBatches
 from effssl.data._loader import (
     Batch,
     BatchShard,

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from effssl.data import BrokenImage, decode_image, load_source
+from effssl.data import BrokenImage, _cached_images, decode_image, load_source
 from effssl.data import _cache as cache
-from effssl.data._cache import CachedImages, cache_images
+from effssl.data._cache import cache_images
+from effssl.data._cached_images import CachedImages
 
 
 @pytest.fixture(autouse=True)
@@ -199,9 +200,11 @@ def test_a_batch_of_the_cache_is_its_images_where_they_lie(tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_cache_that_fits_is_kept_on_the_device(image_folder):
+def test_a_cache_that_fits_is_kept_on_the_device(image_folder, monkeypatch):
     images = build(load_source(str(image_folder)))
     expected = images.__getitems__([3])[0].clone()
-    assert not images.to_device(torch.device("cuda"), share=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(_cached_images, "_GPU_SHARE", 0)
+        assert not images.to_device(torch.device("cuda"))
     assert images.to_device(torch.device("cuda"))
     assert torch.equal(images.__getitems__([3])[0].cpu(), expected)

@@ -167,9 +167,9 @@ def test_12_bit_and_signed_and_32_bit_grey():
     signed = noise(6, 8, high=32768, dtype=np.int16)
     same(decode_image(tiff(signed, 16, 2), 1), np.rint(signed / 257)[None])
     signed[0, 0] = -1
-    with pytest.raises(BrokenImage, match="16 bits, -1 to .*: greyscale may have 8 or 16 bits"):
+    with pytest.raises(BrokenImage, match="16 bits, -1 to .*: grayscale may have 8 or 16 bits"):
         decode_image(tiff(signed, 16, 2), 1)
-    with pytest.raises(BrokenImage, match="32 bits, 7 to 7: greyscale may have 8 or 16 bits"):
+    with pytest.raises(BrokenImage, match="32 bits, 7 to 7: grayscale may have 8 or 16 bits"):
         decode_image(tiff(np.full((6, 8), 7, np.int32), 32, 2), 1)
 
 
