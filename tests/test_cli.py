@@ -47,7 +47,7 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     assert noted["top1"] == numbers["top1"] and (tmp_path / "run/model" / PROBE).is_file()
 
     # another protocol joins what is noted
-    tune = ["--protocol", "finetune", "--labels", "0.5", "--epochs", "1", "--seeds", "7"]
+    tune = ["--protocols", "finetune", "--shares", "0.5", "--epochs", "1", "--seeds", "7"]
     code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small, *tune)
     assert code == 0, shown
     (joined,) = read_training(tmp_path / "run/model")["evaluation"]
@@ -57,7 +57,7 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     assert joined["probe"] == noted["probe"] and joined["spectrum"] == noted["spectrum"]
 
     output = tmp_path / "features.parquet"
-    options = ["--split", "test[:30]", "--augmentations", "2", "--output", output]
+    options = ["--split", "test[:30]", "--views", "2", "--output", output]
     code, shown = effssl(tmp_path / "log", "features", tmp_path / "run", *options)
     assert code == 0 and shown.splitlines()[-1] == str(output), shown
     assert parquet.read_metadata(output).num_rows == 30
@@ -104,7 +104,7 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
         (["report"], ["nearest"]),
         (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),
         (["list"], ["in the cache"]),
-        (["recommend"], ["Prints the command", "Their side in pixels"]),
+        (["recommend"], ["Prints the command", "Side of the images in pixels"]),
     ],
 )
 def test_help_teaches(command, taught, monkeypatch, capsys):
@@ -122,7 +122,7 @@ def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, cap
         out = tmp_path / f"{name}.png"
         main(
             ["views", "--dataset", str(image_folder), "--preset", "cifar", "--img-size", "32"]
-            + ["--images", "5", "--views", "2", "--seed", str(seed), "--out", str(out)]
+            + ["--images", "5", "--views", "2", "--seed", str(seed), "--output", str(out)]
         )
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]

@@ -47,7 +47,7 @@ def evaluate_command(run: Run, *, labelled: bool | None) -> str:
     if labelled is not False:
         return f"effssl evaluate {folder}"
     split = shlex.quote(run.config.split)
-    return f"effssl evaluate {folder} --protocol spectrum --test-split {split}"
+    return f"effssl evaluate {folder} --protocols spectrum --test-split {split}"
 
 
 def _of_training(run: Run) -> Iterator[Notice]:

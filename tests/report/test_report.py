@@ -369,7 +369,7 @@ def test_images_without_labels_are_shown_without_classes(run, image_folder, tmp_
     assert "no labels" in section(text, "warnings") and "≠" not in section(text, "neighbours")
     assert "23 images, of the model after step 15" in section(text, "map")
     assert "1 that were drawn besides cannot be read" in section(text, "map")
-    assert "effssl evaluate copy --protocol spectrum --test-split train" in section(
+    assert "effssl evaluate copy --protocols spectrum --test-split train" in section(
         text, "evaluation"
     )
 

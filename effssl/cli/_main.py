@@ -1,0 +1,109 @@
+"""Parse the command line, run one subcommand, and print bad input as one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from effssl.cli._model import is_main_process
+from effssl.cli.evaluate import Evaluate
+from effssl.cli.features import Features
+from effssl.cli.list import ListModels
+from effssl.cli.pretrain import Pretrain
+from effssl.cli.push import Push
+from effssl.cli.recommend import Recommend
+from effssl.cli.report import Report
+from effssl.cli.views import Views
+from effssl.training.config import PretrainConfig
+
+COMMANDS = {
+    "pretrain": Pretrain,
+    "evaluate": Evaluate,
+    "features": Features,
+    "report": Report,
+    "views": Views,
+    "push": Push,
+    "list": ListModels,
+    "recommend": Recommend,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the ``effssl`` command.
+
+    Args:
+        args: Arguments after ``effssl``; those of this process if None.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+
+    def command() -> None:
+        if args[:1] == ["pretrain"]:
+            args[1:] = expand_config(args[1:])
+        parse(args).run()
+
+    run(command)
+
+
+def parse(
+    args: Sequence[str],
+) -> Pretrain | Evaluate | Features | Report | Views | Push | ListModels | Recommend:
+    """Parse the arguments after ``effssl`` without running anything.
+
+    Raises:
+        SystemExit: If they do not parse, or ask for help.
+        ValueError: If a value of `PretrainConfig` is out of bounds.
+    """
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="effssl",
+        description="Pretrain an image backbone without labels, and measure its features.",
+        args=args,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a function with its log on stderr; bad input becomes one line there and exit code 2."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("effssl").setLevel(logging.INFO if is_main_process() else logging.ERROR)
+    try:
+        command()
+    except (ValueError, OSError, FloatingPointError) as error:
+        # one line a machine, whose data may differ; each process may know of another lost one
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):
+            print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        from effssl.distributed import is_lost_connection
+
+        if not is_lost_connection(error):
+            raise
+        print("effssl: error: another process ended, and says above why", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if is_main_process():
+            print("effssl: interrupted; a run goes on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+def expand_config(args: Sequence[str]) -> list[str]:
+    """Replace ``--config FILE`` by the flags of that file, before all other flags.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no configuration of this version.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        known, others = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}: give the config.json of a run") from error
+    if known.config is None:
+        return list(args)
+    return [*PretrainConfig.load(known.config).flags(), *others]

@@ -1,0 +1,72 @@
+"""What several subcommands need: the model that a name stands for, and where its images are."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from effssl.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from effssl.model import SSLModel
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Precision of a trained backbone; the same in `effssl.evaluation`, which imports torch."""
+
+
+def load_model(
+    model: str, revision: str | None, cpu: bool
+) -> tuple[Path, SSLModel, dict[str, Any]]:
+    """Load a model to the device to compute on.
+
+    Args:
+        model: Model folder, run folder, repository on the Hub, or name in the package.
+        revision: Branch, tag or commit of the repository.
+        cpu: Compute on the CPU even where there is a GPU.
+
+    Returns:
+        The model folder, the model, and the configuration of its pretraining.
+    """
+    from effssl.data.sources import is_public
+    from effssl.distributed import join
+    from effssl.hub._folder import read_training
+    from effssl.hub.pull import find_model, from_pretrained
+
+    folder = find_model(model, revision)
+    encoder = from_pretrained(folder).to(join(cpu=cpu))
+    # a run folder knows where the images of this machine are, a published folder does not
+    run = folder.parent / "config.json"
+    if folder.name == "model" and run.is_file():
+        return folder, encoder, dataclasses.asdict(PretrainConfig.load(run))
+    trained = dict.fromkeys(("dataset", "image_column")) | read_training(folder).get("config", {})
+    # anybody may have written it: it must not name files of this machine
+    if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
+        trained["dataset"] = None
+    return folder, encoder, trained
+
+
+def images_of(
+    model: str, trained: dict[str, Any], dataset: str | None, image_column: str | None
+) -> tuple[str, str | None]:
+    """Return the data set and its column of images: those given, else those trained on.
+
+    Raises:
+        ValueError: If no data set is given and the model does not name a public one.
+    """
+    if dataset is not None:
+        return dataset, image_column
+    if trained["dataset"] is None:
+        raise ValueError(f"{model} does not name public images: give --dataset")
+    return trained["dataset"], image_column or trained["image_column"]
+
+
+def python_name(name: str, revision: str | None) -> str:
+    """Return the arguments of `effssl.from_pretrained` as they are typed in Python."""
+    return f'"{name}"' + (f', revision="{revision}"' if revision else "")
+
+
+def is_main_process() -> bool:
+    """Return whether this process prints: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"

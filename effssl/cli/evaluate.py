@@ -1,0 +1,150 @@
+"""``effssl evaluate``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from effssl.cli._model import Precision, images_of, is_main_process, load_model, python_name
+
+if TYPE_CHECKING:
+    from effssl.data import Source
+    from effssl.evaluation import Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure features, with labels beside raw pixels and random weights by the same protocols.
+
+    knn and linear use frozen features; finetune trains all weights, which takes minutes, with the
+    first seed only; spectrum needs no labels: with it alone, --test-split names the images. The
+    result for a local folder is written to its training.json, which the card and the report read.
+    With several GPUs: torchrun --nproc_per_node 8 -m effssl.cli evaluate ...
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Model folder, run folder, repository owner/name on the Hub, or name in the package."""
+    dataset: str | None = None
+    """Labelled images, as for pretrain; what the model was trained on if None."""
+    protocols: tuple[Literal["knn", "linear", "finetune", "spectrum"], ...] = (
+        "knn",
+        "linear",
+        "spectrum",
+    )
+    """One or more."""
+    train_split: str = "train"
+    """Split that votes and that classifiers are fitted to."""
+    test_split: str = "test"
+    """Split that everything is measured on."""
+    image_column: str | None = None
+    """Column with the images; found by its type if None."""
+    label_column: str | None = None
+    """Column with integer classes; found by type and name if None."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the random weights, of the held-out part of train, and of fine-tuning."""
+    k: tuple[int, ...] | None = None
+    """Neighbors that vote; those of 1, 5, 20, 200 that train has if None."""
+    temperature: float = 0.07
+    """T of the vote's weights exp(cosine / T)."""
+    shares: tuple[float, ...] = (1.0, 0.1, 0.01)
+    """finetune: shares of the labels of train."""
+    epochs: int | None = None
+    """finetune: passes over the labelled images; 3 / sqrt(share) if None."""
+    lr: float = 1e-3
+    """finetune: learning rate after warm-up."""
+    layer_decay: float | None = None
+    """finetune: factor of the learning rate from each layer to the one below."""
+    precision: Precision = "auto"
+    """Precision of the backbone; auto is bf16 by autocast on a GPU that has it, else fp32."""
+    per_class: bool = False
+    """Print the accuracy of every class too."""
+    json: Path | None = None
+    """File to write all numbers to, with accuracy by class and confusion matrices."""
+    workers: int | None = None
+    """Processes that decode images; if None one for each core up to 8, none on a CPU."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    cpu: bool = False
+    """Compute on the CPU even where there is a GPU."""
+
+    def run(self) -> None:
+        """Measure, print the tables, and write the record into the model folder."""
+        from effssl.data import load_source
+        from effssl.evaluation import evaluate
+
+        if self.json is not None and not self.json.parent.is_dir():
+            raise ValueError(f"no folder {self.json.parent} for the file {self.json.name}")
+        folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
+        dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)
+        options = {
+            "in_chans": encoder.backbone.pretrained_cfg["input_size"][0],
+            "image_column": image_column,
+            "label_column": self.label_column,
+        }
+        train = None
+        if self.protocols != ("spectrum",):
+            train = load_source(dataset, self.train_split, **options)
+        test = load_source(dataset, self.test_split, **options)
+        found = evaluate(
+            encoder,
+            train,
+            test,
+            protocols=self.protocols,
+            seeds=self.seeds,
+            k=self.k,
+            temperature=self.temperature,
+            shares=self.shares,
+            epochs=self.epochs,
+            lr=self.lr,
+            layer_decay=self.layer_decay,
+            preset=trained.get("preset", "imagenet"),
+            precision=self.precision,
+            workers=self.workers,
+            progress=True,
+        )
+        if is_main_process():
+            noted = self._record(found, dataset, unlabelled=train is None)
+            print(f"\n{len(test.dataset):,} images of {dataset}, {self.test_split}")
+            self._print(found, noted, test)
+            self._write(found, noted, test, folder)
+            print(
+                f"\nimport effssl\n"
+                f"model = effssl.from_pretrained({python_name(self.model, self.revision)})\n"
+                f"transform = effssl.create_transform(model)\n"
+                f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
+            )
+
+    def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> dict[str, Any]:
+        from effssl.data.sources import is_public
+        from effssl.evaluation import record
+
+        return record(
+            [found],
+            dataset=dataset if is_public(dataset) else None,
+            train_split=None if unlabelled else self.train_split,
+            test_split=self.test_split,
+        )
+
+    def _print(self, found: Evaluation, noted: dict[str, Any], test: Source) -> None:
+        from effssl.evaluation._tables import accuracy_table, class_table, spectrum_table
+
+        if found.accuracy:
+            print(accuracy_table(noted))
+        if found.spectrum:
+            print(spectrum_table(noted))
+        if self.per_class and found.accuracy:
+            print(class_table(found, test))
+
+    def _write(self, found: Evaluation, noted: dict[str, Any], test: Source, folder: Path) -> None:
+        from effssl.evaluation._tables import details
+        from effssl.hub._folder import add_evaluation, write_json
+
+        if self.json is not None:
+            write_json(noted | details(found, test), self.json)
+        # a download is not written to
+        if self.model.startswith("local-dir:") or Path(self.model).is_dir():
+            probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
+            add_evaluation(folder, noted, probe)

@@ -1,0 +1,63 @@
+"""``effssl push``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from effssl.cli._model import python_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Push:
+    """Publish a model on the Hub, with a card made from what its folder knows, in one commit.
+
+    Look at the card first, with --dry-run, and write in it above and below the generated part; that
+    stays. Log in with `hf auth login`, or set HF_TOKEN. Pushing the same again changes nothing.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Model folder, or the run folder that holds it."""
+    repo_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
+    """Repository; created if it does not exist."""
+    private: bool = False
+    """Make the repository private if it is created."""
+    revision: str | None = None
+    """Branch to push to; created from main if it does not exist."""
+    commit_message: str | None = None
+    """Message of the commit."""
+    license: str | None = None
+    """License of the weights, by its identifier on the Hub, such as apache-2.0."""
+    create_pr: bool = False
+    """Open a pull request instead of changing the branch."""
+    dry_run: bool = False
+    """Check everything, write the card, and show what would be sent; no network."""
+
+    def run(self) -> None:
+        """Publish the model, or show what would be sent."""
+        from effssl.hub.pull import find_model
+        from effssl.hub.push import prepare, push_to_hub
+
+        folder = find_model(f"local-dir:{self.model}")
+        if self.dry_run:
+            for file in prepare(folder, self.repo_id, self.license):
+                print(f"{file.stat().st_size:12,} bytes  {file}")
+            card = folder / "README.md"
+            print(f"nothing was sent to {self.repo_id}; read {card} before you do")
+            return
+        address = push_to_hub(
+            folder,
+            self.repo_id,
+            private=self.private,
+            revision=self.revision,
+            commit_message=self.commit_message,
+            create_pr=self.create_pr,
+            license=self.license,
+        )
+        print(address)
+        if not self.create_pr:
+            name = python_name(self.repo_id, self.revision)
+            print(f"\nimport effssl\nmodel = effssl.from_pretrained({name})")

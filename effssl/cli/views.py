@@ -1,0 +1,62 @@
+"""``effssl views``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from effssl.training.config import Preset
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Draw a few images and their views, to see what a preset does to them before training."""
+
+    dataset: str = "fashion-mnist-sample"
+    """Images to draw, as for pretrain."""
+    preset: Preset = "imagenet"
+    """What views look like, as for pretrain."""
+    output: Path = Path("views.png")
+    """Picture to write; its name's ending says the format."""
+    views: int = 4
+    """Views per image."""
+    img_size: int = 224
+    """Side of a view in pixels."""
+    in_chans: int = 3
+    """Channels of the images."""
+    images: int = 8
+    """Number of images, spread evenly over the data set."""
+    split: str = "train"
+    """Split of the data set."""
+    image_column: str | None = None
+    """Column with the images; found by its type if None."""
+    seed: int = 0
+    """Seed of the views."""
+
+    def run(self) -> None:
+        """Draw the picture, and print where it is."""
+        import torch
+
+        from effssl.data import BrokenImage, load_source
+        from effssl.data._loader import DecodedImages, decode_size
+        from effssl.seeding import seeded_generator
+        from effssl.views import MultiView
+        from effssl.views._picture import draw_views
+
+        multi_view = MultiView(self.preset, views=self.views, size=self.img_size)
+        if self.images < 1:
+            raise ValueError(f"images must be 1 or more; got {self.images}")
+        source = load_source(
+            self.dataset, self.split, in_chans=self.in_chans, image_column=self.image_column
+        )
+        step = max(1, source.num_images // self.images)
+        rows = range(0, source.num_images, step)[: self.images]
+        decoded = DecodedImages(source, decode_size(self.img_size)).__getitems__(list(rows))
+        for broken in (image for image in decoded if isinstance(image, BrokenImage)):
+            print(f"skipped a broken image: {broken}", file=sys.stderr)
+        shown = [image for image in decoded if isinstance(image, torch.Tensor)]
+        if not shown:
+            raise ValueError(f"none of the {len(decoded)} images looked at can be read")
+        draw_views(shown, multi_view, seeded_generator(self.seed, "views")).save(self.output)
+        print(f"{len(shown)} images with {self.views} views each: {self.output}")
