@@ -1,12 +1,12 @@
 """Self-supervised vision pretraining with small projectors and many views.
 
-The public names load on first use: importing this package imports neither torch nor timm.
+Public names are imported on first use, so ``import effssl`` imports neither torch nor timm.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effssl.version import __version__ as __version__
 
@@ -51,7 +51,7 @@ _NAMES = {
 __all__ = ["__version__", *_MODULES, *_NAMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"effssl.{name}")
     if name in _NAMES:

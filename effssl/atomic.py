@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whatever ends the process."""
+"""Files and folders that are written completely or not at all, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file that takes the place of another when it is written whole.
+    """Open a temporary file that replaces ``path`` when the block ends without an exception.
 
-    It is a new file beside it, so that no link is followed, and it is on disk before it gets its
-    name. Text is UTF-8.
+    It lies beside ``path``, so that no symbolic link is followed, and is flushed to disk before it
+    is renamed. Text is UTF-8.
 
     Args:
-        path: Path of the file. What lies there stays if the block raises.
+        path: Path of the file. An existing file stays if the block raises.
         mode: ``w`` for text, ``wb`` for bytes.
 
     Raises:
@@ -32,7 +32,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # as any new file; those of tempfile are private
+        os.chmod(name, 0o666 & ~_umask())  # as for any new file; tempfile makes private ones
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file completely or not at all.
 
     Raises:
         OSError: If it cannot be written.
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all.
+    """Write a JSON file completely or not at all.
 
     Raises:
         OSError: If it cannot be written.
@@ -61,11 +61,11 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of another when the block ends.
+    """Make a temporary folder that replaces ``path`` when the block ends without an exception.
 
     Args:
-        path: Path of the folder; its parent is made if missing. What lies there stays if the block
-            raises, and goes when the new one has its name.
+        path: Path of the folder; its parent is made if missing. An existing folder stays if the
+            block raises, and is deleted after the new one has its name.
 
     Raises:
         OSError: If it cannot be written.

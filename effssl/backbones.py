@@ -1,9 +1,9 @@
-"""ResNets for small images: a 3x3 stride-1 stem and no max-pool, so 32 px end as a 4x4 map.
+"""ResNets for small images: a 3x3 stride-1 stem and no max-pool, so 32 px give a 4x4 map.
 
 This is the stem of the CIFAR experiments of SimCLR (https://arxiv.org/abs/2002.05709, appendix
 B.9) and of https://arxiv.org/abs/2312.10725. Importing this module registers the backbones with
-timm, where they are created by name like any other; a process that loads their weights with timm
-or transformers alone must import it first.
+timm, which then creates them by name. A process that loads their weights with timm or transformers
+must import this module first.
 """
 
 from __future__ import annotations

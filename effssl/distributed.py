@@ -1,6 +1,6 @@
-"""Sums and gathers over the processes of a run; everything here is local without a process group.
+"""Sums and gathers over the processes of a run; without a process group nothing is sent.
 
-All statistics of a batch are made from sums and counts, never from means, so that processes may
+Statistics of a batch are computed from sums and counts, never from means, so that processes may
 hold different numbers of images.
 """
 
@@ -9,26 +9,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_PATIENCE = timedelta(hours=12)  # while one process writes what all have computed
+_PATIENCE = timedelta(hours=12)  # one process may write results for long while the others wait
 
 
 def join(*, cpu: bool = False) -> torch.device:
-    """The device to compute on; under a launcher such as torchrun this joins its other processes.
+    """Return the device to compute on; under a launcher such as torchrun, join its processes.
 
     Args:
         cpu: Compute on the CPU even where there is a GPU.
     """
     cuda = torch.cuda.is_available() and not cpu
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from accelerate import PartialState  # whose import takes longer than a loss
+        from accelerate import PartialState  # slow to import
 
-        # sums on the CPU tell what does not wait for a GPU
+        # gloo sums values on the CPU without waiting for a GPU
         backend = {"backend": "cuda:nccl,cpu:gloo"} if cuda else {}
         return PartialState(cpu=not cuda, timeout=_PATIENCE, **backend).device
     return torch.device("cuda" if cuda else "cpu")
@@ -48,38 +49,38 @@ def all_reduce_(x: Tensor) -> Tensor:
 
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return all_reduce_(x.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return all_reduce_(grad.clone(memory_format=torch.contiguous_format))
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum ``x`` over all processes, in the forward and in the backward pass.
 
-    Where all W processes compute the same loss from such sums, the gradient that reaches a
-    process's own images is W times that of one process holding the whole batch; the mean over
-    processes that DDP takes of parameter gradients then is the gradient of the whole batch.
+    If all W processes compute the same loss from such sums, the gradient that reaches a process's
+    own images is W times that of one process with the whole batch. DDP then averages the gradients
+    of the parameters over processes, which gives the gradient of the whole batch.
     """
     return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
 def gather(x: Tensor) -> Tensor:
-    """``x`` of all W processes, which has the same shape on each, without a gradient: (W, ...)."""
+    """Gather ``x``, of one shape on all W processes, without a gradient: (W, ...)."""
     if world_size() == 1:
         return x.unsqueeze(0)
-    gathered = x.new_empty(world_size() * x.numel())  # flat, as gloo and NCCL both take it
-    renamed = hasattr(dist, "all_gather_single")  # by a later torch, which warns of the old name
+    gathered = x.new_empty(world_size() * x.numel())  # gloo and NCCL both take flat tensors
+    renamed = hasattr(dist, "all_gather_single")  # newer torch warns about the old name
     into = dist.all_gather_single if renamed else dist.all_gather_into_tensor
     into(gathered, x.contiguous().view(-1))
     return gathered.view(world_size(), *x.shape)
 
 
 def all_reduce_max(value: int) -> int:
-    """The largest value of all processes, by way of the CPU: a GPU need not have finished."""
+    """Return the largest value of all processes, by the CPU, without waiting for a GPU."""
     if world_size() == 1:
         return value
     largest = torch.tensor([value])
@@ -91,13 +92,13 @@ _known_rows: ContextVar[list[int] | None] = ContextVar("known_rows", default=Non
 
 
 def gather_counts(counts: Sequence[int]) -> list[list[int]]:
-    """Counts of every process, by way of the CPU: a GPU need not have finished.
+    """Gather counts of every process, by the CPU, without waiting for a GPU.
 
     Args:
-        counts: Counts of this process; as many as the others have.
+        counts: Counts of this process, the same number of them on every process.
 
     Returns:
-        For each count a list of those of all processes, in the order of ranks.
+        A list for each count, with its values on all processes in the order of ranks.
     """
     mine = torch.tensor(counts, dtype=torch.int64)
     return gather(mine).T.tolist()
@@ -105,16 +106,16 @@ def gather_counts(counts: Sequence[int]) -> list[list[int]]:
 
 @contextmanager
 def rows_known(counts: Sequence[int]) -> Iterator[None]:
-    """Let `count_rows` return counts that are known, without communication.
+    """Make `count_rows` return known counts, without communication.
 
-    A loss that runs inside then never waits for the device.
+    A loss inside this context never waits for the device.
 
     Args:
         counts: Rows on each process, in the order of ranks, as `gather_counts` returns them.
 
     Raises:
-        ValueError: If it is not one count a process, or if inside `count_rows` is asked for
-            another number of rows than this process's.
+        ValueError: If counts does not have one number a process, or `count_rows` is called inside
+            with another number of rows than this process's count.
     """
     if len(counts) != world_size():
         raise ValueError(f"counts has one number a process, {world_size()}, got {list(counts)}")
@@ -126,10 +127,10 @@ def rows_known(counts: Sequence[int]) -> Iterator[None]:
 
 
 def count_rows(rows: int, device: torch.device) -> list[int]:
-    """The number of rows that each process holds, in the order of ranks.
+    """Return the number of rows of each process, in the order of ranks.
 
-    With more than one process on an accelerator this waits for the device, once a call, unless
-    the counts are known (`rows_known`).
+    With several processes on an accelerator each call waits for the device once, unless the counts
+    are known (`rows_known`).
     """
     known = _known_rows.get()
     if known is not None:
@@ -148,14 +149,14 @@ def count_rows(rows: int, device: torch.device) -> list[int]:
 
 
 def gather_rows(z: Tensor, longest: int) -> Tensor:
-    """The rows of all W processes, without a gradient, by one gather.
+    """Gather the rows of all W processes, without a gradient, in one communication.
 
     Args:
         z: Shape (V, n, D); n may differ between processes.
         longest: The largest n of all processes.
 
     Returns:
-        Shape (V, W * longest, D): each process's rows, filled up with zeros to ``longest``.
+        Shape (V, W * longest, D): each process's rows, padded with zeros to ``longest``.
     """
     views, rows, dim = z.shape
     if rows < longest:
@@ -164,7 +165,7 @@ def gather_rows(z: Tensor, longest: int) -> Tensor:
 
 
 def gather_objects(value: object) -> list:
-    """The value of every process, in the order of ranks."""
+    """Gather a value that can be pickled from every process, in the order of ranks."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -172,8 +173,8 @@ def gather_objects(value: object) -> list:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error is that of a sum or gather which another process did not take part in."""
-    # gloo raises plain RuntimeErrors that name its source files
+    """Return whether an error means that another process was lost during a sum or gather."""
+    # gloo raises plain RuntimeErrors whose text names its source files
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )

@@ -1,7 +1,8 @@
-"""Signs of life of the processes of a run, by which a lost one is named.
+"""Heartbeats of the processes of a run, to name a process that was lost.
 
-Each process counts up in the store through which they found each other. Sums on the CPU fail at
-once where a process is gone; work on a GPU only waits, and so its end is waited for here.
+Each process increments a counter in the store of the process group. Communication on the CPU fails
+at once when a process is gone; on a GPU it waits, so `wait_with_others` checks the heartbeats
+meanwhile.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ import torch.distributed as dist
 
 from effssl.distributed import all_reduce_max, world_size
 
-_LOOK_EVERY = 1.0  # seconds between looks at the others
-_POLL_EVERY = 1e-4  # seconds between looks at the device, far less than a step takes
+_LISTEN = 5.0  # seconds, after a lost connection
+_LOOK_EVERY = 1.0  # seconds between checks of the other processes
+_POLL_EVERY = 1e-4  # seconds between checks of the device, far less than a step takes
 
 
 @contextmanager
 def heartbeat(every: float = 1.0) -> Iterator[None]:
-    """Count up in the store, from a thread: a process that waits for another one is alive too.
+    """Increment this process's counter from a thread, so that a waiting process counts as alive.
 
     Args:
-        every: Seconds between two counts.
+        every: Seconds between two increments.
     """
     if world_size() == 1:
         yield
         return
     store = _store().clone()
-    # the store lies in the first process, which may fail and end while others still ask for it
+    # the store is in the first process, which may fail and end while others still connect to it
     all_reduce_max(0)
     key = _keys()[dist.get_rank()]
     stop = threading.Event()
@@ -39,7 +41,7 @@ def heartbeat(every: float = 1.0) -> Iterator[None]:
         try:
             while not stop.wait(every):
                 store.add(key, 1)
-        except RuntimeError:  # the store is gone, and with it the run
+        except RuntimeError:  # the store is gone, and the run has failed
             pass
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -47,41 +49,37 @@ def heartbeat(every: float = 1.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # a thread that is in the store when Python ends aborts the process
+        # a thread that uses the store when Python exits aborts the process
         stop.set()
         thread.join(timeout=10)
 
 
-def silent_processes(wait: float = 5.0) -> list[int]:
-    """Return the ranks that give no sign of life, after a lost connection.
-
-    Args:
-        wait: Seconds to listen.
-    """
+def silent_processes() -> list[int]:
+    """Return the ranks without a heartbeat in the next seconds, after a lost connection."""
     try:
         before = _beats()
-        time.sleep(wait)
+        time.sleep(_LISTEN)
         silent = [rank for rank, beat in enumerate(_beats()) if beat == before[rank]]
         if dist.get_rank() == 0:
-            time.sleep(2)  # the others still listen
+            time.sleep(2)  # the store must stay until the others have listened
     except RuntimeError:
         silent = [0]
     return silent
 
 
 def wait_with_others(is_done: Callable[[], bool], patience: float) -> None:
-    """Wait for work of the device that the other processes take part in.
+    """Wait for work of the device that needs the other processes.
 
-    Python's signal handlers run meanwhile, as they do not while torch waits.
+    Python's signal handlers run meanwhile, unlike in a wait of torch.
 
     Args:
-        is_done: Says whether the work is done, at once.
-        patience: Seconds without a sign of life after which a process is lost.
+        is_done: Returns at once whether the work is done.
+        patience: Seconds without a heartbeat after which a process counts as lost.
 
     Raises:
-        ConnectionError: If another process is lost; it is named.
+        ConnectionError: If another process is lost; the message names it.
     """
-    heard: list[tuple[int, float]] = []  # the last beat of each process, and when it came
+    heard: list[tuple[int, float]] = []  # last counter of each process, and when it changed
     look_at = time.monotonic() + _LOOK_EVERY
     while not is_done():
         time.sleep(_POLL_EVERY)
@@ -91,7 +89,7 @@ def wait_with_others(is_done: Callable[[], bool], patience: float) -> None:
         look_at = now + _LOOK_EVERY
         try:
             beats = _beats()
-        except RuntimeError as error:  # the store lies in the first process
+        except RuntimeError as error:  # the store is in the first process
             raise lost_connection([0]) from error
         heard = heard or [(beat, now) for beat in beats]
         heard = [
@@ -104,10 +102,10 @@ def wait_with_others(is_done: Callable[[], bool], patience: float) -> None:
 
 
 def lost_connection(silent: list[int]) -> ConnectionError:
-    """Return the error of a process that has lost others.
+    """Make the error of a process that has lost others.
 
     Args:
-        silent: Ranks that give no sign of life.
+        silent: Ranks without a heartbeat.
     """
     named = ", ".join(str(rank) for rank in silent) or "none"
     return ConnectionError(

@@ -1,4 +1,4 @@
-"""What the package knows of each loss: one `LossSpec` a loss, in `LOSSES`.
+"""Facts about the losses: one `LossSpec` for each, in `LOSSES`.
 
 A new loss is a function in ``effssl/losses/<function>.py`` and a record here. The factory, names
 of models, the command line, model cards and reports read the record. This module imports no torch,
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,7 +101,7 @@ def spectral_beta(dim: int) -> float:
     return 1.0
 
 
-def _interpolate(table: dict[int, float], dim: int) -> float:
+def _interpolate(table: Mapping[int, float], dim: int) -> float:
     widths = list(table)
     i = bisect_left(widths, dim)
     if i == 0:

@@ -1,4 +1,4 @@
-"""A timm backbone with a projector, and the record of what input it takes."""
+"""A timm backbone with a projector."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 import effssl.backbones  # noqa: F401  registers the small-image ResNets
 
 BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
-"""The arguments with which a backbone may be built; a model folder records them."""
+"""Arguments of `timm.create_model` that a model folder records."""
 
 
 class SSLModel(nn.Module):
-    """A backbone that gives features and a projector that gives what the loss sees.
+    """A backbone that computes features and a projector that maps them to the input of the loss.
 
     Attributes:
-        backbone: A timm model without classifier. Its ``pretrained_cfg`` says what input it takes.
-        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D; None in weights of timm's own.
-        backbone_args: The arguments, beside its name, that make ``timm.create_model`` build it.
+        backbone: timm model without classifier; its ``pretrained_cfg`` describes the input.
+        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D; None for weights from timm.
+        backbone_args: Arguments of ``timm.create_model``, beside the name, for the backbone.
     """
 
     def __init__(self, backbone: nn.Module, projector_dim: int | None, backbone_args: dict) -> None:
@@ -34,8 +34,8 @@ class SSLModel(nn.Module):
             nn.Linear(backbone.head_hidden_size, projector_dim, bias=False),
             nn.BatchNorm1d(projector_dim),
             nn.ReLU(inplace=True),
-            # The authors' last layer has a bias. Under a loss that centres its input it gets no
-            # gradient but rounding noise, on which AdamW walks; so it is left out.
+            # The authors' last layer has a bias. Losses center their input, so its gradient would
+            # be rounding noise, which AdamW would scale up; hence there is none.
             nn.Linear(projector_dim, projector_dim, bias=False),
         )
 
@@ -46,30 +46,33 @@ class SSLModel(nn.Module):
 
     @property
     def projector_dim(self) -> int | None:
-        """Width D of the projections; None without projector."""
+        """Width D of the projections; None without a projector."""
         return None if self.projector is None else self.projector[-1].out_features
 
     def set_input(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Record the input that the backbone is trained on; transforms and saved folders follow it.
+        """Record the input that the backbone is trained on, for transforms and saved folders.
 
-        What was recorded of weights that it started from, such as their tag, is dropped.
+        Facts about the weights that training started from, such as their tag, are dropped.
 
         Args:
             size: Side of the square image in pixels.
-            mean: Per channel, of pixels scaled to [0, 1].
-            std: Per channel, likewise.
+            mean: Mean of each channel, for pixels scaled to [0, 1].
+            std: Standard deviation of each channel, likewise.
         """
         cfg = untrained_cfg(self.backbone.pretrained_cfg)
         cfg |= {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
         self.backbone.pretrained_cfg = self.backbone.default_cfg = cfg
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimizers leave undecayed, such as position embeddings."""
+        """Return names of parameters without weight decay, such as position embeddings.
+
+        timm's optimizers call this method.
+        """
         names = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
 
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
-        """Features (N, F) of images (N, C, H, W), or their projections (N, D)."""
+        """Return features (N, F) of images (N, C, H, W), or with ``project`` projections (N, D)."""
         features = self.backbone(x)
         if not project:
             return features
@@ -79,7 +82,7 @@ class SSLModel(nn.Module):
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the backbones that `create_model` takes, such as ``list_models("resnet*")``."""
+    """Return the names of backbones that match a pattern, such as ``resnet*``."""
     return timm.list_models(pattern)
 
 
@@ -95,14 +98,16 @@ def create_model(
     """Build a timm backbone with a projector.
 
     Args:
-        backbone: timm's name, such as ``resnet50``, or ``resnet18_cifar`` and its like.
+        backbone: Name in timm, such as ``resnet50``, or of `effssl.backbones`, such as
+            ``resnet18_cifar``.
         projector_dim: Width D of the projector's hidden layer and output.
         in_chans: Channels of the images.
-        img_size: Side of the images in pixels; the backbone's own if None. Backbones with a fixed
-            input size (ViT, Swin) are built for it.
-        patch_size: Patch of ViT-like backbones and of ConvNeXt's stem in pixels; its own if None.
-        pretrained: Start from timm's default weights of the backbone, or those of the tag in its
-            name (``resnet50.a1_in1k``); needs a network or timm's cache.
+        img_size: Side of the images in pixels; the backbone's default if None. Backbones with a
+            fixed input size (ViT, Swin) are built for it.
+        patch_size: Patch of ViT-like backbones and of ConvNeXt's stem in pixels; the backbone's
+            default if None.
+        pretrained: Start from timm's default weights of the backbone, or from those of the tag in
+            its name (``resnet50.a1_in1k``). Needs a network or timm's cache.
 
     Raises:
         ValueError: If the backbone is unknown, has no patch size to set, has no pretrained
@@ -142,7 +147,11 @@ def create_model(
 
 
 def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) -> nn.Module:
-    """``timm.create_model`` without classifier, its failures as one-line ValueErrors."""
+    """Build a backbone with ``timm.create_model``, without classifier.
+
+    Raises:
+        ValueError: If timm cannot build it.
+    """
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **backbone_args)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
@@ -152,10 +161,10 @@ def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) 
 
 
 def check_input(model: SSLModel) -> None:
-    """Try the backbone on two images of the size recorded for it.
+    """Run the backbone on two images of its recorded input size.
 
     Raises:
-        ValueError: If it cannot take them.
+        ValueError: If the backbone cannot take them.
     """
     shape = model.backbone.pretrained_cfg["input_size"]
     training = model.training
@@ -173,17 +182,21 @@ def check_input(model: SSLModel) -> None:
 
 
 def _tags(architecture: str) -> list[str]:
-    """The tags of timm's weights of an architecture."""
+    """Return the tags of timm's weights of an architecture."""
     return [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
 
 
 def untrained_cfg(cfg: dict) -> dict:
-    """What timm knows of a backbone's structure, without the origin of weights it does not have."""
-    kept = (
-        *("architecture", "fixed_input_size", "input_size", "pool_size"),
-        *("first_conv", "classifier"),
+    """Keep what a timm configuration says about structure, without the origin of weights."""
+    structure = (
+        "architecture",
+        "fixed_input_size",
+        "input_size",
+        "pool_size",
+        "first_conv",
+        "classifier",
     )
-    return {k: cfg[k] for k in kept if k in cfg} | {
+    return {k: cfg[k] for k in structure if k in cfg} | {
         "num_classes": 0,
         "custom_load": False,
         "interpolation": "bilinear",

@@ -17,14 +17,14 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class ModelName:
-    """What the name of a pretrained model says; ``str`` prints it and `parse` reads it.
+    """Parts of the name of a pretrained model; `parse` reads a name, ``str`` writes it.
 
     Attributes:
-        backbone: timm's name; with the tag of the weights that training started from, if any.
-        loss: ``bt``, ``vicreg`` or ``spectral``.
+        backbone: Name in timm, with the tag of the weights that training started from, if any.
+        loss: Name of the loss, a key of `effssl.loss_specs.LOSSES`.
         projector_dim: Width D of the projector.
         views: Views per image.
-        data: What it was trained on, such as ``fashion-mnist``; None if the name does not say.
+        data: Training data, such as ``fashion-mnist``; None if the name does not say.
     """
 
     backbone: str
@@ -35,19 +35,16 @@ class ModelName:
 
     @classmethod
     def parse(cls, name: str) -> ModelName:
-        """Read a name, whose owner (``org/``) is left out.
+        """Read a name; an owner in front of it (``org/``) is ignored.
 
         Raises:
-            ValueError: If it is not the name of a model of effssl.
+            ValueError: If the text is not such a name.
         """
-        found = _NAME.fullmatch(name.rpartition("/")[2])
-        if not found:
+        match = _NAME.fullmatch(name.rpartition("/")[2])
+        if not match:
             raise ValueError(f"{name!r} is no model name: names are {_FORM}, then -data")
-        parts = found.groupdict()
-        return cls(
-            *(parts["backbone"], parts["loss"]),
-            *(int(parts["projector_dim"]), int(parts["views"]), parts["data"]),
-        )
+        backbone, loss, projector_dim, views, data = match.groups()
+        return cls(backbone, loss, int(projector_dim), int(views), data)
 
     def __str__(self) -> str:
         name = _FORM.format(**vars(self))
@@ -55,6 +52,6 @@ class ModelName:
 
     @property
     def timm_tag(self) -> str:
-        """The tag of the weights in timm's form, ``barlow_p256_aug4``; there ``bt`` is taken."""
+        """Tag of the weights in timm's form, such as ``barlow_p256_aug4``."""
         parts = [LOSSES[self.loss].timm_tag, f"p{self.projector_dim}", f"aug{self.views}"]
         return "_".join(parts + ([re.sub(r"\W", "_", self.data)] if self.data else []))

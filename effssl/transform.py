@@ -1,4 +1,4 @@
-"""The deterministic transform of a model's input, for evaluation and use."""
+"""Deterministic transform of images into the input of a model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from effssl.data._pixels import convert_image, pil_mode
-from effssl.evaluation._device import copied
+from effssl.device import to_device
 from effssl.model import SSLModel
 
 
 class EvalTransform:
-    """Resize, centre-crop and normalise one image as the weights were trained.
+    """Resize, center-crop and normalize an image as the weights were trained.
 
-    The two halves can be had by themselves, since batches are cropped as bytes and normalised at
-    once on the device.
+    `crop` and `normalize` are its two halves: images are cropped one by one, as bytes, and a batch
+    is normalized at once on the device.
 
     Args:
-        config: From ``timm.data.resolve_data_config``.
+        config: Result of ``timm.data.resolve_data_config``.
     """
 
     def __init__(self, config: dict) -> None:
@@ -31,7 +31,10 @@ class EvalTransform:
         )
 
     def crop(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """(C, S, S), uint8 of a PIL image, floats in [0, 1] of pixels.
+        """Resize and crop an image.
+
+        Returns:
+            Shape (C, S, S): uint8 for a PIL image, floats in [0, 1] for an array or tensor.
 
         Raises:
             ValueError: If it is neither a PIL image nor uint8 pixels of the model's channels.
@@ -47,17 +50,17 @@ class EvalTransform:
         return self.resize_and_crop(pixels / 255)
 
     def normalize(self, crops: Tensor) -> Tensor:
-        """Normalised floats of what `crop` gives, one or a batch: (..., C, S, S)."""
+        """Normalize one result of `crop` or a batch of them, shape (..., C, S, S)."""
         if crops.dtype == torch.uint8:
             crops = crops.float().div_(255)
         mean, std = (
-            copied(torch.tensor(values, dtype=crops.dtype).view(-1, 1, 1), crops.device)
+            to_device(torch.tensor(values, dtype=crops.dtype).view(-1, 1, 1), crops.device)
             for values in (self.mean, self.std)
         )
         return crops.sub(mean).div_(std)
 
     def __call__(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """(C, S, S) of one image; see `crop`."""
+        """Crop and normalize an image, to shape (C, S, S); see `crop`."""
         return self.normalize(self.crop(image))
 
     def __repr__(self) -> str:
@@ -65,16 +68,16 @@ class EvalTransform:
 
 
 def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None) -> EvalTransform:
-    """Resize, centre-crop and normalise as the weights were trained.
+    """Make the transform that the weights of a model expect: resize, center-crop, normalize.
 
     Args:
-        model: An `SSLModel`, or a timm model.
-        img_size: Side of the result in pixels; what the model was trained on if None.
+        model: `SSLModel` or timm model.
+        img_size: Side of the result in pixels; the size of the training if None.
 
     Returns:
-        A function that gives (C, S, S), of a PIL image of any size and mode, or of uint8 pixels,
-        an array or tensor (C, H, W), which are divided by 255. A model whose channels are not 1, 3
-        or 4 takes pixels only. It raises ValueError for anything else.
+        A function that maps a PIL image of any size and mode, or uint8 pixels (an array or tensor
+        (C, H, W)), to a tensor (C, S, S). For a model whose channels are not 1, 3 or 4 it takes
+        pixels only. It raises ValueError for anything else.
     """
     backbone = model.backbone if isinstance(model, SSLModel) else model
     config = timm.data.resolve_data_config(pretrained_cfg=backbone.pretrained_cfg)

@@ -13,7 +13,8 @@ from forked import launch, results
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from effssl.batch_norm import ChunkStatistics, make_global
+from effssl.batch_norm import make_global
+from effssl.chunk_statistics import ChunkStatistics
 
 EXACT, SINGLE, HALF = 1e-12, 1e-5, 2e-2
 SPLITS = {2: [5, 3], 3: [0, 7, 1]}  # rows of each process

@@ -12,7 +12,8 @@ from forked import launch, results
 from torch import nn
 
 from effssl import batch_norm
-from effssl.batch_norm import ChunkStatistics, make_global
+from effssl.batch_norm import make_global
+from effssl.chunk_statistics import ChunkStatistics
 
 CASES = [name for name in test_batch_norm.CASES if "bfloat16" not in name] + ["bfloat16"]
 

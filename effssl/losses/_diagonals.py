@@ -1,41 +1,44 @@
-"""Diagonals of the D x D products Z_a^T Z_b of views: for each dimension one sum over rows.
+"""Diagonals of the D x D products Z_a^T Z_b of views: one sum over rows for each dimension.
 
-Each function takes this process's rows, z of shape (V, n, D), and sums over those of all processes.
+Each function takes this process's rows, z of shape (V, n, D), and sums over the rows of all
+processes.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from effssl.distributed import all_reduce_sum
-from effssl.losses._blocks import row_blocks
+from effssl.losses._blocks import add_up, row_blocks
 
 
 class _OwnDiagonals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
-        return sum(x.square().sum(1) for x in row_blocks(z))
+        return add_up(x.square().sum(1) for x in row_blocks(z))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         return z * (2 * grad[:, None])
 
 
 class _PairDiagonals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
-        return sum(
+        return add_up(
             torch.cat([(x[a] * x[a + 1 :]).sum(1) for a in range(len(x) - 1)])
             for x in row_blocks(z)
         )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         views, _, dim = z.shape
         factors = z.new_zeros(views, views, 1, dim)  # symmetric, 0 for a view with itself
@@ -52,13 +55,13 @@ class _PairDiagonals(torch.autograd.Function):
 
 class _OtherDiagonals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor) -> Tensor:
         ctx.save_for_backward(z)
-        return sum((x * (x.sum(0) - x)).sum(1) for x in row_blocks(z))
+        return add_up((x * (x.sum(0) - x)).sum(1) for x in row_blocks(z))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (z,) = ctx.saved_tensors
         grad = grad[:, None]
         result = torch.empty_like(z)
@@ -69,18 +72,18 @@ class _OtherDiagonals(torch.autograd.Function):
 
 
 def own_diagonals(z: Tensor) -> Tensor:
-    """The diagonals of Z_a^T Z_a, shape (V, D)."""
+    """Compute the diagonals of Z_a^T Z_a, shape (V, D)."""
     return all_reduce_sum(_OwnDiagonals.apply(z))
 
 
 def pair_diagonals(z: Tensor) -> Tensor:
-    """The diagonals of Z_a^T Z_b for a < b, shape (V (V - 1) / 2, D).
+    """Compute the diagonals of Z_a^T Z_b for a < b, shape (V (V - 1) / 2, D).
 
-    They come in the order of ``itertools.combinations``.
+    The order is that of ``itertools.combinations``.
     """
     return all_reduce_sum(_PairDiagonals.apply(z))
 
 
 def other_diagonals(z: Tensor) -> Tensor:
-    """The diagonals of Z_a^T (sum of the Z_b, b != a), shape (V, D)."""
+    """Compute the diagonals of Z_a^T (sum of the Z_b, b != a), shape (V, D)."""
     return all_reduce_sum(_OtherDiagonals.apply(z))

@@ -5,12 +5,13 @@ For views Z_a of shape (N, D) with Gram matrices G_a = Z_a Z_a^T, shape (N, N),
     ||Z_a^T Z_b||_F^2 = <G_a, G_b>
     sum_{a < b} ||Z_a^T Z_b||_F^2 = (||sum_a G_a||_F^2 - sum_a ||G_a||_F^2) / 2
 
-so V views take V Gram products in place of V (V - 1) / 2 products of size D x D, and where the
-Gram form is taken no D x D matrix is made. With several processes each computes the rows of its
-own images. The diagonals of the products are sums over rows.
+so V views take V Gram products instead of V (V - 1) / 2 products of size D x D, and the Gram form
+makes no D x D matrix. Each process computes the Gram rows of its own images. The diagonals of the
+products are sums over rows.
 """
 
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,19 +22,19 @@ from effssl.losses._diagonals import own_diagonals, pair_diagonals
 from effssl.losses._tf32 import tf32_products
 
 FLOPS_PER_FLOAT_MOVED = 1000
-"""What a process could compute while it sends one float: 100 on slow CPUs to 4000 on GPUs."""
+"""FLOPs a process can compute while it sends one float: from 100 on slow CPUs to 4000 on GPUs."""
 
 
 def gram_is_cheaper(*, views: int, counts: list[int], dim: int, across: bool) -> bool:
-    """Whether the Gram form costs less than the direct one, forward and backward together.
+    """Return whether the Gram form costs less than the direct one, forward and backward together.
 
-    One process takes it for N < 0.75 (V - 1) D across views and for N < D within views.
+    On one process it does for N < 0.75 (V - 1) D across views and for N < D within views.
 
     Args:
-        views: V.
-        counts: Rows on each process.
-        dim: D.
-        across: Products of different views rather than of each view with itself.
+        views: Number of views, V.
+        counts: Number of rows of each process.
+        dim: Width D of the projections.
+        across: Whether products are of different views, rather than of each view with itself.
     """
     images, processes = sum(counts), len(counts)
     products = views * (views - 1) // 2 if across else views
@@ -46,10 +47,10 @@ def gram_is_cheaper(*, views: int, counts: list[int], dim: int, across: bool) ->
 
 
 class _GramForm(torch.autograd.Function):
-    """This process's share of the sum; its gradient is that of the sum over processes."""
+    """Compute this process's share of the sum; the gradient is that of the sum over processes."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, counts: list[int], across: bool, tf32: bool) -> Tensor:
+    def forward(ctx: Any, z: Tensor, counts: list[int], across: bool, tf32: bool) -> Tensor:
         rows = gather_rows(z, max(counts)) if len(counts) > 1 else z
         with tf32_products(tf32, z.device):
             grams = torch.bmm(z, rows.mT)  # (V, n, N)
@@ -64,7 +65,7 @@ class _GramForm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, grams = ctx.saved_tensors
         autocast = torch.autocast(rows.device.type, enabled=False)
         with autocast, tf32_products(ctx.tf32, rows.device):
@@ -72,11 +73,11 @@ class _GramForm(torch.autograd.Function):
 
 
 class _DirectForm(torch.autograd.Function):
-    """This process's share of both sums; their gradient is that of the sum over processes."""
+    """Compute this process's share of both sums; the gradient is that of the sum over processes."""
 
     @staticmethod
     def forward(
-        ctx, z: Tensor, counts: list[int], across: bool, tf32: bool
+        ctx: Any, z: Tensor, counts: list[int], across: bool, tf32: bool
     ) -> tuple[Tensor, Tensor]:
         views, _, dim = z.shape
         ctx.pairs = (
@@ -95,7 +96,7 @@ class _DirectForm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx, grad_diagonals: Tensor, grad_squares: Tensor
+        ctx: Any, grad_diagonals: Tensor, grad_squares: Tensor
     ) -> tuple[Tensor, None, None, None]:
         z, matrices = ctx.saved_tensors
         matrices = matrices * (2 * grad_squares)
@@ -106,7 +107,7 @@ class _DirectForm(torch.autograd.Function):
             for (a, b), matrix in zip(ctx.pairs, matrices, strict=True):
                 if a == b:
                     torch.mm(z[a], matrix, out=result[a]).mul_(2)
-                else:  # beta is 0 where a view is met for the first time
+                else:  # beta 0 overwrites, at the first product of a view
                     result[a].addmm_(z[b], matrix.T, beta=int((a, b) > (0, 1)))
                     result[b].addmm_(z[a], matrix, beta=int(a > 0))
         return result, None, None, None
@@ -120,20 +121,20 @@ def cross_products(
     tf32: bool = False,
     gram: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Diagonals and squared Frobenius norms of the D x D products of views.
+    """Compute diagonals and squared Frobenius norms of the D x D products of views.
 
     Args:
-        z: Shape (V, n, D), this process's rows.
-        counts: Rows on each process.
+        z: This process's rows, shape (V, n, D).
+        counts: Number of rows of each process.
         across: Take the P = V (V - 1) / 2 products Z_a^T Z_b of the pairs a < b, in the order of
             ``itertools.combinations``, rather than the P = V products Z_a^T Z_a.
-        tf32: On CUDA, multiply in TF32 (``tf32.py``); the diagonals of the Gram form, which are no
-            matrix products, stay exact.
-        gram: Force the Gram form or the direct one; by default the cheaper is taken.
+        tf32: On CUDA, multiply in TF32 (``_tf32.py``). The diagonals of the Gram form are no matrix
+            products and stay exact.
+        gram: Force the Gram form or the direct one; the cheaper one if None.
 
     Returns:
-        The diagonals, shape (P, D), and the sum over the products of the squared Frobenius norm, a
-        scalar, both over the rows of all processes.
+        The diagonals, shape (P, D), and the sum over products of the squared Frobenius norm, a
+        scalar; both for the rows of all processes.
     """
     if gram is None:
         views, _, dim = z.shape

@@ -1,4 +1,4 @@
-"""What every loss does with its input first: check it and raise it to float32."""
+"""Checks of the input of a loss, and its conversion to float32."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from effssl.distributed import count_rows
 
 
 def check_projections(z: Tensor) -> tuple[Tensor, list[int], bool]:
-    """Check the projections and raise them to float32; float64 stays.
+    """Check projections and convert them to float32; float64 stays.
 
     Args:
         z: Projections, shape (V, N, D).
 
     Returns:
-        The projections, the number of images on each process, and whether the projections were of
-        half precision, so that products in TF32 lose nothing (``tf32.py``).
+        The converted projections, the number of images on each process, and whether the input had
+        half precision, so that products in TF32 lose nothing (``_tf32.py``).
 
     Raises:
         TypeError: If z is not a floating-point tensor.
@@ -49,7 +49,7 @@ def check_projections(z: Tensor) -> tuple[Tensor, list[int], bool]:
 
 
 def check_weights(**weights: float) -> None:
-    """Raise ValueError for a weight that is negative or not a number."""
+    """Raise ValueError if a weight is negative or not a number."""
     for name, weight in weights.items():
         if not weight >= 0:
             raise ValueError(f"{name} is the weight of a loss term, 0 or more, got {weight}")

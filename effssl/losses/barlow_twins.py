@@ -32,22 +32,23 @@ def barlow_twins(
 
         sum_i (1 - C_ii)^2 + lambd * sum_{i != j} C_ij^2
 
-    "pairs": its mean over the C_ab of the V (V - 1) / 2 pairs a < b. V = 2 is Eq. 1 of Zbontar et
-    al. and equals their code.
+    "pairs": the mean of this over the V (V - 1) / 2 pairs a < b. V = 2 is Eq. 1 of Zbontar et al.
+    and equals their code.
 
     "mean": with m the mean of the Z_v and C_v the mean of the C_vb over b != v,
 
         mean_v sum_i (1 - (C_v)_ii)^2 + lambd * sum_{i != j} ((m^T m / N)_ij)^2
 
-    one D x D product for any V. It departs from Agrawal et al.'s code in the first term, which
-    compares a view with the mean of the other views; against m, which holds the view itself, it
-    would be ((V - 1) / V)^2 of this, and lambd would mean another thing for each V. Also, each
-    view is standardized by itself, not all views jointly.
+    which takes one D x D product for any V. It differs from Agrawal et al.'s code in two points.
+    The first term compares a view with the mean of the other views, not with m, which contains the
+    view itself: that would scale the term by ((V - 1) / V)^2 and change the meaning of lambd with
+    V. Each view is standardized by itself, not all views jointly.
 
     Args:
-        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
-            own images and all get the loss over the N >= 2 images of all.
-        lambd: Weight of the redundancy term, >= 0; by default from D, see `effssl.loss_specs`.
+        z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
+            own images, and all get the loss over the N >= 2 images of all processes.
+        lambd: Weight of the redundancy term, >= 0; if None it follows from D, see
+            `effssl.loss_specs`.
         multiview: "pairs" or "mean".
         return_parts: Also return the detached terms divided by D, "invariance" and "redundancy":
             loss = D * (invariance + lambd * redundancy).

@@ -1,9 +1,10 @@
-"""A loss by its name, with the weights for a projector of a given width."""
+"""Create a loss by its name, with the weights for the width of the projector."""
 
 import difflib
 import importlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from effssl.loss_specs import LOSSES
 from effssl.losses._projections import check_weights
@@ -11,8 +12,8 @@ from effssl.losses._projections import check_weights
 
 def create_loss(
     name: str, *, dim: int, weight: float | None = None, multiview: str = "pairs"
-) -> Callable:
-    """Bind the weights of a loss, by default those for the width of the projector.
+) -> Callable[..., Any]:
+    """Create a loss, with the default weight for the width of the projector unless one is given.
 
     Args:
         name: "bt" (Barlow Twins), "vicreg" or "spectral".

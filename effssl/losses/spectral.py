@@ -1,4 +1,4 @@
-"""The loss that Barlow Twins, VICReg and their kin have in common, in its plainest form.
+"""Spectral loss: the common core of Barlow Twins, VICReg and similar losses.
 
 Agrawal et al., "Harnessing small projectors and multiple views for efficient vision pretraining",
 NeurIPS 2024, https://arxiv.org/abs/2312.10725.
@@ -16,26 +16,26 @@ from effssl.losses._spread import view_spread
 def spectral(
     z: Tensor, *, beta: float = 1.0, return_parts: bool = False
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-    """Stay close to the mean over views, and be orthonormal over the data.
+    """Keep views close to their mean, and dimensions orthonormal over the data.
 
-    With zc the projections centred over all V N rows, m_n the mean of zc over the views of image n
+    With zc the projections centered over all V N rows, m_n the mean of zc over the views of image n
     and S = sum zc zc^T / (V N), shape (D, D):
 
         sum_{v, n} ||zc_vn - m_n||^2 / (N (V - 1)) + beta * ||S - I||_F^2
 
-    With T_M the operator that averages a function over the augmentations of an image, the first
-    term is an unbiased estimate of <f, (1 - T_M) f>, and centring drops the constant
-    eigenfunction. The minimiser spans the top eigenfunctions of T_M, and S then has eigenvalues
+    Let T_M be the operator that averages a function over the augmentations of an image. The first
+    term is an unbiased estimate of <f, (1 - T_M) f>, and centering removes the constant
+    eigenfunction. The minimizer spans the top eigenfunctions of T_M, and S then has eigenvalues
 
         max(0, 1 - (1 - lambda_i) / (2 beta))    for the eigenvalues lambda_i of T_M
 
     so eigenfunction i is used only if beta > (1 - lambda_i) / 2: a larger beta uses more
-    dimensions. That threshold does not depend on D, nor does the default. beta = 1/2 is the
-    spectral contrastive loss up to a constant. The loss does not change under rotations of D.
+    dimensions. Neither this threshold nor the default depends on D. beta = 1/2 is the spectral
+    contrastive loss up to a constant. The loss is invariant to rotations of the D dimensions.
 
     Args:
-        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
-            own images and all get the loss over the N >= 2 images of all.
+        z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
+            own images, and all get the loss over the N >= 2 images of all processes.
         beta: Weight of the orthogonality term, >= 0.
         return_parts: Also return the detached terms divided by D, "invariance" and
             "orthogonality": loss = D * (invariance + beta * orthogonality).
@@ -53,7 +53,7 @@ def spectral(
         views, _, dim = z.shape
         images = sum(counts)
         invariance = view_spread(z) / (images * (views - 1))
-        # The products of centred rows do not change, to first order, with the mean: no gradient.
+        # To first order the products of centered rows do not depend on the mean: no gradient.
         z = z - all_reduce_(z.detach().sum((0, 1))) / (views * images)
         z = z.flatten(0, 1)[None]  # (1, V*N, D)
         counts = [views * count for count in counts]

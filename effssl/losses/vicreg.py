@@ -24,22 +24,22 @@ def vicreg(
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Keep views alike, dimensions of unit variance or more, and dimensions uncorrelated.
 
-    The mean over the V (V - 1) / 2 pairs of views of the two-view loss, which needs no pairs. With
-    z_v the projections of view v, m their mean over views, and cov_v the covariance of view v over
-    the N images (divided by N - 1):
+    The loss is the mean of the two-view loss over the V (V - 1) / 2 pairs of views, computed
+    without pairs. With z_v the projections of view v, m their mean over views, and cov_v the
+    covariance of view v over the N images (divided by N - 1):
 
         invariance * 2 / (V - 1) * sum_v mse(z_v, m)
         + variance * mean_v mean_i max(0, 1 - sqrt((cov_v)_ii + 1e-4))
         + covariance * 2 * mean_v sum_{i != j} ((cov_v)_ij)^2 / D
 
-    V = 2 is Eq. 6 of Bardes et al. and equals their code, which halves the sum of the two variance
-    terms and adds the two covariance terms.
+    V = 2 is Eq. 6 of Bardes et al. and equals their code, which averages the two variance terms and
+    adds the two covariance terms.
 
     Args:
-        z: Projections, shape (V, N, D), of V >= 2 views; with several processes each passes its
-            own images and all get the loss over the N >= 2 images of all.
-        invariance: Weight, >= 0; by default from D, see `effssl.loss_specs`.
-        variance: Weight, >= 0; by default from D, see `effssl.loss_specs`.
+        z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
+            own images, and all get the loss over the N >= 2 images of all processes.
+        invariance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
+        variance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
         covariance: Weight, >= 0.
         return_parts: Also return the detached terms without weights, "invariance", "variance" and
             "covariance", each a mean over dimensions.
@@ -59,7 +59,7 @@ def vicreg(
         variance = vicreg_weight(dim) if variance is None else variance
         check_weights(invariance=invariance, variance=variance, covariance=covariance)
         spread = view_spread(z) * 2 / ((views - 1) * images * dim)
-        # The products of centred views do not change, to first order, with the mean: no gradient.
+        # To first order the products of centered views do not depend on the mean: no gradient.
         z = z - all_reduce_(z.detach().sum(1, keepdim=True)) / images
         diagonals, squares = cross_products(z, counts, across=False, tf32=half)
         variances = diagonals / (images - 1)  # (V, D)

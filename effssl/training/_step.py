@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from effssl.batch_norm import ChunkStatistics
+from effssl.chunk_statistics import ChunkStatistics
 from effssl.distributed import all_reduce_, rows_known, world_size
 from effssl.seeding import derived_seed
 from effssl.training._staging import StagedBatch

@@ -1,4 +1,4 @@
-"""Random views of images, batched."""
+"""Random views of a batch of images."""
 
 from effssl.views.multi_view import MultiView as MultiView
 from effssl.views.options import PRESETS as PRESETS

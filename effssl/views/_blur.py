@@ -1,4 +1,4 @@
-"""Gaussian blur with a sigma for each image, as products with band matrices."""
+"""Gaussian blur with a sigma for each image, by products with band matrices."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 from effssl.views.options import ViewOptions
 
-# Samples made by one product, on the CPU. It takes in twice the radius more; a smaller block means
-# more products, a larger one more zeros. Accelerators do best with one product for all.
+# Output samples of one product on the CPU, which reads twice the radius more. Smaller blocks mean
+# more products, larger ones more zeros. On accelerators one product for all samples is fastest.
 CPU_BLOCK = 48
 
 
 def reach(options: ViewOptions) -> int:
-    """Radius of the blur in pixels: 4 standard deviations, beyond which lie 0.006 % of weights."""
+    """Return the radius of the blur in pixels: 4 standard deviations, 99.994 % of the weights."""
     return math.ceil(4 * options.sigma[1])
 
 
 def gaussian_bands(sigma: Tensor, radius: int, samples: int) -> Tensor:
-    """Matrices that blur ``samples + 2 * radius`` samples to the ``samples`` in the middle.
+    """Make matrices that blur ``samples + 2 * radius`` samples to the ``samples`` in the middle.
 
     Args:
         sigma: Standard deviation for each image in samples, (N,); 0 copies.
-        radius: Weights farther away are left out.
+        radius: Distance in samples beyond which weights are left out.
         samples: Number of samples of the result.
 
     Returns:
@@ -42,14 +42,14 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int, out: Tensor | None
     Args:
         images: Float images, (N, C, S, S).
         sigma: Standard deviation for each image in pixels, (N,); 0 keeps the image.
-        radius: Reach of the kernel in pixels; S - 1 at most is used.
+        radius: Radius of the kernel in pixels; at most S - 1 is used.
         out: Contiguous tensor for the result, which may be the images; a new one if None.
 
     Returns:
-        (N, C, S, S).
+        Blurred images, (N, C, S, S).
     """
     size = images.shape[-1]
-    radius = min(radius, size - 1)  # reflection repeats no sample more than once
+    radius = min(radius, size - 1)  # reflection repeats a sample at most once
     block = min(CPU_BLOCK, size) if images.device.type == "cpu" else size
     bands = gaussian_bands(sigma, radius, block)
     spans = []
@@ -58,7 +58,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int, out: Tensor | None
         above, below = max(radius - first, 0), max(end + radius - size, 0)
         weights = bands[:, : end - first, : end - first + 2 * radius]
         inside = weights[..., above : weights.shape[-1] - below].clone()
-        # the weights of samples beyond an end belong to their mirror images within
+        # weights of samples beyond an edge go to their mirror images inside
         if above:
             inside[..., 1 : above + 1] += weights[..., :above].flip(-1)
         if below:

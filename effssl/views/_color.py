@@ -1,7 +1,7 @@
 """Color operations with a factor for each image, as in ``torchvision.transforms.v2.functional``.
 
 All change float images in [0, 1], (N, C, H, W), in place and return them; factors and choices have
-the shape (N,). Working in place keeps a chunk of images in the processor's cache.
+shape (N,). Changes in place keep a chunk of images in the processor's cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _over_pixels(values: Tensor) -> Tensor:
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """Luma (ITU-R 601-2) of RGB images, (N, 1, H, W); the mean of other numbers of channels."""
+    """Return the luma (ITU-R 601-2) of RGB images, else the mean over channels: (N, 1, H, W)."""
     if images.shape[1] == 3:
         red, green, blue = images.split(1, dim=1)
         return torch.mul(red, LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
@@ -30,14 +30,14 @@ def adjust_brightness_(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast_(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean grey level of the image; 1 keeps it."""
+    """Blend with the mean gray level of the image; 1 keeps it."""
     factor = _over_pixels(factor)
     mean = to_grey(images.mean((2, 3), keepdim=True))
     return images.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def adjust_saturation_(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend RGB images with their grey version; 1 keeps them."""
+    """Blend RGB images with their gray version; 1 keeps them."""
     return images.lerp_(to_grey(images), 1 - _over_pixels(factor)).clamp_(0, 1)
 
 
@@ -47,7 +47,7 @@ def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
     brightest = torch.maximum(red, green).maximum(blue)
     darkest = torch.minimum(red, green).minimum(blue)
     chroma = brightest - darkest
-    spread = chroma.clamp(min=1e-20)  # where the pixel is grey both shares below are 0
+    spread = chroma.clamp(min=1e-20)  # for a gray pixel both shares below are 0
     # The hue in sextants, 0 at red, by its distance from red: d up to 1, where red is brightest;
     # 1 + q up to 2, where red is in the middle and d = 1; 3 - d beyond, where red is darkest and
     # q = 1. One formula has all three, and comparisons are slow: d + 3 q - 2 d q.
@@ -59,7 +59,7 @@ def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
     hue.sub_(torch.div(hue, 6).round_(), alpha=6)  # back to [-3, 3]
     # a channel is brightest within 1 of its own hue (0, 2, -2), darkest beyond 2, and linear in
     # between: ||hue - own| - 3| - 1, cut to [0, 1]
-    # made on the device: a copy from the host would wait for it
+    # made on the device: a copy from the host would wait for the device
     own = torch.arange(2, 8, 2, dtype=images.dtype, device=images.device) % 6 - 2
     torch.sub(hue, own.view(3, 1, 1), out=images)
     images.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
@@ -67,14 +67,14 @@ def adjust_hue_(images: Tensor, shift: Tensor) -> Tensor:
 
 
 def grey_out_(images: Tensor, chosen: Tensor) -> Tensor:
-    """Replace the chosen RGB images, (N,) bool, by their grey version."""
+    """Replace the chosen RGB images, (N,) bool, by their gray version."""
     return images.lerp_(to_grey(images), _over_pixels(chosen.to(images.dtype)))
 
 
 def solarize_(images: Tensor, chosen: Tensor) -> Tensor:
     """Invert the bright half of the pixel values of the chosen images, (N,) bool.
 
-    On whole pixel values k / 255 this is inversion from the threshold 128 / 255 on.
+    For pixel values k / 255 this inverts those from the threshold 128 / 255 on.
     """
     inverted = _over_pixels(2 - chosen.to(images.dtype)) - images  # at least 1 if not chosen
     return torch.minimum(images, inverted, out=images)

@@ -1,21 +1,22 @@
-"""Views by torch's own operations: on the CPU, and where the fused kernels cannot run."""
+"""Views by PyTorch operations, for the CPU and where the fused kernels cannot run."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from effssl.device import to_device
 from effssl.views import _color as color
 from effssl.views import _plan as rows
 from effssl.views._blur import gaussian_blur, reach
-from effssl.views._plan import alike, to_device
+from effssl.views._plan import alike
 from effssl.views._resampling import resized_crops
 from effssl.views.options import ViewOptions
 
-# Values of the views made at once on the CPU, found by timing: enough to hide the cost of some 100
-# calls a chunk, few enough to stay in the last cache.
+# Values of the views in a chunk on the CPU, found by timing: enough to amortize about 100 calls,
+# few enough to stay in the last-level cache.
 CPU_CHUNK = 460_000
-DEVICE_BYTES = 256_000_000  # float32 views, or images, of a chunk on an accelerator
+DEVICE_BYTES = 256_000_000  # of float32 views or images in a chunk on an accelerator
 
 
 def render(
@@ -27,15 +28,15 @@ def render(
     size: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Make the views of a plan, M in one pass, in chunks.
+    """Compute the M views of a plan, in chunks.
 
     Args:
-        pixels: Images one after another, flat: uint8, or float in [0, 1].
+        pixels: Flat buffer of images: uint8, or float in [0, 1].
         plan: The plan, (P, M) on the CPU.
-        options: For the reach of the blur and the normalization.
+        options: Options of the views; used for the reach of the blur and the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
-        dtype: Of the views; they are computed in float64 of float64 pixels, else in float32.
+        dtype: Data type of the views; computed in float64 from float64 pixels, else in float32.
 
     Returns:
         Normalized views in the order of the plan, (M, C, S, S).
@@ -50,19 +51,19 @@ def render(
     white = 255 if pixels.dtype == torch.uint8 else 1
     order = alike(plan)
     plan = plan[:, order]
-    # two copies, as not every accelerator has float64: one for the boxes, one for the rest
+    # not every accelerator has float64: one copy as integers for the boxes, one for the rest
     boxes = to_device(plan[: rows.FLIP + 1].long(), device)
     values = to_device(plan.to(computed), device)
     device_order = to_device(order, device)
     result = torch.empty(len(order), channels, size, size, device=device, dtype=dtype)
-    made = result.unbind() if on_cpu else None
+    made = result.unbind() if on_cpu else ()
     step = _chunk(plan, channels, size, on_cpu)
     for first in range(0, len(order), step):
         part = slice(first, first + step)
         view = resized_crops(pixels, plan[:, part], boxes[:, part], channels, size)
         _adjust_(view, plan[:, part], values[:, part], options, white)
         view.mul_(1 / std)
-        if on_cpu:  # index_copy_ goes value by value on the CPU
+        if on_cpu:  # index_copy_ copies value by value on the CPU
             for row, image in zip(order[part].tolist(), view.unbind(), strict=True):
                 torch.sub(image, shift, out=made[row])
         else:
@@ -71,7 +72,7 @@ def render(
 
 
 def _chunk(plan: Tensor, channels: int, size: int, on_cpu: bool) -> int:
-    """Number of views to make at once."""
+    """Return the number of views of a chunk."""
     if on_cpu:
         return max(1, CPU_CHUNK // (channels * size**2))
     sides = plan[rows.HEIGHT : rows.WIDTH + 1].amax(1) if plan.shape[1] else plan.new_ones(2)
@@ -79,14 +80,14 @@ def _chunk(plan: Tensor, channels: int, size: int, on_cpu: bool) -> int:
 
 
 def _adjust_(view: Tensor, plan: Tensor, values: Tensor, options: ViewOptions, white: int) -> None:
-    """The operations between crop and normalization, each on the part of a chunk that needs it.
+    """Apply the operations between crop and normalization, each where a chunk needs it.
 
     Args:
-        view: Float pixels in [0, white], (N, C, S, S); pixels in [0, 1] afterwards.
-        plan: Columns of these N views, on the CPU, in the order of `alike`.
-        values: The same on the device, in the dtype of the view.
-        options: Whether each channel has factors of its own, and the reach of the blur.
-        white: What becomes 1.
+        view: Float pixels in [0, white], (N, C, S, S), changed in place to [0, 1].
+        plan: Columns of the plan for these N views, on the CPU, in the order of `alike`.
+        values: The same columns on the device, in the dtype of the view.
+        options: Options of the views; used for per_channel and the reach of the blur.
+        white: Value of white pixels, which becomes 1.
     """
     channels = view.shape[1]
     brightness, contrast = values[rows.FACTORS :].split(channels)
@@ -116,6 +117,6 @@ def _adjust_(view: Tensor, plan: Tensor, values: Tensor, options: ViewOptions, w
 
 
 def _span(chosen: Tensor) -> slice | None:
-    """From the first to the last that is chosen; None if there is none."""
+    """Return the slice from the first to the last chosen element; None if there is none."""
     places = chosen.nonzero()
     return slice(int(places[0]), int(places[-1]) + 1) if len(places) else None

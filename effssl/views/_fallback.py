@@ -1,4 +1,4 @@
-"""The fused views where they can be had, with one warning where they cannot."""
+"""Views by the fused kernels if they are available, else one warning."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ def try_fused(
     size: int,
     dtype: torch.dtype,
 ) -> Tensor | None:
-    """Make views by `effssl.views._fused.render`; None where that cannot be.
+    """Compute views by `effssl.views._fused.render`; return None if that is not possible.
 
-    The kernels are for uint8 pixels on CUDA, and for views of 16 or 32 bits. Where Triton is
-    missing, or a kernel fails to build or to start, a warning says so, and this process does not
-    try again.
+    The kernels take uint8 pixels on CUDA and make views of 16 or 32 bits. If Triton is missing, or
+    a kernel fails to build or to start, a warning is logged and this process does not try again.
     """
     global _given_up
     if _given_up or pixels.device.type != DEVICE:

@@ -1,7 +1,7 @@
-"""Views by four kernels a chunk. Importing this needs Triton.
+"""Views by four Triton kernels a chunk. Importing this module needs Triton.
 
-Each kernel is an operation of torch, so that tools which follow operations see it: fake tensors,
-`torch.compile`, profilers.
+Each kernel is registered as an operator of PyTorch, so that fake tensors, `torch.compile` and
+profilers can trace it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import torch
 import triton
 from torch import Tensor
 
+from effssl.device import to_device
+from effssl.views import _blur_kernels as blur_kernels
 from effssl.views import _kernels as kernels
 from effssl.views._blur import reach
 from effssl.views._fallback import DEVICE
 from effssl.views._kernels import BLOCK, TILE_X, TILE_Y
-from effssl.views._plan import SIGMA, to_device
+from effssl.views._plan import SIGMA
 from effssl.views.options import ViewOptions
 
-# Planes between the kernels, of the views of a chunk; at most as much again for the blurred ones.
+# Memory of the planes between the kernels for a chunk; blurred views take at most as much again.
 SCRATCH_BYTES = 256_000_000
 
 
@@ -34,16 +36,17 @@ def render(
     size: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Make the views of a plan.
+    """Compute the views of a plan.
 
     Args:
-        pixels: uint8 images one after another, flat.
+        pixels: Flat buffer of uint8 images.
         plan: The plan, (P, M) on the CPU.
-        device_plan: The same on the device of the pixels; copied there if None.
-        options: For the reach of the blur, the kind of contrast and the normalization.
+        device_plan: The plan on the device of the pixels; copied if None.
+        options: Options of the views; used for the reach of the blur, the kind of contrast and
+            the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
-        dtype: Of the views: bfloat16, float16 or float32.
+        dtype: Data type of the views: bfloat16, float16 or float32.
 
     Returns:
         Normalized views in the order of the plan, (M, C, S, S) in the format channels_last.
@@ -58,7 +61,7 @@ def render(
     blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
     pixels = pixels.contiguous()
     plan = to_device(plan, pixels.device) if device_plan is None else device_plan
-    plan = plan if plan.stride(1) == 1 else plan.contiguous()  # rows may be any distance apart
+    plan = plan if plan.stride(1) == 1 else plan.contiguous()  # rows may have any stride
     out = torch.empty(
         (views, channels, size, size),
         dtype=dtype,
@@ -73,7 +76,7 @@ def render(
         first, last = blurred_before[start], blurred_before[end]
         if first < last:
             blurred = blur_down(plan, first, last - first, start, scratch, radius)
-            del scratch  # before the next chunk takes its own
+            del scratch  # free it before the next chunk
             blur_across(plan, first, start, blurred, part, scale, shift, radius)
             del blurred
     return out
@@ -83,7 +86,7 @@ def render(
 def crop(
     pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
+    """Make brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
     scratch, sums = _cropped(pixels, plan, channels, size, dtype)
     constants = _crop_constants(channels, size)
     grid = (len(scratch) * constants["TILES"],)
@@ -110,7 +113,7 @@ def _cropped(
 
 
 def _crop_constants(channels: int, size: int) -> dict[str, int]:
-    """What `crop_kernel` is compiled for."""
+    """Return the compile-time constants of `crop_kernel`."""
     across = ceil(size / TILE_X)
     return {
         "C": channels,
@@ -124,12 +127,12 @@ def _crop_constants(channels: int, size: int) -> dict[str, int]:
 
 
 def _crop_warps(channels: int) -> int:
-    """Warps of a program of the crop, whose values grow with the channels."""
+    """Return the number of warps of `crop_kernel`, which grows with the channels."""
     return min(16, max(4, triton.next_power_of_2(channels)))
 
 
 def _pixel_constants(channels: int, size: int) -> dict[str, int]:
-    """What the other kernels are compiled for, beside what is theirs alone."""
+    """Return the compile-time constants that the other kernels share."""
     return {"C": channels, "SIZE": size, "BLOCKS": ceil(size**2 / BLOCK), "BLOCK": BLOCK}
 
 
@@ -143,7 +146,7 @@ def color(
     shift: Sequence[float],
     per_channel: bool,
 ) -> None:
-    """Finish the views without blur in `out`, (n, C, S, S); bring the others on in the scratch."""
+    """Write the views without blur to `out`, (n, C, S, S); prepare the others in the scratch."""
     views, channels, size, _ = scratch.shape
     constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
@@ -166,15 +169,15 @@ def color(
 def blur_down(
     plan: Tensor, first: int, count: int, column: int, scratch: Tensor, radius: int
 ) -> Tensor:
-    """Blur views along columns: those from `first` on in the plan's order, (count, C, S, S).
+    """Blur `count` views along columns, from `first` in the plan's order, to (count, C, S, S).
 
-    The scratch holds the views from `column` of the plan on.
+    The scratch holds the views of the plan from `column` on.
     """
     blurred = _blurred(plan, first, count, column, scratch, radius)
     channels, size = blurred.shape[1:3]
     constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(scratch):
-        kernels.down_kernel[(count * channels * constants["BLOCKS"],)](
+        blur_kernels.down_kernel[(count * channels * constants["BLOCKS"],)](
             plan,
             plan.stride(0),
             first,
@@ -205,11 +208,11 @@ def blur_across(
     shift: Sequence[float],
     radius: int,
 ) -> None:
-    """Blur along rows and finish, in `out`, which holds the views from `column` on."""
+    """Blur along rows and write to `out`, which holds the views of the plan from `column` on."""
     count, channels, size, _ = blurred.shape
     constants = _pixel_constants(channels, size)
     with torch.cuda.device_of(blurred):
-        kernels.across_kernel[(count * constants["BLOCKS"],)](
+        blur_kernels.across_kernel[(count * constants["BLOCKS"],)](
             plan,
             plan.stride(0),
             first,
@@ -231,7 +234,7 @@ def _written(*args) -> None:
 
 
 def _strides(out: Tensor) -> tuple[int, int, int]:
-    """From view to view, channel to channel and pixel to pixel, whose rows follow one another."""
+    """Return the strides of views, channels and pixels; rows must be contiguous."""
     view, channel, row, pixel = out.stride()
     assert row == out.shape[3] * pixel
     return view, channel, pixel

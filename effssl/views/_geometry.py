@@ -1,4 +1,4 @@
-"""Where random crops lie: the draws and the boxes of torchvision's ``RandomResizedCrop``."""
+"""Boxes of random crops, as in torchvision's ``RandomResizedCrop``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop: then the largest centered crop that fits
+CROP_ATTEMPTS = 10  # as in torchvision; then the largest centered crop that fits
 
 
 def draw_crops(
@@ -16,7 +16,7 @@ def draw_crops(
     ratio: tuple[float, float],
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
-    """Draw what defines random crops, whatever the sizes of the images they will be taken from.
+    """Draw the parameters of random crops, independent of the sizes of the images.
 
     Args:
         shape: Leading shape of the draws, such as (V, N).
@@ -25,8 +25,8 @@ def draw_crops(
         generator: CPU generator.
 
     Returns:
-        ``area`` and ``ratio``, (*shape, 10): candidates in the order in which they are tried;
-        ``position``, (*shape, 2): where the crop lies in the free height and width, in [0, 1).
+        ``area`` and ``ratio``, (*shape, 10): candidates in the order in which they are tried.
+        ``position``, (*shape, 2): position of the crop in the free height and width, in [0, 1).
     """
     uniform = torch.rand(*shape, 2 * CROP_ATTEMPTS + 2, generator=generator)
     area, log_ratio, position = uniform.split([CROP_ATTEMPTS, CROP_ATTEMPTS, 2], dim=-1)
@@ -44,9 +44,9 @@ def crop_boxes(
     """Turn draws into pixel boxes by the rule of torchvision's ``RandomResizedCrop``.
 
     Args:
-        draws: What `draw_crops` returned, with leading shape (N,).
+        draws: Result of `draw_crops`, with leading shape (N,).
         sizes: Height and width of each image in pixels, (N, 2).
-        ratio: Bounds of width / height; the fallback crop is clamped to them.
+        ratio: Bounds of width / height, for the fallback crop.
 
     Returns:
         Top, left, height and width of each box in whole pixels, (N,) each.

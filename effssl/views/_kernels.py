@@ -1,13 +1,11 @@
-"""The four kernels of the fused views, in Triton.
+"""Triton kernels of the fused views: crops and colors. `effssl.views._blur_kernels` has the blur.
 
-crop_kernel     crop, resize, flip, brightness; and sums over tiles for the mean that contrast needs
-color_kernel    contrast, saturation, hue, grey; without blur also solarization and normalization
-down_kernel     the blur along columns
-across_kernel   the blur along rows, solarization, normalization
+crop_kernel     crop, resize, flip, brightness; sums over tiles, for the mean that contrast needs
+color_kernel    contrast, saturation, hue, gray; without blur also solarization and normalization
 
-Between kernels lie planes (n, C, S, S) in the scratch, in float16 or float32; the views are written
-with any strides. Sums have one order and there are no atomics, so that results repeat to the bit.
-`plan` has one column of float64 a view, `stride` values from row to row (see `effssl.views._plan`).
+The scratch between kernels holds planes (n, C, S, S) in float16 or float32; the views may have any
+strides. Sums have a fixed order without atomics, so results are reproducible to the bit. `plan` has
+one column of float64 for each view and `stride` values from row to row (see `effssl.views._plan`).
 Block sizes are fixed, and divide 32, 96 and 224 pixels: tuning at the first call would cost more
 than it gains, and differ from run to run.
 """
@@ -27,8 +25,8 @@ _START, _HEIGHT, _WIDTH = (tl.constexpr(r) for r in (rows.START, rows.HEIGHT, ro
 _TOP, _LEFT = tl.constexpr(rows.TOP), tl.constexpr(rows.LEFT)
 _CROP_HEIGHT, _CROP_WIDTH = tl.constexpr(rows.CROP_HEIGHT), tl.constexpr(rows.CROP_WIDTH)
 _FLIP, _SATURATION, _HUE = (tl.constexpr(r) for r in (rows.FLIP, rows.SATURATION, rows.HUE))
-_GREY, _SIGMA, _SOLARIZE = (tl.constexpr(r) for r in (rows.GREY, rows.SIGMA, rows.SOLARIZE))
-_ORDER, _FACTORS = tl.constexpr(rows.ORDER), tl.constexpr(rows.FACTORS)
+_GREY, _FACTORS = tl.constexpr(rows.GREY), tl.constexpr(rows.FACTORS)
+SIGMA, SOLARIZE = tl.constexpr(rows.SIGMA), tl.constexpr(rows.SOLARIZE)
 _RED, _GREEN, _BLUE = (tl.constexpr(share) for share in color.LUMA)
 
 
@@ -39,7 +37,7 @@ def _clamp(x):
 
 @triton.jit
 def _taps(index, length, size: tl.constexpr):
-    """First source sample, number of samples, center and reach of an output sample's filter."""
+    """Return first source sample, number of samples, center and reach of an output's filter."""
     scale = length / size
     reach = tl.maximum(scale, 1.0)
     center = scale * (index + 0.5)
@@ -49,7 +47,7 @@ def _taps(index, length, size: tl.constexpr):
 
 @triton.jit
 def _weight(sample, center, reach, length):
-    """The triangle's weight of a source sample, 0 beyond the edges of the crop."""
+    """Return the triangle's weight of a source sample, 0 beyond the edges of the crop."""
     weight = tl.maximum(1 - tl.abs(sample + 0.5 - center) / reach, 0.0)
     return tl.where((sample >= 0) & (sample < length), weight, 0.0)
 
@@ -75,7 +73,7 @@ def crop_kernel(
     plan += view
     height = tl.load(plan + _CROP_HEIGHT * stride).to(tl.float32)
     width = tl.load(plan + _CROP_WIDTH * stride).to(tl.float32)
-    # a buffer may be larger than 2^31 bytes, an image may not
+    # a buffer may have more than 2^31 bytes, an image may not
     image_width = tl.load(plan + _WIDTH * stride).to(tl.int32)
     plane = tl.load(plan + _HEIGHT * stride).to(tl.int32) * image_width
     corner = tl.load(plan + _TOP * stride).to(tl.int32) * image_width
@@ -100,7 +98,7 @@ def crop_kernel(
         sample_y = first_y + tap_y
         weight_y = _weight(sample_y, center_y, reach_y, height)
         weight_sum_y += weight_y
-        # samples beyond an edge have no weight, but must be read from somewhere
+        # samples beyond an edge have weight 0, but must be read from a valid address
         row = tl.minimum(tl.maximum(sample_y, 0.0), height - 1).to(tl.int32) * image_width
         total_x = tl.zeros([CHANNELS, Y, X], tl.float32)
         for tap_x in range(taps_x):
@@ -124,13 +122,14 @@ def crop_kernel(
 
 
 @triton.jit
-def _factor(plan, stride, row):
+def plan_value(plan, stride, row):
+    """Load a value of the view's column of the plan, as float32."""
     return tl.load(plan + row * stride).to(tl.float32)
 
 
 @triton.jit
 def _mean(sums, view, first, count, C: tl.constexpr, TILES: tl.constexpr, SIZE: tl.constexpr):
-    """Mean over the pixels of channels first to first + count of a view."""
+    """Return the mean over the pixels of channels first to first + count of a view."""
     total = 0.0
     for channel in range(first, first + count):
         for start in range(0, TILES, 128):
@@ -142,7 +141,7 @@ def _mean(sums, view, first, count, C: tl.constexpr, TILES: tl.constexpr, SIZE: 
 
 @triton.jit
 def _contrast(plan, stride, x, mean, channel, C: tl.constexpr):
-    factor = _factor(plan, stride, _FACTORS + C + channel)
+    factor = plan_value(plan, stride, _FACTORS + C + channel)
     return _clamp(x * factor + mean * (1 - factor))
 
 
@@ -158,7 +157,7 @@ def _of_hue(hue, own, chroma, darkest):
 
 @triton.jit
 def _turn_hue(red, green, blue, shift):
-    """As `effssl.views._color.adjust_hue_`, where the formula is explained."""
+    """Turn the hue as `effssl.views._color.adjust_hue_`, which explains the formula."""
     brightest = tl.maximum(tl.maximum(red, green), blue)
     darkest = tl.minimum(tl.minimum(red, green), blue)
     chroma = brightest - darkest
@@ -177,9 +176,48 @@ def _turn_hue(red, green, blue, shift):
 
 
 @triton.jit
-def _finish(x, solarize, scale, shift):
-    """Solarization and normalization."""
+def finish(x, solarize, scale, shift):
+    """Solarize and normalize."""
     return tl.minimum(x, 2 - solarize - x) * scale - shift
+
+
+@triton.jit
+def _change_colors(
+    plan,
+    stride,
+    sums,
+    view,
+    red,
+    green,
+    blue,
+    PER_CHANNEL: tl.constexpr,
+    C: tl.constexpr,
+    TILES: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """Change contrast, saturation and hue of RGB pixels, and remove the color of some views."""
+    mean_red = _mean(sums, view, 0, 1, C, TILES, SIZE)
+    mean_green = _mean(sums, view, 1, 1, C, TILES, SIZE)
+    mean_blue = _mean(sums, view, 2, 1, C, TILES, SIZE)
+    if not PER_CHANNEL:
+        mean_red = _luma(mean_red, mean_green, mean_blue)
+        mean_green = mean_red
+        mean_blue = mean_red
+    red = _contrast(plan, stride, red, mean_red, 0, C)
+    green = _contrast(plan, stride, green, mean_green, 1, C)
+    blue = _contrast(plan, stride, blue, mean_blue, 2, C)
+    luma = _luma(red, green, blue)
+    saturation = plan_value(plan, stride, _SATURATION)
+    red = _clamp(luma + (red - luma) * saturation)
+    green = _clamp(luma + (green - luma) * saturation)
+    blue = _clamp(luma + (blue - luma) * saturation)
+    red, green, blue = _turn_hue(red, green, blue, plan_value(plan, stride, _HUE))
+    luma = _luma(red, green, blue)
+    grey = plan_value(plan, stride, _GREY)
+    red += (luma - red) * grey
+    green += (luma - green) * grey
+    blue += (luma - blue) * grey
+    return red, green, blue
 
 
 @triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["plan", "out"])
@@ -201,50 +239,32 @@ def color_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Finish the views without blur; bring the others to the blur, in the scratch."""
+    """Write the views without blur to out; prepare the others for the blur, in the scratch."""
     view = tl.program_id(0) // BLOCKS
     pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < SIZE * SIZE
     plan += view
     scratch += view * (C * SIZE * SIZE) + pixel
     out += view.to(tl.int64) * out_view + pixel * out_pixel
-    solarize = _factor(plan, stride, _SOLARIZE)
-    # a vector, as the interpreter cannot spread a single truth value
-    sigma = _factor(plan, stride, _SIGMA) + tl.zeros([BLOCK], tl.float32)
+    solarize = plan_value(plan, stride, SOLARIZE)
+    # a vector, as the interpreter cannot broadcast a single truth value
+    sigma = plan_value(plan, stride, SIGMA) + tl.zeros([BLOCK], tl.float32)
     written, kept = inside & (sigma == 0), inside & (sigma > 0)
 
     if C == 3:
         red = tl.load(scratch, mask=inside, other=0.0).to(tl.float32)
         green = tl.load(scratch + SIZE * SIZE, mask=inside, other=0.0).to(tl.float32)
         blue = tl.load(scratch + 2 * SIZE * SIZE, mask=inside, other=0.0).to(tl.float32)
-        mean_red = _mean(sums, view, 0, 1, C, TILES, SIZE)
-        mean_green = _mean(sums, view, 1, 1, C, TILES, SIZE)
-        mean_blue = _mean(sums, view, 2, 1, C, TILES, SIZE)
-        if not PER_CHANNEL:
-            mean_red = _luma(mean_red, mean_green, mean_blue)
-            mean_green = mean_red
-            mean_blue = mean_red
-        red = _contrast(plan, stride, red, mean_red, 0, C)
-        green = _contrast(plan, stride, green, mean_green, 1, C)
-        blue = _contrast(plan, stride, blue, mean_blue, 2, C)
-        luma = _luma(red, green, blue)
-        saturation = _factor(plan, stride, _SATURATION)
-        red = _clamp(luma + (red - luma) * saturation)
-        green = _clamp(luma + (green - luma) * saturation)
-        blue = _clamp(luma + (blue - luma) * saturation)
-        red, green, blue = _turn_hue(red, green, blue, _factor(plan, stride, _HUE))
-        luma = _luma(red, green, blue)
-        grey = _factor(plan, stride, _GREY)
-        red += (luma - red) * grey
-        green += (luma - green) * grey
-        blue += (luma - blue) * grey
+        red, green, blue = _change_colors(
+            plan, stride, sums, view, red, green, blue, PER_CHANNEL, C, TILES, SIZE
+        )
         kind = scratch.dtype.element_ty
         tl.store(scratch, red.to(kind), mask=kept)
         tl.store(scratch + SIZE * SIZE, green.to(kind), mask=kept)
         tl.store(scratch + 2 * SIZE * SIZE, blue.to(kind), mask=kept)
-        red = _finish(red, solarize, SCALE[0], SHIFT[0])
-        green = _finish(green, solarize, SCALE[1], SHIFT[1])
-        blue = _finish(blue, solarize, SCALE[2], SHIFT[2])
+        red = finish(red, solarize, SCALE[0], SHIFT[0])
+        green = finish(green, solarize, SCALE[1], SHIFT[1])
+        blue = finish(blue, solarize, SCALE[2], SHIFT[2])
         kind = out.dtype.element_ty
         tl.store(out, red.to(kind), mask=written)
         tl.store(out + out_channel, green.to(kind), mask=written)
@@ -260,86 +280,5 @@ def color_kernel(
             value = tl.load(place, mask=inside, other=0.0).to(tl.float32)
             value = _contrast(plan, stride, value, mean, channel, C)
             tl.store(place, value.to(scratch.dtype.element_ty), mask=kept)
-            value = _finish(value, solarize, SCALE[channel], SHIFT[channel])
+            value = finish(value, solarize, SCALE[channel], SHIFT[channel])
             tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=written)
-
-
-@triton.jit
-def _blur(planes, position, across, step, sigma, inside, SIZE: tl.constexpr, RADIUS: tl.constexpr):
-    """Blur along one axis, in which samples are `step` values apart, at `position`."""
-    total = tl.zeros(position.shape, tl.float32)
-    weight_sum = 0.0
-    for tap in range(-RADIUS, RADIUS + 1):
-        weight = tl.exp(-0.5 * (tap / sigma) * (tap / sigma))
-        place = tl.abs(position + tap)  # reflected at the edges, which are not repeated
-        place = tl.where(place < SIZE, place, 2 * (SIZE - 1) - place)
-        value = tl.load(planes + across + place * step, mask=inside, other=0.0)
-        total += weight * value.to(tl.float32)
-        weight_sum += weight
-    return total / weight_sum
-
-
-@triton.jit(
-    do_not_specialize=["stride", "first", "column"], do_not_specialize_on_alignment=["plan"]
-)
-def down_kernel(
-    plan,
-    stride,
-    first,  # of these views, in the plan's order
-    column,  # of the scratch's first view, in the plan
-    scratch,
-    blurred,
-    C: tl.constexpr,
-    SIZE: tl.constexpr,
-    RADIUS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Blur along columns, from the scratch to planes of the blurred views alone."""
-    plane = tl.program_id(0) // BLOCKS
-    view = tl.load(plan + _ORDER * stride + first + plane // C).to(tl.int32)
-    sigma = tl.maximum(_factor(plan + view, stride, _SIGMA), 0.01)
-    pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < SIZE * SIZE
-    scratch += ((view - column) * C + plane % C) * (SIZE * SIZE)
-    value = _blur(scratch, pixel // SIZE, pixel % SIZE, SIZE, sigma, inside, SIZE, RADIUS)
-    place = blurred + plane * (SIZE * SIZE) + pixel
-    tl.store(place, value.to(blurred.dtype.element_ty), mask=inside)
-
-
-@triton.jit(
-    do_not_specialize=["stride", "first", "column"],
-    do_not_specialize_on_alignment=["plan", "out"],
-)
-def across_kernel(
-    plan,
-    stride,
-    first,
-    column,
-    blurred,
-    out,
-    out_view,
-    out_channel,
-    out_pixel,
-    SCALE: tl.constexpr,
-    SHIFT: tl.constexpr,
-    C: tl.constexpr,
-    SIZE: tl.constexpr,
-    RADIUS: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Blur along rows, and finish the blurred views."""
-    number = tl.program_id(0) // BLOCKS
-    view = tl.load(plan + _ORDER * stride + first + number).to(tl.int32)
-    sigma = tl.maximum(_factor(plan + view, stride, _SIGMA), 0.01)
-    solarize = _factor(plan + view, stride, _SOLARIZE)
-    pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
-    inside = pixel < SIZE * SIZE
-    out += (view - column).to(tl.int64) * out_view + pixel * out_pixel
-    row = pixel // SIZE * SIZE
-    for channel in tl.static_range(C):
-        planes = blurred + (number * C + channel) * (SIZE * SIZE)
-        value = _blur(planes, pixel % SIZE, row, 1, sigma, inside, SIZE, RADIUS)
-        value = _finish(value, solarize, SCALE[channel], SHIFT[channel])
-        tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=inside)

@@ -1,4 +1,4 @@
-"""A picture of images and their views."""
+"""Picture of images and their views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from effssl.views.multi_view import MultiView
 
-_CELL = 96  # smaller views are enlarged to about so many pixels
+_CELL = 96  # pixels to which smaller views are enlarged, about
 _GAP, _HEADER = 4, 20
 
 
@@ -20,9 +20,9 @@ def draw_views(
     """Draw a row for each image: the image, then its views, with the normalization undone.
 
     Args:
-        images: uint8 images of any sizes, (C, H, W) each. Of more than 3 channels the first three
-            are shown, of two the first.
-        multi_view: What makes the views.
+        images: uint8 images of any sizes, (C, H, W) each. The picture shows the first three of more
+            than 3 channels, and the first of two.
+        multi_view: Transform that makes the views.
         generator: CPU generator; torch's global one if None.
 
     Returns:
@@ -61,6 +61,6 @@ def _to_pil(image: Tensor) -> Image.Image:
 
 def _fit(image: Image.Image, cell: int) -> Image.Image:
     scale = cell / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
     return image.resize(size, method)

@@ -1,9 +1,9 @@
-"""The plan of a step's views: one tensor of numbers, so that one copy takes it to the device.
+"""The plan of a step's views: one tensor, so that one copy takes it to the device.
 
 A plan is a float64 tensor of shape (P, M) on the CPU with a column for each of the M = V * N views,
-view v of image n in column v * N + n. Float64 holds byte offsets exactly up to 2^53. Its rows are
-the constants of this module, then C rows of brightness and C rows of contrast factors. What the
-options leave out, or the number of channels, has the value that changes nothing.
+view v of image n in column v * N + n. Float64 holds byte offsets exactly up to 2^53. The constants
+of this module name its rows; C rows of brightness and C rows of contrast factors follow. Rows of
+operations that the options or the number of channels exclude have the neutral value.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from effssl.views._geometry import crop_boxes
 
-START = 0  # place of the image's first value in the flat buffer of pixels
-HEIGHT, WIDTH = 1, 2  # of the image as it lies in the buffer, padding included
-TOP, LEFT, CROP_HEIGHT, CROP_WIDTH = 3, 4, 5, 6  # the crop's box within the image
+START = 0  # index of the image's first value in the flat buffer of pixels
+HEIGHT, WIDTH = 1, 2  # of the image in the buffer, with padding
+TOP, LEFT, CROP_HEIGHT, CROP_WIDTH = 3, 4, 5, 6  # box of the crop within the image
 FLIP = 7  # 1 mirrors left to right
 SATURATION = 8  # factor
-HUE = 9  # share of the circle
-GREY = 10  # 1 takes the color away
-SIGMA = 11  # of the blur, in pixels of the view; 0 is none
+HUE = 9  # turn as a share of the circle
+GREY = 10  # 1 removes the color
+SIGMA = 11  # standard deviation of the blur in pixels of the view; 0 is no blur
 SOLARIZE = 12  # 1 inverts the bright half
-ORDER = 13  # a permutation of the columns: those with a blur first, both parts ascending
+ORDER = 13  # permutation of the columns: those with a blur first, both parts ascending
 FACTORS = 14  # brightness of channel c in row FACTORS + c, contrast in row FACTORS + C + c
 
 
@@ -35,16 +35,16 @@ def build_plan(
     channels: int,
     stored: Tensor | None = None,
 ) -> Tensor:
-    """Turn draws into the plan of the views of images that lie in a flat buffer.
+    """Turn draws into a plan for images in a flat buffer.
 
     Args:
-        draws: What `MultiView.draw` returned, or columns of it, with leading shape (V, N).
+        draws: Result of `MultiView.draw`, or columns of it, with leading shape (V, N).
         sizes: Height and width of each image in pixels, (N, 2).
-        starts: Place of each image's first value in the buffer, (N,).
+        starts: Index of each image's first value in the buffer, (N,).
         ratio: Bounds of a crop's width / height.
         channels: Number of channels of the images, C.
-        stored: Height and width that each image takes in the buffer, (N, 2), where images are
-            padded at the bottom and right; None if they are not.
+        stored: Height and width of each image in the buffer, (N, 2), if images are padded at the
+            bottom and right; None if they are not padded.
 
     Returns:
         The plan, (14 + 2 C, V * N) float64 on the CPU.
@@ -69,26 +69,15 @@ def build_plan(
         plan[FACTORS:].split(channels), ("brightness", "contrast"), strict=True
     ):
         values = flat[name]
-        factors.copy_(values.T if values.ndim == 2 else values)  # one factor goes to all channels
+        factors.copy_(values.T if values.ndim == 2 else values)  # one factor for all channels
     return plan
 
 
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy from the CPU to a device; on CUDA without waiting for it, where memory can be pinned."""
-    if device.type != "cuda":
-        return values.to(device)
-    try:
-        values = values.pin_memory()
-    except RuntimeError:  # no memory to pin: the copy blocks
-        pass
-    return values.to(device, non_blocking=True)
-
-
 def alike(plan: Tensor) -> Tensor:
-    """Order columns such that those that need the same operations are neighbors, (M,) int64.
+    """Return an order of columns with the same operations side by side, (M,) int64.
 
-    The order is that of a Gray code: not only the columns with a blur lie together, at the start,
-    but also those with a turn of the hue, so that each of the two costly operations has one slice.
+    It is the order of a Gray code: columns with a blur come first, and columns with a turn of the
+    hue are contiguous too, so that each of the two costly operations takes one slice.
     """
     key = torch.zeros(plan.shape[1], dtype=torch.uint8)
     bit = torch.zeros_like(key, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Crop, antialiased resize and flip as one resampling, of images that lie in a flat buffer."""
+"""Crop, antialiased resize and flip of images in a flat buffer, as one resampling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from effssl.views._plan import CROP_HEIGHT, CROP_WIDTH, FLIP, HEIGHT, LEFT, START, TOP, WIDTH
 
-LARGEST_BY_MATRICES = 48  # side of a view on the CPU; about where interpolation becomes faster
+LARGEST_BY_MATRICES = 48  # side of a view on the CPU, above which interpolation is faster
 
 
 def resampling_matrix(
@@ -22,19 +22,19 @@ def resampling_matrix(
     mirror: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Antialiased linear resampling of ``source[start : start + length]`` to ``target`` samples.
+    """Make matrices that resample ``source[start : start + length]`` to ``target`` samples.
 
     The weights are those of Pillow's bilinear filter and of
-    ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``: a triangle as wide as
-    the scale, cut at the edges of the crop and normalized.
+    ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``: a triangle as wide as the
+    scale, cut at the edges of the crop and normalized.
 
     Args:
         start: First source sample of each crop, (N,).
         length: Number of source samples of each crop, (N,).
-        source: Samples along this axis.
-        target: Samples wanted.
-        mirror: Whether the samples come in reverse order, (N,) bool; nowhere if None.
-        dtype: Of the weights.
+        source: Number of source samples along this axis.
+        target: Number of output samples.
+        mirror: Whether output samples are in reverse order, (N,) bool; never if None.
+        dtype: Data type of the weights.
 
     Returns:
         Weights, (N, target, source), each row summing to 1.
@@ -53,21 +53,21 @@ def resampling_matrix(
 
 
 def resized_crops(pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int, size: int) -> Tensor:
-    """Crop images to the boxes of a plan, resize to size x size with antialiasing, flip some.
+    """Crop images to the boxes of a plan, resize them to size x size, and flip some.
 
-    Small views, and any on an accelerator, are products with a pair of matrices for each image.
-    The cost of these grows with the cube of the size, so that large views on the CPU are
-    interpolated one by one; those of uint8 images are then rounded to whole pixel values.
+    Small views, and all views on an accelerator, are products with a pair of matrices for each
+    image. Their cost grows with the cube of the size, so large views on the CPU are interpolated
+    one by one; for uint8 images these are rounded to whole pixel values.
 
     Args:
-        pixels: uint8 or float images one after another, flat.
+        pixels: Flat buffer of uint8 or float images.
         plan: Columns of a plan, (P, M) on the CPU.
-        boxes: Its rows up to FLIP, (8, M) int64 on the device of the pixels.
+        boxes: Rows of the plan up to FLIP, (8, M) int64 on the device of the pixels.
         channels: Number of channels, C.
         size: Side of the result in pixels, S.
 
     Returns:
-        In the units of the pixels, (M, C, S, S): float64 of float64 images, else float32.
+        Views in the units of the pixels, (M, C, S, S): float64 for float64 images, else float32.
     """
     if pixels.device.type == "cpu" and size > LARGEST_BY_MATRICES:
         views = []
@@ -92,7 +92,7 @@ def _as_float(images: Tensor) -> Tensor:
 
 
 def _crops(pixels: Tensor, plan: Tensor, channels: int) -> Iterator[Tensor]:
-    """The cut-out pixels of each column, (1, C, h, w), not copied."""
+    """Yield the cropped pixels of each column, (1, C, h, w), without a copy."""
     for column in plan[:FLIP].T.long().tolist():
         start, height, width, top, left, crop_height, crop_width = column
         plane = height * width
@@ -106,13 +106,13 @@ def _crops(pixels: Tensor, plan: Tensor, channels: int) -> Iterator[Tensor]:
 def _stacked(
     pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Float images of one shape that hold the crops, (M, C, H, W), and tops and lefts in these."""
+    """Return float images of one shape with the crops, (M, C, H, W), and their tops and lefts."""
     heights, widths = plan[HEIGHT], plan[WIDTH]
     if (heights == heights[0]).all() and (widths == widths[0]).all():
         shape = channels, int(heights[0]), int(widths[0])
         images = pixels.unfold(0, math.prod(shape), 1)[boxes[START]]
         return _as_float(images.view(-1, *shape)), boxes[TOP], boxes[LEFT]
-    # images of mixed sizes: the crops alone, with anything beside them
+    # images of mixed sizes: only the crops, padded with anything
     height, width = (int(side) for side in plan[CROP_HEIGHT : CROP_WIDTH + 1].amax(1))
     nowhere = torch.zeros_like(boxes[TOP])
     if pixels.device.type == "cpu":
@@ -125,7 +125,7 @@ def _stacked(
 
 
 def _crop_places(boxes: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Places of crops in the flat buffer, edges repeated up to one size, (M, C, H, W)."""
+    """Return indices of crops in the flat buffer, edges repeated to one size, (M, C, H, W)."""
     start, image_height, image_width, top, left, crop_height, crop_width = (
         row.view(-1, 1, 1, 1) for row in boxes[:FLIP]
     )

@@ -1,8 +1,9 @@
-"""V random views of every image of a batch, made in batched passes on the images' device."""
+"""Random views of every image of a batch, computed in batches on the device of the images."""
 
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,19 +14,22 @@ from effssl.views._geometry import draw_crops
 from effssl.views._plan import build_plan
 from effssl.views.options import PRESETS, ViewOptions
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 class MultiView:
     """Make V random views of every image of a batch.
 
     A view is a random resized crop and flip in one antialiased resampling, then brightness,
-    contrast, saturation and hue in this order, greyscale, Gaussian blur, solarization, and
-    normalization. Every image of every view has parameters of its own. Saturation, hue and
-    greyscale apply to 3-channel images only.
+    contrast, saturation and hue in this order, grayscale, Gaussian blur, solarization, and
+    normalization. Every image of every view has its own parameters. Saturation, hue and grayscale
+    apply to 3-channel images only.
 
     Args:
         options: Name of a preset (``cifar``, ``stl``, ``imagenet``, ``grey``, ``multispectral``)
             or a `ViewOptions`.
-        views: Views per image, V.
+        views: Number of views per image, V.
         size: Side of a view in pixels, S.
 
     Raises:
@@ -55,15 +59,15 @@ class MultiView:
     def draw(
         self, n: int, generator: torch.Generator | None = None, *, channels: int = 3
     ) -> dict[str, Tensor]:
-        """Draw the parameters of the views of n images on the CPU.
+        """Draw the parameters of the views of n images, on the CPU.
 
-        They do not depend on the sizes of the images, so a process can draw those of the global
-        batch and keep the columns of its own images.
+        They do not depend on the sizes of the images, so a process can draw the parameters of the
+        global batch and keep the columns of its own images.
 
         Args:
             n: Number of images, N.
             generator: CPU generator; torch's global one if None.
-            channels: Number of channels, C. It matters only where the options say per_channel.
+            channels: Number of channels, C; used only by the option per_channel.
 
         Returns:
             Tensors whose first two dimensions are (V, N); with per_channel, brightness and
@@ -73,8 +77,8 @@ class MultiView:
         draws = draw_crops(shape, o.scale, o.ratio, generator)
         uniform = torch.rand(7, *shape, generator=generator)
         factors = dict(zip(("brightness", "contrast", "saturation"), uniform[1:4], strict=True))
-        # what options added later need comes last, and only where they ask for it: views that do
-        # without stay those of earlier versions
+        # draws for newer options come last, and only if needed, so that other views stay those of
+        # earlier versions
         if o.per_channel:
             drawn = torch.rand(2, *shape, channels, generator=generator)
             factors |= {"brightness": drawn[0], "contrast": drawn[1]}
@@ -108,18 +112,18 @@ class MultiView:
         channels: int = 3,
         stored: Tensor | None = None,
     ) -> Tensor:
-        """Turn draws into the plan that `render` takes; see `effssl.views._plan` for its rows.
+        """Turn draws into the plan that `render` takes.
 
         Args:
-            draws: What `draw` returned for these N images.
+            draws: Result of `draw` for these N images.
             sizes: Height and width of each image in pixels, (N, 2).
-            starts: Place of each image's first value in the flat buffer of pixels, (N,).
+            starts: Index of each image's first value in the flat buffer of pixels, (N,).
             channels: Number of channels, C.
-            stored: Height and width that each image takes in the buffer, (N, 2), where images are
-                padded at the bottom and right; None if they are not.
+            stored: Height and width of each image in the buffer, (N, 2), if images are padded at
+                the bottom and right; None if they are not padded.
 
         Returns:
-            The plan, (14 + 2 C, V * N) float64 on the CPU.
+            The plan, (14 + 2 C, V * N) float64 on the CPU; `effssl.views._plan` describes its rows.
         """
         ratio = self.options.ratio
         return build_plan(draws, sizes, starts, ratio, channels=channels, stored=stored)
@@ -133,21 +137,22 @@ class MultiView:
         device_plan: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Make the views of a plan, all in one pass, without waiting for the device.
+        """Compute the views of a plan, without waiting for the device.
 
-        On CUDA, views of uint8 pixels come from fused kernels, in the memory format channels_last;
-        where Triton is not at hand, or cannot build the kernels, a warning says so once, and
-        torch's own operations make the views.
+        On CUDA, fused kernels compute the views of uint8 pixels, in the memory format
+        channels_last. If Triton is missing or cannot build the kernels, a warning is logged once
+        and PyTorch operations compute the views.
 
         Args:
-            pixels: Images (C, h, w) one after another in a flat buffer, each at its start: uint8,
-                or float in [0, 1]. There may be others beside them, as in a cache.
-            plan: What `plan` returned, on the CPU.
+            pixels: Flat buffer of images (C, h, w), each from its start in the plan: uint8, or
+                float in [0, 1]. It may hold other images too, as in a cache.
+            plan: Result of `plan`, on the CPU.
             channels: Number of channels, C.
-            device_plan: The plan on the device of the pixels, for the fused kernels; copied there
-                if None.
-            dtype: Of the views. They are computed in float64 from float64 pixels, else in float32;
-                for 16-bit views the fused kernels store intermediate pixels in float16.
+            device_plan: The plan on the device of the pixels, for the fused kernels; copied if
+                None.
+            dtype: Data type of the views. They are computed in float64 from float64 pixels, else
+                in float32. For 16-bit views the fused kernels store intermediate pixels in
+                float16.
 
         Returns:
             Normalized views on the device of the pixels, (V, N, C, S, S).
@@ -157,27 +162,36 @@ class MultiView:
         """
         if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or float in [0, 1]; {pixels.dtype}")
-        shape = {"channels": channels, "size": self.size, "dtype": dtype}
         with torch.autocast(pixels.device.type, enabled=False):
-            views = fallback.try_fused(pixels, plan, device_plan, self.options, **shape)
+            views = fallback.try_fused(
+                pixels,
+                plan,
+                device_plan,
+                self.options,
+                channels=channels,
+                size=self.size,
+                dtype=dtype,
+            )
             if views is None:
-                views = eager.render(pixels, plan, self.options, **shape)
+                views = eager.render(
+                    pixels, plan, self.options, channels=channels, size=self.size, dtype=dtype
+                )
         return views.view(self.views, plan.shape[1] // self.views, *views.shape[1:])
 
     def apply(
         self, images: Tensor, draws: dict[str, Tensor], sizes: Tensor | None = None
     ) -> Tensor:
-        """Make the views that the parameters describe.
+        """Compute the views that drawn parameters describe.
 
         Args:
             images: uint8 in [0, 255] or float in [0, 1], (N, C, H, W).
-            draws: What `draw` returned for these N images, on the CPU.
-            sizes: Height and width of each image, (N, 2), where images of mixed sizes are padded
-                at the bottom and right to one H x W; None if each fills H x W.
+            draws: Result of `draw` for these N images, on the CPU.
+            sizes: Height and width of each image, (N, 2), if images of mixed sizes are padded at
+                the bottom and right to one H x W; None if each fills H x W.
 
         Returns:
-            Normalized views on the device of the images, (V, N, C, S, S), float32; float64 of
-            float64 images.
+            Normalized views on the device of the images, (V, N, C, S, S), in float32, or float64
+            for float64 images.
 
         Raises:
             TypeError: If the images are neither uint8 nor float.
@@ -190,8 +204,10 @@ class MultiView:
         dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
         return self.render(images.flatten(), plan, channels=channels, dtype=dtype)
 
-    def __call__(self, images, generator: torch.Generator | None = None) -> Tensor:
-        """Draw and apply: views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S).
+    def __call__(
+        self, images: Tensor | Image.Image, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Compute random views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S).
 
         In ``datasets``: ``with_transform(lambda rows: {"views": [f(i) for i in rows["image"]]})``.
         """
@@ -200,7 +216,7 @@ class MultiView:
             return self.apply(images, draws)
         from torchvision.transforms.functional import pil_to_tensor
 
-        if images.mode[0] in "IF":  # Pillow's own conversion would clip at 255
+        if images.mode[0] in "IF":  # Pillow would clip at 255
             raise ValueError(f"images of mode {images.mode!r}: scale them to 8 bits first")
         if images.mode not in ("L", "RGB", "RGBA"):
             images = images.convert("RGB")

@@ -1,4 +1,4 @@
-"""What random views may look like: the options and the presets."""
+"""Options and presets of random views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class ViewOptions:
-    """What a view may look like. Factors are drawn uniformly from [1 - x, 1 + x].
+    """Distribution of random views. Factors are drawn uniformly from [1 - x, 1 + x].
 
     Attributes:
         scale: Bounds of the crop's share of the image area.
@@ -18,15 +18,16 @@ class ViewOptions:
         contrast: Half-width of the contrast factor.
         saturation: Half-width of the saturation factor; RGB only.
         hue: Largest turn of the hue as a share of the circle, at most 0.5; RGB only.
-        per_channel: Whether every channel has a brightness and a contrast factor of its own, and
-            its contrast is about its own mean.
+        per_channel: Whether every channel has its own brightness and contrast factor, and its
+            contrast is about its own mean.
         grey: Probability that the view loses its color; RGB only.
-        blur: Probability of Gaussian blur for each view; with more views than values these are
-            used in turn.
+        blur: Probability of Gaussian blur for each view; with more views than values the values
+            repeat.
         sigma: Bounds of the blur's standard deviation in pixels of the view.
-        solarize: Probability, as for blur, that pixels from 128 / 255 on are inverted.
-        mean: Subtracted after scaling pixels to [0, 1]; one value a channel, or one for all.
-        std: Divided by afterwards; as mean.
+        solarize: Probability for each view, as for blur, that pixels from 128 / 255 on are
+            inverted.
+        mean: Value to subtract from pixels in [0, 1]; one for each channel, or one for all.
+        std: Value to divide by afterwards; one for each channel, or one for all.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -46,9 +47,9 @@ class ViewOptions:
     std: tuple[float, ...] = (0.5,)
 
     def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and std of normalization for images of so many channels.
+        """Return mean and std of normalization for a number of channels.
 
-        RGB values are averaged for another number of channels, as timm does.
+        If the number differs from that of the options, their values are averaged, as in timm.
         """
 
         def fit(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -78,7 +79,7 @@ PRESETS = {
     ),
     # objects that fill the image, without color
     "grey": ViewOptions(scale=(0.4, 1.0), saturation=0.0, hue=0.0, grey=0.0),
-    # any number of channels, of which none is taken for a color
+    # any number of channels, none of them a color
     "multispectral": ViewOptions(
         saturation=0.0, hue=0.0, per_channel=True, grey=0.0, blur=(1.0, 0.1)
     ),
