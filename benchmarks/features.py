@@ -1,9 +1,9 @@
-"""Extracting features: images a second beside the bare forward pass on tensors that are there.
+"""Feature extraction in images a second, beside the bare forward pass on tensors in memory.
 
     python benchmarks/features.py            # about 4 minutes on two cores
 
-The same batches in the same precision, one process. The bare pass and the extraction, with each
-number of workers, take turns; medians.
+Both use the same batches and precision, in one process. The bare pass and the extraction with each
+number of workers take turns; figures are medians.
 """
 
 import io
@@ -21,8 +21,8 @@ from effssl.data import load_source
 from effssl.data._decode import decode_image
 from effssl.data.sources import Source
 
-CASES = {  # backbone, its arguments, images, their side
-    "README's model, grey 28 px PNG": (
+CASES = {  # backbone, its arguments, number of images, their side in pixels
+    "README's model, gray 28 px PNG": (
         "convnext_zepto_rms",
         {"in_chans": 1, "img_size": 32, "patch_size": 4},
         2048,
@@ -35,7 +35,7 @@ BATCH = 128
 
 
 def images(count: int, side: int, channels: int) -> Source:
-    """Images of the sample, enlarged and encoded again if they are to be larger."""
+    """Return images of the sample, enlarged and encoded as JPEG if ``side`` is not theirs."""
     source = load_source(split=f"train[:{count}]", in_chans=channels)
     if side == 28:
         return source
@@ -51,18 +51,18 @@ def images(count: int, side: int, channels: int) -> Source:
 
 
 def bare(model: torch.nn.Module, batches: list[torch.Tensor]) -> None:
-    """Forward passes of batches."""
+    """Run the forward pass of each batch."""
     with torch.inference_mode():
         for batch in batches:
             model(batch)
 
 
 def main(repeats: int = 3, workers: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Print a row a case.
+    """Print one row per case.
 
     Args:
-        repeats: Runs of each kind.
-        workers: Numbers of workers that are tried.
+        repeats: Number of runs of each kind.
+        workers: Numbers of workers to try.
     """
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, batch {BATCH}")
     titles = "".join(f" {n} workers |" for n in workers)

@@ -1,25 +1,25 @@
-"""What a training step costs on a GPU, stage by stage, beside the bare step; no GPU is needed.
+"""Estimated cost of a training step on a GPU, by stage, beside the bare step; needs no GPU.
 
     python benchmarks/gpu_budget.py --backbone resnet50 --img-size 224 --views 8 --images 128
     python benchmarks/gpu_budget.py --backbone resnet18_cifar --img-size 32 --views 4 --images 512
 
-The step runs on CUDA tensors without data (tests/fake_cuda.py), which gives its kernels, the bytes
-that they move, the operations of matrix products and convolutions, copies and waits. The time of a
-stage is reckoned from them at the rates of a card, an H100 unless others are given:
+The step runs on CUDA tensors without data (tests/fake_cuda.py). This counts its kernels, the bytes
+they move, the operations of matrix products and convolutions, copies and waits. The time of a stage
+is estimated from these counts and the rates of a card, by default an H100:
 
     busy     = sum over kernels of max(bytes / memory, operations / rate of their type)
-    launched = kernels x 5 us, beside which the kernels run
+    launched = kernels x 5 us, overlapping with the kernels
     stage    = max(busy, launched, bytes copied / host) + 20 us for each wait or blocking copy
 
-Convolutions of float32 tensors run in TF32, as PyTorch has them; its matrix products do not unless
-torch.backends.cuda.matmul.allow_tf32 is set. What one operation launches besides, what a kernel
-loses to its best, and the work of the host between launches are not in it, so that times are a
-lower bound; their ratio is what it is for. Attention counts as its unfused form in float32.
+Convolutions of float32 tensors run in TF32, as in PyTorch; matrix products do so only with
+torch.backends.cuda.matmul.allow_tf32. Times are a lower bound: they leave out further launches of
+one operation, the inefficiency of kernels, and the host's work between launches. Their ratio is the
+result. Attention counts as its unfused form in float32.
 
-``bare`` is the forward pass, backward pass and optimizer step of the same network on tensors that
-are there: the limit. The line of metrics is counted by its share of a step (``--log-every``). Where
-torch finds a GPU, a last column is measured on it: the median of the steps, each stage between two
-synchronizations, so that what overlaps in a run does not here.
+``bare`` is the forward pass, backward pass and optimizer step of the same network on tensors in
+memory: the limit. Metrics count by their share of a step (``--log-every``). With a GPU, a last
+column has measured times: the median over steps, with each stage between two synchronizations, so
+that stages do not overlap as they do in a run.
 """
 
 import argparse
@@ -54,7 +54,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Card(NamedTuple):
-    """Rates of a card: bytes and operations a second, and seconds."""
+    """Rates of a card in bytes and operations per second, and costs in seconds."""
 
     memory: float = 3.0e12
     half: float = 790e12
@@ -65,13 +65,14 @@ class Card(NamedTuple):
     wait: float = 20 * US
 
     def rate(self, launch: Launch) -> float:
+        """Return the operations per second in the type of a kernel."""
         if launch.dtype in (torch.bfloat16, torch.float16):
             return self.half
         tf32 = "convolution" in launch.name or torch.backends.cuda.matmul.allow_tf32
         return self.tf32 if launch.dtype == torch.float32 and tf32 else self.single
 
     def seconds(self, cost: Cost) -> float:
-        """Time of a stage, as the module tells."""
+        """Return the time of a stage by the formula in the module's docstring."""
         busy = sum(max(x.bytes / self.memory, x.flops / self.rate(x)) for x in cost.launches)
         copied = sum(copy.bytes for copy in cost.copies) / self.host
         stalls = len(cost.waits) + len(cost.blocking)
@@ -79,11 +80,11 @@ class Card(NamedTuple):
 
 
 class Step:
-    """A training step of a configuration, whose parts are entered as stages.
+    """A training step, in which each part enters its stage.
 
     Args:
-        args: The command line.
-        stage: Context manager of a stage's name.
+        args: Parsed command line.
+        stage: Function that returns a context manager for the name of a stage.
     """
 
     def __init__(self, args: argparse.Namespace, stage: Callable) -> None:
@@ -106,7 +107,7 @@ class Step:
         self.batch = collate(list(images), 3)
 
     def make_views(self, pixels: Tensor, chunk: Chunk) -> Tensor:
-        """Views as the network takes them, (V * n, C, S, S), channels last."""
+        """Return the views of a chunk, (V * n, C, S, S), channels last."""
         views = self.multi_view.render(
             pixels,
             chunk.plan,
@@ -117,11 +118,12 @@ class Step:
         return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
+        """Return autocast in the precision of the step."""
         dtype = DTYPES[self.args.precision]
         return torch.autocast("cuda", dtype, enabled=dtype != torch.float32)
 
     def __call__(self) -> None:
-        """One step with its line of metrics."""
+        """Run one step with its line of metrics."""
         args, stage = self.args, self.stage
         with stage("images"):
             batch = self.send(self.batch, 0)
@@ -137,31 +139,31 @@ class Step:
         with stage("optimizer"):
             self.faults.before_step()
         with torch.set_grad_enabled(whole):
-            found = [features(chunk).unflatten(0, (args.views, -1)) for chunk in batch.chunks]
+            parts = [features(chunk).unflatten(0, (args.views, -1)) for chunk in batch.chunks]
         with stage("forward"), self.autocast():
-            f = found[0] if whole else torch.cat(found, 1).requires_grad_()
+            f = parts[0] if whole else torch.cat(parts, 1).requires_grad_()
             z = self.model.projector(f.flatten(0, 1)).unflatten(0, f.shape[:2])
         with stage("loss"):
             loss = self.loss_fn(z)
         with stage("backward"):
             loss.backward()
         if not whole:
-            sizes = [part.shape[1] for part in found]
+            sizes = [part.shape[1] for part in parts]
             for chunk, grad in zip(batch.chunks, f.grad.split(sizes, dim=1), strict=True):
                 again = features(chunk)
                 with stage("backward"):
                     again.backward(grad.flatten(0, 1))
         with stage("optimizer"):
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters()])
-            torch.stack([loss.detach(), norm]).tolist()  # are they finite?
+            torch.stack([loss.detach(), norm]).tolist()  # the read that checks if they are finite
             self.optimizer.step()
             self.optimizer.zero_grad()
         with stage("metrics"):
-            sample_rows(f[0].detach())  # what the CPU makes of them overlaps with the next step
+            sample_rows(f[0].detach())  # the CPU's work on them overlaps with the next step
             sample_rows(z[0].detach())
 
     def bare(self) -> None:
-        """The limit: forward pass, backward pass and optimizer step."""
+        """Run the limit: forward pass, backward pass and optimizer step."""
         side = self.args.img_size
         shape = (self.args.views * self.args.images, 3, side, side)
         x = torch.empty(shape, dtype=DTYPES[self.args.precision], device="cuda")
@@ -174,8 +176,8 @@ class Step:
             self.optimizer.zero_grad()
 
 
-def reckon(args: argparse.Namespace) -> dict[str, list[Cost]]:
-    """The costs of each stage of a steady step and of the bare one."""
+def estimate(args: argparse.Namespace) -> dict[str, list[Cost]]:
+    """Return the costs of each stage of a step after the first, and of the bare step."""
     costs: dict[str, list[Cost]] = defaultdict(list)
     with FakeCuda() as gpu, pretend(gpu):
 
@@ -186,7 +188,7 @@ def reckon(args: argparse.Namespace) -> dict[str, list[Cost]]:
             costs[name].append(cost)
 
         step = Step(args, stage)
-        step()  # optimizers make their state in the first
+        step()  # the first step allocates the optimizer's state
         costs.clear()
         step()
         step.bare()
@@ -194,7 +196,7 @@ def reckon(args: argparse.Namespace) -> dict[str, list[Cost]]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """Median seconds of each stage on the GPU at hand."""
+    """Return median seconds of each stage on the current GPU."""
     times: dict[str, list[float]] = defaultdict(list)
     now: dict[str, float] = defaultdict(float)
 
@@ -217,11 +219,13 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def table(costs: dict[str, list[Cost]], measured: dict[str, float], args) -> tuple[str, float]:
-    """The markdown table, and the reckoned time of a step over that of the bare one."""
+def table(
+    costs: dict[str, list[Cost]], measured: dict[str, float], args: argparse.Namespace
+) -> tuple[str, float]:
+    """Return the Markdown table, and the estimated time of a step over that of the bare one."""
     card = Card(memory=1e12 * args.memory, half=1e12 * args.half)
     seconds = {name: sum(map(card.seconds, costs[name])) for name in (*STAGES, "bare")}
-    # images come while the step before computes, if the copy does not block
+    # a copy of images that does not block overlaps with the step before
     if not any(cost.blocking for cost in costs["images"]):
         seconds["images"] = 0.0
     share = {"metrics": 1 / args.log_every}
@@ -250,12 +254,14 @@ def table(costs: dict[str, list[Cost]], measured: dict[str, float], args) -> tup
     ratio = total / seconds["bare"]
     lines.append(f"\nstep {1e3 * total:.2f} ms; step / bare step {ratio:.3f}")
     if measured:
-        found = sum(share.get(name, 1) * measured[name] for name in STAGES)
-        lines[-1] += f"; measured {1e3 * found:.2f} ms, {found / measured['bare']:.3f}"
+        measured_total = sum(share.get(name, 1) * measured[name] for name in STAGES)
+        lines[-1] += f"; measured {1e3 * measured_total:.2f} ms"
+        lines[-1] += f", {measured_total / measured['bare']:.3f}"
     return "\n".join(lines), ratio
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -263,7 +269,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--micro-batch", type=int, help="images of a chunk; all if left out")
+    parser.add_argument("--micro-batch", type=int, help="images in a chunk (default: all)")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
     parser.add_argument("--loss", choices=("bt", "vicreg", "spectral"), default="bt")
     parser.add_argument("--projector-dim", type=int, default=256)
@@ -276,14 +282,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    """Estimate, measure if there is a GPU, and print the table."""
     args = arguments()
-    costs = reckon(args)
+    costs = estimate(args)
     measured = measure(args) if torch.cuda.is_available() else {}
     where = torch.cuda.get_device_name() if measured else "not measured: there is no GPU"
     print(
         f"{args.backbone}, {args.img_size} px, {args.views} views, {args.images} images, "
         f"{args.precision}, {args.loss}, {args.projector_dim} wide, torch {torch.__version__}\n"
-        f"reckoned at {args.memory} TB/s and {args.half:g} TFLOP/s; {where}\n"
+        f"estimated at {args.memory} TB/s and {args.half:g} TFLOP/s; {where}\n"
     )
     print(table(costs, measured, args)[0])
 

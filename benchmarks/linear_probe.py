@@ -1,9 +1,9 @@
-"""The linear probe beside scikit-learn's logistic regression, at the same L2 on the same features.
+"""The linear probe beside scikit-learn's logistic regression, with the same L2 and features.
 
     python benchmarks/linear_probe.py        # about 5 minutes on two cores
 
 Features are raw pixels of the sample's 10,000 images, and 10,000 x 768 of a random network. Both
-take standardised features and start at zero. Medians of alternating fits.
+probes take standardized features and start at zero. Figures are medians of alternating fits.
 """
 
 import statistics
@@ -22,14 +22,14 @@ from effssl.evaluation import linear_probe
 
 
 def pixels(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Raw pixels of the sample, (N, 784), and labels."""
+    """Return raw pixels of the sample, (N, 784), and labels."""
     source = load_source(split=split, in_chans=1)
-    found = np.stack([decode_image(value, 1) for value in source.dataset["image"]])
-    return torch.from_numpy(found).flatten(1) / 255, torch.tensor(source.labels())
+    images = np.stack([decode_image(value, 1) for value in source.dataset["image"]])
+    return torch.from_numpy(images).flatten(1) / 255, torch.tensor(source.labels())
 
 
 def random_features(split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of a random ConvNeXt of the same images, (N, 768), and labels."""
+    """Return features of the same images from a random ConvNeXt, (N, 768), and labels."""
     torch.manual_seed(0)
     model = effssl.create_model("convnext_tiny", in_chans=1, img_size=32)
     source = load_source(split=split, in_chans=1)
@@ -37,11 +37,11 @@ def random_features(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main(l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3), repeats: int = 3) -> None:
-    """Print a row for each kind of features and L2.
+    """Print one row per kind of features and L2.
 
     Args:
         l2: Weights of the penalty; scikit-learn's C is 1 / (N l2).
-        repeats: Fits of each kind.
+        repeats: Number of fits of each kind.
     """
     print(
         f"torch {torch.__version__}, scikit-learn {sklearn.__version__}, "

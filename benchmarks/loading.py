@@ -2,8 +2,8 @@
 
     python benchmarks/loading.py
 
-effssl checks shapes and sha256 and loads the projector besides. Medians of alternating loads, the
-file in the system's cache, one process.
+effssl also checks shapes and sha256, and loads the projector. Figures are medians of alternating
+loads in one process, with the file in the system's cache.
 """
 
 import statistics
@@ -20,16 +20,20 @@ import effssl
 
 def main(
     backbones: tuple[str, ...] = (
-        *("resnet50", "resnet18", "vit_small_patch16_224", "convnext_atto"),
-        *("mobilenetv3_small_050", "swin_tiny_patch4_window7_224"),
+        "resnet50",
+        "resnet18",
+        "vit_small_patch16_224",
+        "convnext_atto",
+        "mobilenetv3_small_050",
+        "swin_tiny_patch4_window7_224",
     ),
     repeats: int = 15,
 ) -> None:
-    """Print a row a backbone.
+    """Print one row per backbone.
 
     Args:
-        backbones: timm's names.
-        repeats: Loads of each kind.
+        backbones: Names in timm.
+        repeats: Number of loads of each kind.
     """
     print(f"torch {torch.__version__}, timm {timm.__version__}, {torch.get_num_threads()} threads")
     print("| backbone | MB | timm | effssl | effssl / timm |\n|---|--:|--:|--:|--:|")

@@ -3,11 +3,11 @@
     python benchmarks/losses.py                      the table, on one core 10 to 15 minutes
     python benchmarks/losses.py --dims 256 8192 --views 2 8
 
-One row is one loss at one V x D; every measurement is a process of its own. "ms" is the forward
-and backward pass, "MB" the most memory the process held during them above what it held before.
-"lightly" gives lightly's time and memory as multiples of these; it has two views only. "products"
-gives the time as a multiple of that of the matrix products of the cheaper form alone, into
-memory that is already there.
+One row is one loss at one V x D; every measurement runs in its own process. "ms" is the time of the
+forward and backward pass, "MB" their peak memory above what the process held before. The "lightly"
+columns give lightly's time and memory, then both as multiples of ours; it has two views only.
+"products" is our time as a multiple of that of the bare matrix products of the cheaper form, into
+memory allocated beforehand.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LOSSES = ("bt", "bt-mean", "vicreg", "spectral")
 
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
-    """Best time in ms of a step, after one to warm up, and its peak memory in MB."""
+    """Return the best time of a step in ms, after one warm-up step, and its peak memory in MB."""
     before = peak_memory(reset=True)
     times = []
     end = time.perf_counter() + seconds
@@ -38,7 +38,7 @@ def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
 
 
 def peak_memory(reset: bool = False) -> float:
-    """The process's maximum of resident memory, MB; reset sets it to what is held now."""
+    """Return the process's peak resident memory in MB; ``reset`` sets it to what is held now."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
@@ -74,7 +74,7 @@ def measure_cell(what: str, views: int, images: int, dim: int, seconds: float) -
 
 
 def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
-    """The matrix products of the cheaper form, forward and backward."""
+    """Return a step of only the matrix products of the cheaper form, forward and backward."""
     from effssl.losses._gram import gram_is_cheaper
 
     across = name == "bt"
@@ -105,6 +105,7 @@ def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
 
 
 def run_cell(what: str, views: int, dim: int, args: argparse.Namespace) -> dict:
+    """Call `measure_cell` in its own process."""
     cell = [what, str(views), str(args.images), str(dim), str(args.seconds)]
     command = [sys.executable, __file__, "--threads", str(args.threads), "--cell", *cell]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
@@ -115,13 +116,14 @@ def run_cell(what: str, views: int, dim: int, args: argparse.Namespace) -> dict:
 
 
 def print_table(args: argparse.Namespace) -> None:
+    """Measure all cells and print them."""
     lightly = importlib.util.find_spec("lightly") is not None
     print(
         f"N {args.images}, float32, CPU, {args.threads} thread(s), torch {torch.__version__}; "
-        f"forward + backward; one step to warm up, then the best of {args.seconds:g} s or 2 steps"
+        f"forward + backward; one warm-up step, then the best of {args.seconds:g} s or 2 steps"
     )
     if not lightly:
-        print("lightly is not installed, its columns are left out: pip install lightly==1.6.0")
+        print("lightly is not installed, so its columns are left out: pip install lightly==1.6.0")
     header = f"{'loss':9}{'V':>3}{'D':>6}{'ms':>10}{'MB':>8}"
     print(f"{header}{'lightly ms':>12}{'MB':>8}{'time x':>8}{'MB x':>8}{'products x':>12}")
     for name in args.losses:
@@ -140,6 +142,7 @@ def print_table(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Read the command line, and print the table or measure one cell of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

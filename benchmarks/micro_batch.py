@@ -1,13 +1,13 @@
-"""Memory and time of a step with 2, 4 and 8 views, the batch whole and in four chunks.
+"""Memory and time of a step with 2, 4 and 8 views, with the batch whole and in four chunks.
 
-    python benchmarks/micro_batch.py                 the table, some 4 minutes
+    python benchmarks/micro_batch.py                 the table, about 4 minutes
     python benchmarks/micro_batch.py --device cuda --backbone resnet50 --img-size 224
 
-One row is one number of views; every measurement is a process of its own. A step makes the views of
-the batch and puts the gradient of the loss into the parameters. "MB" is the most memory the process
-(on cuda: the device) held during the steps above what it held before the first, weights and images
-included there; "s" is the best time of a step. Four chunks of a batch with eight views are as many
-views at a time as the whole batch has with two, and the last line compares these.
+One row is one number of views; every measurement runs in its own process. A step makes the views of
+the batch and the gradients of the parameters. "MB" is the peak memory of the process (on cuda: of
+the device) during the steps, above what it held before the first one with weights and images; "s"
+is the best time of a step. A quarter of a batch with eight views has as many views as the whole
+batch with two, and the last line compares these.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CHUNKS = 4
 
 
 def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str, float]:
-    """Measure in this process."""
+    """Return peak memory and best time of a step, measured in this process."""
     from accelerate import Accelerator
 
     from effssl import MultiView, PretrainConfig, create_model
@@ -74,7 +74,7 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
 
 
 def run_cell(views: int, chunks: int) -> dict[str, float]:
-    """Measure in a process of its own, given the flags of this one."""
+    """Call `measure_cell` in its own process, with the flags of this one."""
     command = [sys.executable, __file__, *sys.argv[1:], "--cell", str(views), str(chunks)]
     finished = subprocess.run(command, env=os.environ, capture_output=True, text=True)
     if finished.returncode:
@@ -83,6 +83,7 @@ def run_cell(views: int, chunks: int) -> dict[str, float]:
 
 
 def print_table(args: argparse.Namespace) -> None:
+    """Measure all cells and print them."""
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread"
     print(
         f"{args.backbone}, {args.img_size} px, batch {args.batch_size}, {args.precision}, {where}, "
@@ -105,6 +106,7 @@ def print_table(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Read the command line, and print the table or measure one cell of it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +116,7 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", type=int, default=[2, 4, 8], metavar="V")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
-    parser.add_argument("--steps", type=int, default=2, help="a measurement (default: 2)")
+    parser.add_argument("--steps", type=int, default=2, help="steps a measurement (default: 2)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--cell", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,18 +1,18 @@
-"""Views per second of whole training steps, beside the bare step and beside lightly's loop.
+r"""Views per second of whole training steps, beside the bare step and beside lightly's loop.
 
     python benchmarks/throughput.py                          all tables
     python benchmarks/throughput.py --backbones resnet10t --tables limit
-    python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224 \\
+    python benchmarks/throughput.py --device cuda --backbones resnet18_cifar resnet50:224 \
         --precision bf16 --views 4
 
-``effssl`` is `effssl.pretrain` itself: decode or cache, views, backbone, projector, loss, checks of
-loss and gradient, optimizer step, metrics with the signs of collapse every 5 steps. Checkpoints are
-timed apart. ``bare`` is the forward pass, backward pass and optimizer step of the same model on
-tensors that are already there: the limit. ``lightly`` is the loop of its examples: its BYOL
-transform on decoded PIL images, its Barlow Twins head and loss, at the best of several numbers of
-loader workers. All take the sample's images in colour, enlarged to the size of the views where that
-is larger; the operations on the views are the same. Contestants take turns, and a figure is the
-median of all their timed steps but the first five of each turn.
+``effssl`` is `effssl.pretrain` itself: decoding or cache, views, backbone, projector, loss, checks
+of loss and gradient, optimizer step, and metrics with the signs of collapse every 5 steps.
+Checkpoints are timed separately. ``bare`` is the forward pass, backward pass and optimizer step of
+the same model on tensors in memory: the limit. ``lightly`` is the loop of its examples, with its
+BYOL transform on decoded PIL images and its Barlow Twins head and loss, at the best of several
+numbers of loader workers. All take the sample's images in RGB, enlarged if the views are larger,
+and apply the same operations to the views. Contestants take turns, and a figure is the median of
+all their timed steps except the first five of each turn.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,11 +35,12 @@ from effssl.training._optim import create_optimizer
 
 CHECKPOINTS: dict[str, str] = {}
 LIMIT_BACKBONES = ("resnet10t", "convnext_atto", "resnet18", "test_resnet")
-WINDOW = 5  # steps between two lines of metrics; a turn's first window is not counted
-PATCH = {"convnext_atto": 2}  # its own patch of 4 leaves a 32 px image one pixel
+WINDOW = 5  # steps between two lines of metrics; the first window of a turn is not counted
+PATCH = {"convnext_atto": 2}  # with its default of 4, a 32 px image ends as a single pixel
 
 
 def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.PretrainConfig:
+    """Return the configuration of a run; ``backbone`` may end in ``:`` and a size in pixels."""
     name, _, size = backbone.partition(":")
     return effssl.PretrainConfig(
         **{
@@ -60,7 +62,7 @@ def configure(args: argparse.Namespace, backbone: str, **changes) -> effssl.Pret
 
 
 def effssl_steps(config: effssl.PretrainConfig) -> list[float]:
-    """Seconds of each step of a window, as the run's own metrics tell them."""
+    """Return seconds per step for each window, from the run's own metrics."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         effssl.pretrain(effssl.PretrainConfig(**(vars(config) | {"output": str(run)})))
@@ -71,7 +73,7 @@ def effssl_steps(config: effssl.PretrainConfig) -> list[float]:
 
 
 def checkpoint_of(run: Path, config: effssl.PretrainConfig) -> None:
-    """Note the size of a run's checkpoint and the time that it takes to write it again."""
+    """Note the size of a run's checkpoint, and the time to write it again."""
     state = load_checkpoint(run)
     step = state.pop("step")
     start = time.perf_counter()
@@ -82,7 +84,7 @@ def checkpoint_of(run: Path, config: effssl.PretrainConfig) -> None:
 
 
 def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[float]:
-    """Seconds of forward, backward and optimizer step on tensors that are there."""
+    """Return seconds of each forward, backward and optimizer step on tensors in memory."""
     model = effssl.create_model(
         config.backbone,
         projector_dim=config.projector_dim,
@@ -108,12 +110,13 @@ def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[
 
 
 def ran_in(config: effssl.PretrainConfig, args: argparse.Namespace) -> str:
-    """Precision of a run: fp32, bf16 or fp16."""
-    found = mixed_precision(config, args.device == "cpu")
-    return "fp32" if found == "no" else found
+    """Return the precision of a run: fp32, bf16 or fp16."""
+    mixed = mixed_precision(config, args.device == "cpu")
+    return "fp32" if mixed == "no" else mixed
 
 
-def timed(step, args: argparse.Namespace) -> list[float]:
+def timed(step: Callable[[], None], args: argparse.Namespace) -> list[float]:
+    """Return seconds of each step after the first window."""
     seconds = []
     for _ in range(args.steps):
         start = time.perf_counter()
@@ -125,9 +128,9 @@ def timed(step, args: argparse.Namespace) -> list[float]:
 
 
 class DecodedPictures(torch.utils.data.Dataset):
-    """The sample as PIL images in memory, which spares lightly the decoding."""
+    """The sample as PIL images in memory, so that lightly need not decode."""
 
-    def __init__(self, transform, images: int) -> None:
+    def __init__(self, transform: Callable, images: int) -> None:
         from torchvision.transforms.functional import to_pil_image
 
         source = load_source(SAMPLE, f"train[:{images}]")
@@ -138,14 +141,14 @@ class DecodedPictures(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, row: int):
+    def __getitem__(self, row: int) -> list[torch.Tensor]:
         return self.transform(self.pictures[row])
 
 
 def lightly_steps(
     config: effssl.PretrainConfig, args: argparse.Namespace, width: int, workers: int
 ) -> list[float]:
-    """Seconds of each step of lightly's loop, waiting for its loader included."""
+    """Return seconds of each step of lightly's loop, including the wait for its loader."""
     import timm
     from lightly.loss import BarlowTwinsLoss
     from lightly.models.modules import BarlowTwinsProjectionHead
@@ -158,7 +161,7 @@ def lightly_steps(
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     size = config.img_size
     transform = BYOLTransform(BYOLView1Transform(size), BYOLView2Transform(size))
-    # more than are timed, so that the workers are at work during the last of them too
+    # more batches than are timed, so that the workers still work during the last one
     pictures = DecodedPictures(transform, config.batch_size * (args.steps + 2 * workers + 1))
     loader = torch.utils.data.DataLoader(
         pictures, config.batch_size, shuffle=True, drop_last=True, num_workers=workers
@@ -177,7 +180,7 @@ def lightly_steps(
 
 
 def take_turns(contestants: dict, turns: int) -> dict[str, float]:
-    """Median seconds of a step of each contestant."""
+    """Return the median seconds of each contestant's steps."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(turns):
         for name, run in contestants.items():
@@ -186,6 +189,7 @@ def take_turns(contestants: dict, turns: int) -> dict[str, float]:
 
 
 def limit_table(args: argparse.Namespace) -> None:
+    """Print effssl beside the bare step."""
     print(f"\nthe limit: {args.views} views, 256 wide, {args.precision}\n")
     print("| backbone | effssl views/s | bare views/s | step / bare step | checkpoint |")
     print("|---|--:|--:|--:|--:|")
@@ -207,8 +211,9 @@ def limit_table(args: argparse.Namespace) -> None:
 
 
 def lightly_table(args: argparse.Namespace) -> None:
+    """Print effssl beside lightly's loop."""
     if importlib.util.find_spec("lightly") is None:
-        print("\nlightly is not installed, its table is left out: pip install lightly==1.6.0")
+        print("\nlightly is not installed, so its table is left out: pip install lightly==1.6.0")
         return
     print("\nbeside lightly 1.6.0, at its best number of loader workers\n")
     print("| backbone | lightly | views/s (workers) | effssl | views/s | faster |")
@@ -240,6 +245,7 @@ def lightly_table(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Read the command line and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -249,12 +255,14 @@ def main() -> None:
     tables = ["limit", "lightly"]
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
     choices = ("auto", "fp32", "bf16", "fp16")
-    parser.add_argument("--precision", choices=choices, default="fp32", help="of the limit's table")
-    parser.add_argument("--views", type=int, default=2, help="of the limit's table (default: 2)")
+    parser.add_argument(
+        "--precision", choices=choices, default="fp32", help="for the limit's table"
+    )
+    parser.add_argument("--views", type=int, default=2, help="for the limit's table (default: 2)")
     parser.add_argument("--images", type=int, default=256, help="global batch (default: 256)")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a turn (default: 10)")
-    parser.add_argument("--turns", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="of lightly")
+    parser.add_argument("--steps", type=int, default=10, help="steps per turn (default: 10)")
+    parser.add_argument("--turns", type=int, default=3, help="turns per contestant (default: 3)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="for lightly")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
     print(

@@ -3,11 +3,11 @@
     taskset -c 0 python benchmarks/views.py          the table, one core, under a minute
     python benchmarks/views.py --device cuda         effssl and kornia on a GPU
 
-All make the two views of lightly's BYOLTransform, which are those of the preset "imagenet":
-random resized crop, flip, jitter, greyscale, blur (1.0 / 0.1), solarization (0.0 / 0.2) and
-normalisation. lightly takes decoded PIL images and torchvision v2 uint8 tensors, one by one;
-kornia and effssl take the uint8 batch. "crop" is effssl's crop alone. "memory" reads a view's
-uint8 pixels and writes them as float, the least that any form has to do.
+All make the two views of lightly's BYOLTransform, which equal the preset "imagenet": random resized
+crop, flip, jitter, grayscale, blur (1.0 / 0.1), solarization (0.0 / 0.2) and normalization. lightly
+takes decoded PIL images and torchvision v2 takes uint8 tensors, one by one; kornia and effssl take
+the uint8 batch. "crop" is effssl's crop alone. "memory" reads a view's uint8 pixels and writes them
+as float, the least that any implementation has to do.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ MEAN, STD = PRESETS["imagenet"].mean, PRESETS["imagenet"].std
 
 
 def pictures(images: int, source: int) -> torch.Tensor:
-    """Smooth random uint8 pictures, (N, 3, source, source)."""
+    """Return smooth random uint8 images, (N, 3, source, source)."""
     coarse = torch.rand(images, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     smooth = interpolate(coarse, size=(source, source), mode="bicubic")
     return smooth.clamp(0, 1).mul(255).to(torch.uint8)
 
 
 def effssl_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run of effssl on the batch."""
     multi_view = MultiView("imagenet", views=2, size=size)
     return lambda: multi_view(batch)
 
 
 def crop_alone(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run of effssl's crop, without the other operations."""
     n, channels, *shape = batch.shape
     multi_view = MultiView("imagenet", views=2, size=size)
     sizes, starts = torch.tensor([shape]).expand(n, 2), torch.arange(n) * batch[0].numel()
@@ -56,12 +58,14 @@ def crop_alone(batch: torch.Tensor, size: int) -> Callable[[], object]:
 
 
 def memory_passes(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run that only reads and writes the pixels of the views."""
     pixels = batch.new_zeros(len(batch), 3, size, size)
     out = torch.empty(2, *pixels.shape, device=batch.device)
     return lambda: [view.copy_(pixels) for view in out]
 
 
 def lightly_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run of lightly on each decoded image."""
     from lightly.transforms.byol_transform import (
         BYOLTransform,
         BYOLView1Transform,
@@ -74,6 +78,7 @@ def lightly_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
 
 
 def torchvision_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run of torchvision v2 on each image tensor."""
     from torchvision.transforms import v2
 
     def one_view(blur: float, solarize: float) -> v2.Transform:
@@ -95,6 +100,7 @@ def torchvision_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
 
 
 def kornia_views(batch: torch.Tensor, size: int) -> Callable[[], object]:
+    """Return a run of kornia on the batch."""
     import kornia.augmentation as K
 
     def one_view(blur: float, solarize: float) -> torch.nn.Module:
@@ -126,7 +132,7 @@ WAYS = {
 def interleaved(
     runs: dict[str, Callable[[], object]], repeats: int, device: str
 ) -> dict[str, float]:
-    """Median seconds of each run, one of each in turn so that a slow spell meets all."""
+    """Return median seconds of each run; runs take turns, so that slow phases meet all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
@@ -134,7 +140,7 @@ def interleaved(
             run()
             if device != "cpu":
                 torch.accelerator.synchronize()
-            if repeat:  # the first is to warm up
+            if repeat:  # the first one warms up
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -151,11 +157,11 @@ def main(
 
     Args:
         sizes: Sides of the views in pixels.
-        sources: Side of the images for each size.
-        images: Images in a batch for each size.
-        repeats: Timed repeats, of which the median is taken.
-        threads: CPU threads.
-        device: Where effssl and kornia run: cpu, cuda or mps.
+        sources: Side of the images in pixels, for each size.
+        images: Batch size, for each size.
+        repeats: Number of timed runs.
+        threads: Number of CPU threads.
+        device: Device of effssl and kornia: cpu, cuda or mps.
     """
     torch.set_num_threads(threads)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{device}, {threads} thread(s)"
@@ -179,7 +185,7 @@ def main(
             f"{us[name] / us['effssl']:.1f}" if name in us else "-" for name in list(WAYS)[1:4]
         ]
         print(f"| {size} px from {source} px |", *(f"{cell} |" for cell in cells), flush=True)
-    print("\nA column with x: how many times effssl's time.", *sorted(missing), sep="\n")
+    print("\nColumns with x: multiples of effssl's time.", *sorted(missing), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write the card of every model in this folder and in the package, and the list of them.
+"""Write the card of every model in this folder and in the package, and their list.
 
     python model_cards/write_cards.py
 
-A model has a folder with the config.json and training.json of its model folder, from which its card
-and figures are made; examples/reproduce makes them, and results.csv with the numbers of all runs.
+A model's folder has the config.json and training.json of its model folder, from which card and
+figures are made. examples/reproduce writes these, and results.csv with the numbers of all runs.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ PACKAGED = Path(effssl.__file__).parent / "pretrained"
 
 
 def models() -> list[Path]:
-    """The folders that have a card."""
-    found = [path.parent for top in (CARDS, PACKAGED) for path in top.glob("*/config.json")]
-    return sorted(found, key=lambda folder: folder.name)
+    """Return the folders that have a card."""
+    folders = [path.parent for top in (CARDS, PACKAGED) for path in top.glob("*/config.json")]
+    return sorted(folders, key=lambda folder: folder.name)
 
 
 def list_of_models() -> str:
-    """README.md of this folder."""
+    """Return the text of README.md in this folder."""
     lines = [
         "# Models that programs of this repository make",
         "",

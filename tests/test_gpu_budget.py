@@ -1,4 +1,4 @@
-"""benchmarks/gpu_budget.py reckons a step of a tiny configuration."""
+"""benchmarks/gpu_budget.py estimates a step of a tiny configuration."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ TINY = "--backbone test_resnet --img-size 32 --views 2 --images 8 --projector-di
 @pytest.mark.parametrize("more", [[], ["--micro-batch", "4"], ["--precision", "fp32"]])
 def test_the_budget_of_a_tiny_step_adds_up(budget, more):
     args = budget.arguments([*TINY, *more])
-    costs = budget.reckon(args)
+    costs = budget.estimate(args)
     text, ratio = budget.table(costs, {}, args)
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert [name.split(",")[0] for name in rows] == ["stage", "---", *budget.STAGES, "bare"]

@@ -1,10 +1,10 @@
-"""The runs that test the claims of the method, as data.
+"""The experiments that test the claims of the method, as configurations.
 
 Agrawal et al., "Harnessing small projectors and multiple views for efficient vision pretraining",
 NeurIPS 2024, https://arxiv.org/abs/2312.10725, claim that small projectors suffice if the weight of
 orthogonality follows their width, that more views converge faster, and that more views replace
-images. E is the number of epochs of the reference: 2 views of all images, projector 8192 wide.
-Every run has a cosine schedule of its own length and counts with its last epoch.
+images. E is the number of epochs of the reference, which has 2 views of all images and a projector
+8192 wide. Every run has a cosine schedule of its own length and is measured after its last epoch.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SMALL_WIDTH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Data, backbone and schedule that the runs of one scale have in common.
+    """Data, backbone and schedule shared by the runs of one scale.
 
     Attributes:
-        reference: 2 views and the widest projector, for E epochs.
-        images: Images of the training split, of which shares are taken.
-        test_split: Labelled images on which everything is measured and nothing is chosen.
-        width_batch_size: Batch of the projector sweep.
+        reference: Configuration of 2 views and the widest projector, for E epochs.
+        images: Number of images in the training split.
+        test_split: Labeled images, on which everything is measured and nothing is chosen.
+        width_batch_size: Batch size of the projector sweep.
         studies: Names of the studies.
     """
 
@@ -45,13 +45,13 @@ class Scale:
     studies: tuple[str, ...] = ("form", "views", "width", "data", "weight", "vicreg", "longer")
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
-        """The reference with a 256-wide projector and some fields changed; epochs in units of E."""
+        """Return the reference with a 256-wide projector and these fields; epochs count in E."""
         fields = {"projector_dim": SMALL_WIDTH, "views": views} | fields
         fields["epochs"] = max(1, round(epochs * self.reference.epochs))
         return dataclasses.replace(self.reference, **fields)
 
     def share(self, part: int, *, views: int) -> PretrainConfig:
-        """One image of ``part``, seen by as many views as the reference sees of all images."""
+        """Return a run on one image in ``part``, with as many views in all as the reference."""
         batch = self.reference.batch_size
         images = self.images // part
         steps = self.reference.epochs * (self.images // batch) * 2 // views
@@ -64,7 +64,7 @@ class Scale:
 
 
 def width(scale: Scale) -> Iterator[PretrainConfig]:
-    """Do small projectors suffice? With the weight for the width, and with that for the widest."""
+    """Do small projectors suffice, with the weight of their width, and with that of the widest?"""
     batch = {"batch_size": scale.width_batch_size}
     for dim in WIDTHS:
         yield scale.run(projector_dim=dim, **batch)
@@ -74,7 +74,7 @@ def width(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def weight(scale: Scale) -> Iterator[PretrainConfig]:
-    """Is the weight for the width too small? 4 times as much, and at one width 16 and 64 times."""
+    """Is the weight of the width too small? Try 4 times as much, at one width also 16 and 64."""
     for dim in WIDTHS[:-1]:
         for factor in (4, 16, 64) if dim == SMALL_WIDTH else (4,):
             more = round(factor * barlow_twins_lambd(dim), 5)
@@ -82,7 +82,7 @@ def weight(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def views(scale: Scale) -> Iterator[PretrainConfig]:
-    """Do more views converge faster? Equal epochs, which are equal steps, and equal views."""
+    """Do more views converge faster, at equal epochs (equal steps) and at equal views?"""
     yield scale.reference
     for count, lengths in {2: (1, 1 / 2, 2), 4: (1, 1 / 2, 1 / 4), 8: (1 / 4, 1 / 2)}.items():
         for epochs in lengths:
@@ -90,7 +90,7 @@ def views(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def data(scale: Scale) -> Iterator[PretrainConfig]:
-    """Do more views replace images? Equal views in all, of all images or of a part."""
+    """Do more views replace images, at equal views in all?"""
     yield scale.run()
     for part, counts in {2: (4, 2), 4: (8, 4, 2), 16: (8, 2)}.items():
         for count in counts:
@@ -98,7 +98,7 @@ def data(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def form(scale: Scale) -> Iterator[PretrainConfig]:
-    """Which form of the loss? Every pair of views, their mean, or the loss behind both."""
+    """Which loss is best: pairs of views, their mean, or the spectral loss behind both?"""
     yield scale.run(views=4)
     yield scale.run(views=4, multiview="mean")
     yield scale.run(views=4, loss="spectral")
@@ -106,19 +106,19 @@ def form(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def vicreg(scale: Scale) -> Iterator[PretrainConfig]:
-    """More views with another loss."""
+    """Do more views help another loss?"""
     yield scale.run(loss="vicreg")
     for epochs in (1, 1 / 2):
         yield scale.run(views=4, epochs=epochs, loss="vicreg")
 
 
 def longer(scale: Scale) -> Iterator[PretrainConfig]:
-    """Does it go on getting better?"""
+    """Does longer training still help?"""
     yield scale.run(views=4, epochs=4, loss="spectral")
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:
-    """The first command of README.md, and what its table shows."""
+    """What does the first command of README.md reach?"""
     yield scale.reference
 
 
@@ -131,7 +131,7 @@ _ONE_SEED = ("weight", "vicreg", "longer")
 def plan(
     scale: Scale, studies: Iterable[str] = STUDIES, seeds: Iterable[int] = (0, 1, 2)
 ) -> list[PretrainConfig]:
-    """Every run of the studies once, all of the first seed before those of the next."""
+    """Return every run of the studies once, all of one seed before those of the next."""
     runs: dict[PretrainConfig, None] = {}
     for i, seed in enumerate(seeds):
         for name in scale.studies:
@@ -142,7 +142,7 @@ def plan(
 
 
 def readme_command() -> PretrainConfig:
-    """The first command of README.md, without its output."""
+    """Return the configuration of the first command in README.md, without its output."""
     text = (Path(__file__).parents[2] / "README.md").read_text()
     flags = shlex.split(re.search(r"^effssl pretrain (.*)$", text, re.M).group(1))
     return dataclasses.replace(tyro.cli(PretrainConfig, args=flags), output=None)
@@ -180,8 +180,8 @@ GPU = Scale(
     test_split="test",
     width_batch_size=256,
 )
-# The settings of the paper's code, but for a cosine schedule instead of none, and a linear probe by
-# L-BFGS on single images instead of Adam on 16 views of each. ImageNet-100's batches are a guess.
+# The settings of the paper's code, except for a cosine schedule instead of none, and a linear probe
+# by L-BFGS on single images instead of Adam on 16 views of each. ImageNet-100's batch is a guess.
 _PAPER = {
     "projector_dim": REFERENCE_WIDTH,
     "views": 2,

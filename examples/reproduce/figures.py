@@ -1,10 +1,10 @@
-"""Draw what the runs in the table show.
+"""Draw figures of the runs in the results table.
 
-    python examples/reproduce/figures.py               # of the cpu scale
+    python examples/reproduce/figures.py               # the cpu scale
     python examples/reproduce/figures.py --scale gpu
 
-Writes figures/{scale}-{data set}-*.png beside the table. Bars are 95 % intervals of a mean over
-seeds, with the variance over seeds pooled over all configurations; small dots are the seeds.
+Writes figures/{scale}-{data set}-*.png beside the table. Bars are 95 % intervals of the mean
+over seeds, with the variance over seeds pooled over all configurations; small dots are seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from effssl.loss_specs import barlow_twins_lambd
 
 
 def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:
-    """Means with their intervals, over the seeds as small dots."""
+    """Plot means with their intervals, and each seed as a small dot."""
     shown = [(a, config) for a, config in zip(x, configs, strict=True) if runs.of(config)]
     if not shown:
         return
@@ -38,7 +38,7 @@ def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig]
 
 
 def draw_width(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Accuracy against the width of the projector, for three rules of the weight."""
+    """Plot accuracy against projector width, for three rules of the loss weight."""
     batch = {"batch_size": scale.width_batch_size}
     fixed = barlow_twins_lambd(WIDTHS[-1])
     auto = [scale.run(projector_dim=dim, **batch) for dim in WIDTHS]
@@ -56,7 +56,7 @@ def draw_width(axes: Axes, scale: Scale, runs: Runs) -> None:
 
 
 def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Error against minutes, for each loss and number of views."""
+    """Plot error against minutes, for each loss and number of views."""
     series = {
         f"{loss}, {views} views, {SMALL_WIDTH} wide": configs
         for (loss, views), configs in schedules(scale, runs).items()
@@ -64,24 +64,24 @@ def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
     series[f"bt, 2 views, {WIDTHS[-1]} wide"] = [scale.reference]
     points = []
     for i, (label, configs) in enumerate(series.items()):
-        found = [(runs.minutes(c), 100 - runs.mean(c)) for c in configs]
+        errors = [(runs.minutes(c), 100 - runs.mean(c)) for c in configs]
         half = [runs.half_width(c) for c in configs]
         style = {"marker": "os^vD<>*"[i % 8], "color": f"C{i}", "capsize": 3}
-        axes.errorbar(*zip(*found, strict=True), half, label=label, **style)
-        points += found
+        axes.errorbar(*zip(*errors, strict=True), half, label=label, **style)
+        points += errors
     axes.plot(*zip(*front(points), strict=True), color="grey", lw=6, alpha=0.25)
     axes.set(xscale="log", xlabel="minutes of training", ylabel=f"{runs.measure}, error %")
 
 
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points than which no other is as fast and as good."""
+    """Return the Pareto front: the points than which no other is as fast and as good."""
     return sorted(
         p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
     )
 
 
 def draw_data(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Accuracy against the share of images, views times images held constant."""
+    """Plot accuracy against the share of images, with views times images held constant."""
     parts = (1, 2, 4, 16)
     for views in (2, 4, 8):
         equal = [scale.run(views=views, epochs=2 / views)]
@@ -92,7 +92,7 @@ def draw_data(axes: Axes, scale: Scale, runs: Runs) -> None:
 
 
 def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
-    """Accuracy against a measure of the spectrum of the features, a point a run."""
+    """Plot accuracy against a measure of the features' spectrum, one point a run."""
     groups: dict[str, list[dict[str, str]]] = {}
     for config, rows in runs.rows.items():
         groups.setdefault(f"{config.loss}, {config.views} views", []).extend(rows)
@@ -106,8 +106,8 @@ def main(scale: Literal["cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS)
     """Draw the figures of a scale.
 
     Args:
-        scale: One that the table has runs of.
-        results: The table.
+        scale: Scale with runs in the table.
+        results: Path of the table.
     """
     folder = results.parent / "figures"
     for part, rows in read_scale(scale, results):

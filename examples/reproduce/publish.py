@@ -1,11 +1,11 @@
-"""Make what is published of a scale's model from its runs: evaluation, card and figures.
+"""Evaluate the model of a scale and write its card and figures.
 
     python examples/reproduce/publish.py --scale readme
     python examples/reproduce/publish.py --scale cpu
 
-The model of the cpu scale goes whole into the package, effssl/pretrained, since it is small; of the
-one in README.md the card goes to model_cards. Those of other scales are for `effssl evaluate` and
-`effssl push`.
+The model of the cpu scale is small and goes into the package, effssl/pretrained, with its weights.
+For the model of README.md only the card goes to model_cards. Models of other scales are for
+`effssl evaluate` and `effssl push`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from run import RESULTS, run_folder
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import _record as record
-from effssl.evaluation import evaluate
+from effssl.evaluation import evaluate, record
 from effssl.hub._folder import add_evaluation
 from effssl.hub.push import prepare
 
@@ -33,12 +32,12 @@ def main(
     runs: Path = Path("runs/reproduce"),
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> None:
-    """Evaluate a model, every training of it, and publish that of the first seed.
+    """Evaluate every training of a model, and publish the one with the first seed.
 
     Args:
-        scale: readme: the model of README.md; cpu: that of 4 views and the spectral loss.
-        runs: Where run.py keeps its runs.
-        seeds: Two or more of those that it was trained with.
+        scale: readme: the model of README.md; cpu: the model of 4 views and the spectral loss.
+        runs: Folder of run.py's runs.
+        seeds: Two or more of the seeds that it was trained with.
     """
     (part,) = SCALES[scale]
     model = part.reference if scale == "readme" else part.run(views=4, loss="spectral")
@@ -51,7 +50,8 @@ def main(
     evaluations = [
         evaluate(
             effssl.from_pretrained(folder),
-            *(train, test),
+            train,
+            test,
             seeds=(config.seed,),
             preset=config.preset,
             progress=True,

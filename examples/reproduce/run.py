@@ -1,14 +1,14 @@
-"""Run the experiments of one scale, or go on with them, and collect them in a table.
+"""Run the experiments of one scale, or resume them, and collect their results in a table.
 
     python examples/reproduce/run.py --scale cpu               # hours on two cores
     python examples/reproduce/run.py --scale gpu               # minutes a run on one GPU
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
-The table is model_cards/results.csv: a line a run, and a line for raw pixels and random weights. A
-run that has its line is not run again; a killed one goes on from its last checkpoint. Start the
-command several times and the copies share the runs: on cores of their own by ``OMP_NUM_THREADS=1
-taskset -c 0``, on GPUs of their own by ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folder
-that ``python examples/fashion_mnist_to_parquet.py fashion-mnist`` writes.
+The table is model_cards/results.csv: one line a run, and one for raw pixels and random weights. A
+run with a line is not run again; a killed one resumes from its last checkpoint. Several copies of
+the command share the runs: give each its own cores with ``OMP_NUM_THREADS=1 taskset -c 0``, or its
+own GPU with ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folder that
+``python examples/fashion_mnist_to_parquet.py fashion-mnist`` writes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +29,12 @@ import torch
 import tyro
 from experiments import SCALES, STUDIES, plan
 from filelock import FileLock, Timeout
+from PIL import Image
 from torch import nn
 
 import effssl
 from effssl import cli
+from effssl.atomic import replacing
 from effssl.data import load_source
 from effssl.evaluation import extract_features, knn, linear_probe, spectrum
 from effssl.evaluation.evaluate import ENCODERS, random_twin
@@ -42,14 +45,36 @@ from effssl.model import BACKBONE_ARGS
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "model_cards" / "results.csv"
 COLUMNS = [
-    *("scale", "dataset", "encoder", "model", "weight", "form", "images", "epochs", "steps"),
-    *("views_seen", "seed", "linear", "k-NN 1", "k-NN 5", "k-NN 20", "k-NN 200", "alpha", "rankme"),
-    *("minutes", "device", "torch", "timm", "effssl", "commit", "command"),
+    "scale",
+    "dataset",
+    "encoder",
+    "model",
+    "weight",
+    "form",
+    "images",
+    "epochs",
+    "steps",
+    "views_seen",
+    "seed",
+    "linear",
+    "k-NN 1",
+    "k-NN 5",
+    "k-NN 20",
+    "k-NN 200",
+    "alpha",
+    "rankme",
+    "minutes",
+    "device",
+    "torch",
+    "timm",
+    "effssl",
+    "commit",
+    "command",
 ]
 
 
 def read_results(file: Path) -> list[dict[str, str]]:
-    """The lines of the table; none if there is no table yet."""
+    """Return the lines of the table; none if there is no table yet."""
     if not file.is_file():
         return []
     with open(file, newline="") as lines:
@@ -57,21 +82,19 @@ def read_results(file: Path) -> list[dict[str, str]]:
 
 
 def add_results(rows: list[dict], file: Path) -> None:
-    """Put lines in the table, in the place of those of the same encoder, seed and command."""
+    """Put lines in the table, in place of those with the same encoder, seed and command."""
     with FileLock(f"{file}.lock"):
         table = {_key(row): row for row in [*read_results(file), *rows]}
-        # whichever copy of the command came first
+        # in the same order, whichever copy of the command came first
         order = sorted(table, key=lambda key: (key[0], ENCODERS.index(key[1]), *key[2:]))
-        partial = file.with_name(file.name + ".partial")
-        with open(partial, "w", newline="") as lines:
+        with replacing(file) as lines:
             writer = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(table[key] for key in order)
-        partial.replace(file)
 
 
 def is_done(file: Path, *key: str | int) -> bool:
-    """Whether the table has a line of this data set, encoder, model, seed and command."""
+    """Tell whether the table has a line for this data set, encoder, model, seed and command."""
     return tuple(map(str, key)) in {_key(row) for row in read_results(file)}
 
 
@@ -80,20 +103,25 @@ def _key(row: dict) -> tuple[str, ...]:
 
 
 def command(config: effssl.PretrainConfig) -> str:
-    """The line that makes the run again."""
+    """Return the command line that makes the run again."""
     return shlex.join(
         ["effssl", "pretrain", *config.flags(without=("output", "resume", "overwrite"))]
     )
 
 
 def run_folder(runs: Path, scale: str, config: effssl.PretrainConfig) -> Path:
-    """Where the run of a configuration is, among those of all scales."""
+    """Return the run folder of a configuration."""
     digest = zlib.crc32(command(config).encode())
     return runs / scale / f"{config.name}-seed{config.seed}-{digest:08x}"
 
 
-def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, transform) -> dict:
-    """Accuracy and spectrum of an encoder: all labels of train, tested once."""
+def measure(
+    encoder: nn.Module,
+    config: effssl.PretrainConfig,
+    test_split: str,
+    transform: Callable[[Image.Image], torch.Tensor],
+) -> dict:
+    """Return accuracy and spectrum of an encoder, with all training labels, tested once."""
     device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
     encoder = encoder.to(device)
     source = {"in_chans": config.in_chans, "image_column": config.image_column}
@@ -107,14 +135,14 @@ def measure(encoder: nn.Module, config: effssl.PretrainConfig, test_split: str, 
     of_test = spectrum(data[2]).record()
     return {
         "linear": round(linear_probe(*data, seed=config.seed).accuracy.top1, 2),
-        **{f"k-NN {k}": round(found.top1, 2) for k, found in votes.items()},
+        **{f"k-NN {k}": round(accuracy.top1, 2) for k, accuracy in votes.items()},
         "alpha": of_test["alpha"],
         "rankme": of_test["rankme"],
     }
 
 
 def software() -> dict[str, str]:
-    """What the numbers depend on beside the configuration; + if the package was changed since."""
+    """Return versions and the commit, with a + if the package was changed since."""
     options = {"cwd": Path(effssl.__file__).parent, "capture_output": True, "text": True}
     try:
         commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", "."], **options).stdout
@@ -130,14 +158,14 @@ def software() -> dict[str, str]:
 
 
 def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
-    """Pretrain, or go on, and measure the last epoch."""
+    """Pretrain, or resume, and measure the features after the last epoch."""
     folder, checkpoints = config.run_folder / "model", config.run_folder / "checkpoints"
-    if checkpoints.is_dir() or not folder.is_dir():  # or it was measured before
+    if checkpoints.is_dir() or not folder.is_dir():  # otherwise it was measured before
         effssl.pretrain(config)
     model, training = effssl.from_pretrained(folder), read_training(folder)
-    found = measure(model, config, test_split, effssl.create_transform(model))
+    measured = measure(model, config, test_split, effssl.create_transform(model))
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found | {
+    return measured | {
         "dataset": config.dataset,
         "encoder": "pretrained",
         "model": config.name,
@@ -155,7 +183,7 @@ def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
 
 
 def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
-    """Raw pixels, and the backbone of a run before its first step."""
+    """Measure raw pixels, and the backbone of a run before its first step."""
     args = {name: getattr(config, name) for name in BACKBONE_ARGS}
     model = effssl.create_model(config.backbone, **args)
     stats = effssl.MultiView(config.preset, views=2, size=config.img_size).options.channel_stats
@@ -167,9 +195,9 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
         ("random initialisation", random_twin(model, config.seed).eval(), None),
     ):
         transform = transform or effssl.create_transform(model)
-        found = measure(encoder, config, test_split, transform)
+        measured = measure(encoder, config, test_split, transform)
         of = {"dataset": config.dataset, "encoder": name, "model": config.backbone}
-        rows.append(of | {"seed": config.seed, "command": ""} | found)
+        rows.append(of | {"seed": config.seed, "command": ""} | measured)
     return rows
 
 
@@ -184,16 +212,16 @@ def main(
     minutes: float | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Run what the table has no line of yet.
+    """Run the experiments that have no line in the table yet.
 
     Args:
         scale: cpu, gpu, paper, or readme for the first command of README.md.
-        runs: Where the run folders go; their models stay.
-        results: The table.
-        study: Which of them; experiments.py says what they ask.
-        seeds: Of weights, order and views.
-        minutes: Start no run after so many.
-        dry_run: Print the commands, with the steps and views that they take, and run nothing.
+        runs: Parent of the run folders; their models are kept.
+        results: Path of the table.
+        study: Studies to run; experiments.py says what each asks.
+        seeds: Seeds of weights, order and views.
+        minutes: Time after which no further run starts.
+        dry_run: Print the commands with their steps and views, and run nothing.
     """
     started = time.perf_counter()
     of = {"scale": scale} | software()
@@ -214,7 +242,7 @@ def main(
         if dry_run:
             continue
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
-            print(f"{minutes:g} minutes are over; the same command goes on here")
+            print(f"{minutes:g} minutes are over; the same command resumes here")
             return
         output = run_folder(runs, scale, config)
         config = dataclasses.replace(config, output=str(output), resume=True)
@@ -226,7 +254,7 @@ def main(
                 ):
                     add_results([pretrain(config, part.test_split) | of], results)
         except Timeout:
-            print("another copy of this command is at it")
+            print("another copy of this command is running it")
         except FloatingPointError as error:
             print(f"left out: {error}")
 

@@ -1,12 +1,12 @@
-"""Say which claims hold, from the runs in the table.
+"""Test the claims of the method on the runs in the results table.
 
-    python examples/reproduce/tables.py               # of the cpu scale
+    python examples/reproduce/tables.py               # the cpu scale
     python examples/reproduce/tables.py --scale gpu
 
-Prints the Markdown tables that README.md has. Accuracy is top-1 of the linear probe in percent, of
-the last epoch. Intervals are those of 95 % of a difference of two means over seeds, with the
-variance over seeds pooled over all configurations of the scale, and not corrected for the number of
-claims. They say nothing of other test images.
+Prints Markdown tables. Accuracy is top-1 of the linear probe in percent, after the last epoch.
+Intervals are 95 % intervals of the difference of two means over seeds, with the variance over seeds
+pooled over all configurations of the scale. They are not corrected for the number of claims, and do
+not cover the choice of test images.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from effssl import PretrainConfig, cli
 from effssl.loss_specs import barlow_twins_lambd
 
 MARGIN = 0.5
-"""Points of accuracy that do not matter: "as good" is not worse by more."""
+"""Margin of "as good" in points of accuracy: not worse by more."""
 
 
 @functools.cache
 def parse(command: str) -> PretrainConfig:
-    """The configuration that a command of the table makes."""
+    """Return the configuration of a command in the table."""
     return tyro.cli(PretrainConfig, args=shlex.split(command)[2:])
 
 
 class Runs:
-    """The runs of a scale by configuration without seed, and one measure of their features."""
+    """The runs of a scale, grouped by configuration without seed, and one of their measures."""
 
     def __init__(self, rows: list[dict[str, str]], measure: str = "linear") -> None:
         self.measure = measure
@@ -53,19 +53,19 @@ class Runs:
         self.std = math.sqrt(squares / self.freedom) if self.freedom else math.nan
 
     def of(self, config: PretrainConfig) -> list[float]:
-        """The measure over the seeds; empty if the configuration was not run."""
+        """Return the measure for each seed; empty if the configuration was not run."""
         return [float(row[self.measure]) for row in self.rows.get(config, [])]
 
     def mean(self, config: PretrainConfig) -> float:
-        """Mean over the seeds; nan if the configuration was not run."""
+        """Return the mean over the seeds; nan if the configuration was not run."""
         return statistics.fmean(self.of(config) or [math.nan])
 
     def minutes(self, config: PretrainConfig) -> float:
-        """Median over the seeds, since other work slows single runs down."""
+        """Return the median over the seeds, since other work slows single runs down."""
         return statistics.median(float(row["minutes"]) for row in self.rows[config])
 
     def half_width(self, *configs: PretrainConfig) -> float:
-        """Of the interval of the mean of one configuration, or of the difference of two."""
+        """Return half the interval of one configuration's mean, or of the difference of two."""
         counts = [len(self.of(config)) for config in configs]
         if not all(counts) or not self.freedom:
             return math.nan
@@ -74,7 +74,7 @@ class Runs:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A claim about two configurations: the first is better, or as good."""
+    """A claim that the first of two configurations is better than the second, or as good."""
 
     text: str
     first: PretrainConfig
@@ -82,22 +82,22 @@ class Comparison:
     better: bool = False
 
     def verdict(self, runs: Runs) -> tuple[str, str]:
-        """The difference with its interval, and what follows; empty if one is missing."""
+        """Return the difference with its interval, and the verdict; empty if a run is missing."""
         difference = runs.mean(self.first) - runs.mean(self.second)
         half = runs.half_width(self.first, self.second)
         if math.isnan(half):
             return "", ""
         bar = 0.0 if self.better else -MARGIN
-        found = "undecided"
+        verdict = "undecided"
         if difference - half > bar:
-            found = "holds"
+            verdict = "holds"
         elif difference + half < bar:
-            found = "does not hold"
-        return f"{difference:+.1f} ± {half:.1f}", found
+            verdict = "does not hold"
+        return f"{difference:+.1f} ± {half:.1f}", verdict
 
 
 def comparisons(scale: Scale) -> list[Comparison]:
-    """The claims of the method, each about two configurations."""
+    """Return the claims of the method, each about two configurations."""
     run, share, reference = scale.run, scale.share, scale.reference
     batch = {"batch_size": scale.width_batch_size}
     widest = run(projector_dim=WIDTHS[-1], **batch)
@@ -156,7 +156,7 @@ def comparisons(scale: Scale) -> list[Comparison]:
 
 
 def claims(scale: Scale, rows: list[dict[str, str]]) -> str:
-    """The Markdown table of all comparisons that were run, by linear probe and by k-NN."""
+    """Return a Markdown table of all comparisons that were run, by linear probe and k-NN."""
     linear, knn = (Runs(rows, measure) for measure in ("linear", "k-NN 20"))
     lines = ["| claim | seeds | linear | | k-NN | |", "|---|--:|--:|---|--:|---|"]
     for claim in comparisons(scale):
@@ -168,7 +168,7 @@ def claims(scale: Scale, rows: list[dict[str, str]]) -> str:
 
 
 def time_to_reference(scale: Scale, runs: Runs) -> str:
-    """How long the shortest run takes that is as good as the reference, as a Markdown table."""
+    """Return a Markdown table of the shortest runs that are as good as the reference."""
     goal, minutes = runs.mean(scale.reference), runs.minutes(scale.reference)
     lines = [
         f"| loss, views, width | minutes to {goal:.1f} % | of the reference's {minutes:.1f} |",
@@ -182,7 +182,7 @@ def time_to_reference(scale: Scale, runs: Runs) -> str:
 
 
 def correlations(runs: Runs) -> dict[str, float]:
-    """Spearman's correlation of each measure of the spectrum with the accuracy, over all runs."""
+    """Return Spearman's correlation of each spectral measure with accuracy, over all runs."""
     rows = [row for rows in runs.rows.values() for row in rows]
     return {
         name: stats.spearmanr(*([float(row[c]) for row in rows] for c in (name, runs.measure)))[0]
@@ -191,17 +191,17 @@ def correlations(runs: Runs) -> dict[str, float]:
 
 
 def schedules(scale: Scale, runs: Runs) -> dict[tuple[str, int], list[PretrainConfig]]:
-    """The runs on all images of a loss and number of views, which differ in epochs alone."""
-    found: dict[tuple[str, int], list[PretrainConfig]] = {}
+    """Group the runs on all images by loss and views; those of a group differ in epochs alone."""
+    groups: dict[tuple[str, int], list[PretrainConfig]] = {}
     for config in sorted(runs.rows, key=lambda c: (c.loss, c.views, c.epochs)):
         same = dataclasses.replace(config, epochs=scale.reference.epochs)
         if same == scale.run(views=config.views, loss=config.loss):
-            found.setdefault((config.loss, config.views), []).append(config)
-    return found
+            groups.setdefault((config.loss, config.views), []).append(config)
+    return groups
 
 
 def features_table(rows: list[dict[str, str]]) -> str:
-    """Raw pixels, random weights and a pretrained model: mean and deviation over the seeds."""
+    """Return a Markdown table of each encoder's mean and standard deviation over the seeds."""
     lines = ["| features | k-NN top-1 | linear top-1 |", "|---|--:|--:|"]
     for encoder in dict.fromkeys(row["encoder"] for row in rows):
         cells = [encoder]
@@ -214,30 +214,30 @@ def features_table(rows: list[dict[str, str]]) -> str:
 
 
 def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
-    """The data sets of a scale whose reference was run, each with its lines of the table.
+    """Return the data sets of a scale whose reference was run, each with its lines of the table.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there are none.
     """
     rows = [row for row in read_results(results) if row["scale"] == scale]
-    found = []
+    parts = []
     for part in SCALES[scale]:
         of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
         if any(row["command"] == command(part.reference) for row in of_part):
-            found.append((part, of_part))
-    if not found:
+            parts.append((part, of_part))
+    if not parts:
         raise ValueError(
             f"{results} has no run of the reference of the scale {scale!r}: use run.py"
         )
-    return found
+    return parts
 
 
 def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
     """Print the tables of a scale.
 
     Args:
-        scale: One that the table has runs of.
-        results: The table.
+        scale: Scale with runs in the table.
+        results: Path of the table.
     """
     for part, rows in read_scale(scale, results):
         if scale == "readme":
