@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-# before anything imports them: no test may look for a network
+# set before anything imports these libraries: no test may use the network
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="effssl-tests-")
-# nor write to the home folder, or read what was left there
+# nor read or write the home folder
 os.environ["MPLCONFIGDIR"] = os.path.join(os.environ["HF_HOME"], "matplotlib")
 os.environ["TRITON_CACHE_DIR"] = os.path.join(os.environ["HF_HOME"], "triton")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(os.environ["HF_HOME"], "inductor")
@@ -23,12 +23,12 @@ from PIL import Image
 
 import effssl
 
-# threads wait for each other longer than they compute, and the bits of a sum depend on their number
+# threads cost more than they gain here, and the bits of a sum depend on their number
 torch.set_num_threads(1)
 
-# Every process of the tests takes the package that this one has. Python puts the current folder
-# first on the path of some processes (-c, -m) and not of others, so that a test started in a
-# checkout would have two packages where another one is installed.
+# Every process of the tests imports the same package. Python puts the current folder first on the
+# path of some processes (-c, -m) and not of others, so that tests started in a checkout would mix
+# its package with an installed one.
 _PACKAGES = str(Path(effssl.__file__).parents[1])
 if _PACKAGES not in sysconfig.get_paths().values():
     paths = [_PACKAGES, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
@@ -36,7 +36,9 @@ if _PACKAGES not in sysconfig.get_paths().values():
 
 
 def pytest_configure(config):
-    if config.getoption("dist", "no") == "no":  # not where other processes are told what to run
+    if (
+        config.getoption("dist", "no") == "no"
+    ):  # not in the controller of xdist, whose workers resolve the paths of tests
         empty = os.path.join(os.environ["HF_HOME"], "empty")
         os.makedirs(empty)
         os.chdir(empty)
@@ -49,7 +51,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate_state():
-    """Accelerate keeps one state a process; each test is a run of its own."""
+    """Reset Accelerate's state, which it keeps per process, since each test is its own run."""
     yield
     from accelerate.state import AcceleratorState
 

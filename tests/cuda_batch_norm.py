@@ -1,7 +1,7 @@
-"""What CUDA's kernels of batch norm compute, for devices that have none of them.
+"""CPU versions of the batch norm kernels that torch has for CUDA only.
 
-torch has `batch_norm_elemt` and its kin for CUDA only: neither for the CPU nor, for tensors without
-data, shapes. `install` gives it both, so that code that is written for them runs in tests.
+`install` registers them, so that code written for `batch_norm_elemt` and its kin gives values in
+tests. Their shapes, for CUDA tensors without data, are in `fake_operations.SHAPES`.
 """
 
 import functools
@@ -53,34 +53,18 @@ def _backward(grad, x, mean, invstd, weight, sum_dy, sum_dy_xmu, count) -> Tenso
     return torch.empty_like(x).copy_(inner * _places(weight * invstd, x))
 
 
-def _shapes_of_statistics(x: Tensor, running_mean, running_var, momentum: float):
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty(x.shape[1], dtype=dtype), x.new_empty(x.shape[1], dtype=dtype)
-
-
-def _shapes_of_sums(grad, x, mean, invstd, weight, input_g, weight_g, bias_g):
-    return tuple(torch.empty_like(t) for t in (mean, mean, weight, weight))
-
-
-_CPU = {
+_KERNELS = {
     "batch_norm_elemt": _normalize,
     "batch_norm_backward_reduce": _backward_reduce,
     "batch_norm_backward_elemt": _backward,
-}
-_SHAPES = {
-    "batch_norm_update_stats": _shapes_of_statistics,
-    "batch_norm_elemt": lambda x, *_: torch.empty_like(x),
-    "batch_norm_backward_reduce": _shapes_of_sums,
-    "batch_norm_backward_elemt": lambda grad, x, *_: torch.empty_like(x),
 }
 
 
 @functools.cache
 def install() -> list[torch.library.Library]:
-    """Give torch the kernels that it lacks, once a process."""
+    """Register the kernels that torch lacks, once per process."""
     library = torch.library.Library("aten", "IMPL")
-    for device, kernels in (("CPU", _CPU), ("Meta", _SHAPES)):
-        for name, kernel in kernels.items():
-            if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", device):
-                library.impl(name, kernel, device)
+    for name, kernel in _KERNELS.items():
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CPU"):
+            library.impl(name, kernel, "CPU")
     return [library]

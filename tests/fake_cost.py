@@ -1,4 +1,4 @@
-"""What a GPU is asked to do: kernels, what they move and compute, copies from the host, waits."""
+"""Work asked of a GPU: kernels with their bytes and operations, copies from the host, waits."""
 
 import functools
 import sys
@@ -23,7 +23,7 @@ _OVERWRITES |= {"_foreach_copy_", "_foreach_zero_"}
 
 
 class Launch(NamedTuple):
-    """A kernel: its name, who asked for it, what it moves and computes, and in which type."""
+    """A kernel: its name, the calling line, the bytes it moves, its operations and their type."""
 
     name: str
     place: str
@@ -33,7 +33,7 @@ class Launch(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """A copy from the host, and whether the host waits for it: always of memory not pinned."""
+    """A copy from the host, and whether the host waits for it, as it does for unpinned memory."""
 
     place: str
     bytes: int
@@ -42,12 +42,12 @@ class Copy(NamedTuple):
 
 @dataclass
 class Cost:
-    """What was asked of the GPU, in order.
+    """Work asked of the GPU, in order.
 
     Attributes:
         launches: Kernels.
         copies: Copies from the host.
-        waits: Reads of values on the device, "what file:line", each of which waits for all work.
+        waits: Reads of values on the device, as "what file:line"; each waits for all work.
     """
 
     launches: list[Launch] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Cost:
 
 
 def caller() -> str:
-    """file:line of the innermost frame that lies in the package; else of the innermost test."""
+    """Return file:line of the innermost frame in the package, or else in a test."""
     frame, other = sys._getframe(1), "?"
     while frame is not None:
         file = frame.f_code.co_filename
@@ -85,12 +85,12 @@ def caller() -> str:
 
 
 def is_kernel(func) -> bool:
-    """Whether an operation does something on the device, and not only returns a view."""
+    """Tell whether an operation does work on the device rather than only return a view."""
     return not _signature(func)[0] and func.overloadpacket.__name__ not in _NO_KERNEL
 
 
 def weigh(func, args, kwargs, out) -> tuple[Launch, list[FakeTensor], list[FakeTensor]]:
-    """An operation as a kernel, and the tensors that it reads and writes."""
+    """Return an operation as a kernel, and the tensors that it reads and writes."""
     name, place = func.overloadpacket.__name__, caller()
     written = _signature(func)[1]
     both = [*args, *kwargs.values()]
@@ -122,13 +122,13 @@ def key(x: FakeTensor) -> tuple:
 
 
 def size_of(x: FakeTensor) -> int:
-    """Bytes of memory, which an expanded tensor has less of than elements."""
+    """Return the bytes of memory; an expanded tensor has less than its elements would take."""
     return min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
 
 
 @functools.cache
 def _signature(func) -> tuple[bool, frozenset]:
-    """Whether an operation only returns a view, and the places and names of what it changes."""
+    """Tell whether an operation only returns a view, and which arguments it changes."""
     schema = func._schema
     view = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
     written = set()

@@ -2,21 +2,22 @@
 
 `FakeCuda` is a dispatch mode. Tensors on "cuda" have a shape, a dtype and a device but no values;
 tensors on the CPU stay real, so that control flow, draws and data loading run as they are. It
-raises where a CPU tensor meets a CUDA one, and it writes down what a GPU would have to do:
+raises where a CPU tensor meets a CUDA one, and it records the work that a GPU would have to do:
 
     with FakeCuda() as gpu, pretend(gpu):
         with gpu.measured() as cost:
             views = multi_view(torch.empty(16, 3, 80, 80, dtype=torch.uint8, device="cuda"))
     print(cost.kernels, cost.bytes, cost.copies, cost.waits)
 
-`fake_machine.pretend` makes torch and Accelerate believe in the GPU, for whole programs.
+`fake_machine.pretend` shows the GPU to torch and Accelerate, for whole programs.
 
-What it cannot see: values, so that no branch on a value is taken but one; NCCL; what a kernel
-does inside, such as an operation without a deterministic implementation; the host overwriting
-pinned memory that is being copied; work of other threads, where a mode does not reach. One
-operation counts as one kernel, though some launch several (the backward pass of a convolution, a
-fused optimizer), and each of its operands as read or written once, though batch norm reads twice;
-attention is its unfused form in float32. Reads give made-up values, see `FakeCuda`.
+It cannot see values, so that only one branch on a value is taken; NCCL; the inside of a kernel,
+such as a missing deterministic implementation; the host overwriting pinned memory during a copy;
+and work of other threads, which a mode does not reach.
+
+One operation counts as one kernel, though some launch several (the backward pass of a convolution,
+a fused optimizer). Each operand counts as read or written once, though batch norm reads twice.
+Attention counts as its unfused form in float32. Reads give made-up values, see `FakeCuda`.
 """
 
 import sys
@@ -44,15 +45,15 @@ _CONSTANT = ("detach", "new_", "zeros_like", "ones_like", "empty_like", "full_li
 
 
 class FakeCuda(TorchDispatchMode):
-    """See the module.
+    """Dispatch mode of CUDA tensors without data; see the module.
 
     Args:
-        float64: Whether the device has float64; MPS has not, and raises.
-        value: What every read of a floating-point number gives; of an integer it is 1, of a truth
-            True, but False of what `any` has found.
+        float64: Whether the device has float64; without it, as on MPS, using it raises.
+        value: Result of every read of a floating-point number. An integer reads as 1, a boolean as
+            True, except the result of `any`, which reads as False.
 
     Attributes:
-        cost: All that was asked of the device so far.
+        cost: All work asked of the device so far.
         live, peak: Bytes of tensors alive on the device, now and at most.
     """
 
@@ -98,7 +99,7 @@ class FakeCuda(TorchDispatchMode):
 
     @contextmanager
     def measured(self) -> Iterator[Cost]:
-        """The cost of what happens inside, which is there at the end."""
+        """Give the cost of the block, complete when it ends."""
         since, cost = self.mark(), Cost()
         try:
             yield cost
@@ -106,19 +107,19 @@ class FakeCuda(TorchDispatchMode):
             vars(cost).update(vars(self.since(since)))
 
     def mark(self) -> tuple[int, int, int]:
-        """A point in time for `since`."""
+        """Return a point in time for `since`."""
         return len(self.cost.launches), len(self.cost.copies), len(self.cost.waits)
 
     def since(self, mark: tuple[int, int, int]) -> Cost:
-        """The cost of all since a point in time."""
+        """Return the cost of all work since a point in time."""
         a, b, c = mark
         return Cost(self.cost.launches[a:], self.cost.copies[b:], self.cost.waits[c:])
 
     @contextmanager
     def one_kernel(self, name: str, *inputs) -> Iterator[list]:
-        """Count what happens inside, such as a compiled region, as its inputs and outputs.
+        """Count a block, such as a compiled region, as one kernel of its inputs and outputs.
 
-        The outputs are put into the list that this gives.
+        The caller puts the outputs into the list that this gives.
         """
         mark, outputs = len(self.cost.launches), []
         yield outputs
@@ -134,7 +135,7 @@ class FakeCuda(TorchDispatchMode):
         (stream or self.stream).is_seen_by(self.host_saw)
 
     def pin(self, x: torch.Tensor) -> torch.Tensor:
-        """Take note that a CPU tensor lies in pinned memory."""
+        """Record that a CPU tensor lies in pinned memory."""
         storage = x.untyped_storage()
         key = storage._cdata
         self._pinned[key] = weakref.finalize(storage, self._pinned.pop, key, None)
@@ -178,9 +179,9 @@ class FakeCuda(TorchDispatchMode):
         return out
 
     def _asks_autocast(self, x: FakeTensor) -> bool:
-        """Whether C++ asks for the device of a tensor to know if it should be cast.
+        """Tell whether C++ asks for the device of a tensor to decide on autocast.
 
-        Autograd asks too, once, of what an operation has just given, and would look for a real
+        Autograd asks too, once for each new result of an operation, and would look for a real
         device. Python itself sees cuda:0.
         """
         if not self.autocast:
@@ -199,7 +200,7 @@ class FakeCuda(TorchDispatchMode):
         self._set_torch_autocast(device, enabled)
 
     def _across(self, func, args, kwargs, fakes, to):
-        """What of an operation reads the device or crosses its border; else NotImplemented."""
+        """Run an operation that reads the device or copies across; NotImplemented for others."""
         if func is aten._local_scalar_dense.default:
             self.waits_for("item")
             if self._held_of(args[0]).writer_name == "any":
@@ -243,7 +244,7 @@ class FakeCuda(TorchDispatchMode):
         return NotImplemented
 
     def _fill(self, target, source: FakeTensor):
-        """A copy to the host, of the values where they came from it and nothing changed them."""
+        """Copy to the host, with true values where they came from it and nothing changed them."""
         known = self._held_of(source).values
         if known is not None and known.shape == target.shape:
             return target.copy_(known)
@@ -261,7 +262,7 @@ class FakeCuda(TorchDispatchMode):
             self.cost.copies.append(Copy(caller(), size, not free))
 
     def _index(self, args):
-        """Indices on the device: a mask's size is a wait, an index on the host a copy."""
+        """Return indices on the device; a mask costs a wait for its size, a CPU index a copy."""
         indices = []
         for index in args[1]:
             if index is None:
@@ -296,7 +297,7 @@ class FakeCuda(TorchDispatchMode):
         return self.value if frame is None else 0.0  # the scaler asks for infinite gradients
 
     def _note(self, func, args, kwargs, out, fakes) -> None:
-        """Write down a kernel, who wrote what memory, and whether its streams are in order."""
+        """Record a kernel and who wrote what memory, and check the order of streams."""
         results = [x for x in tree_leaves(out) if isinstance(x, FakeTensor)]
         if not self.float64 and any(x.dtype == torch.float64 for x in results):
             raise TypeError(f"{func}: Cannot convert a MPS Tensor to float64 dtype")

@@ -1,9 +1,9 @@
-"""A machine with GPUs that are not there: what torch and Accelerate ask before they use one.
+"""A simulated machine with GPUs, for what torch and Accelerate ask before they use one.
 
 with FakeCuda() as gpu, pretend(gpu):
     effssl.pretrain(config)
 with FakeCuda() as gpu, pretend(gpu), one_of(8, rank=3):
-    effssl.pretrain(config)  # as process 3 of 8, each on a machine of its own
+    effssl.pretrain(config)  # as process 3 of 8, each on its own machine
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _ANSWERS = {
 
 @contextmanager
 def pretend(gpu: FakeCuda) -> Iterator[None]:
-    """Let torch and Accelerate believe in one GPU; enter it inside of the `FakeCuda`."""
+    """Show torch and Accelerate one GPU; enter it inside the `FakeCuda`."""
     patch = mock.patch.object
     with ExitStack() as stack:
         for name, answer in (_ANSWERS | _streams(gpu)).items():
@@ -75,9 +75,9 @@ def pretend(gpu: FakeCuda) -> Iterator[None]:
 
 @contextmanager
 def one_of(processes: int, rank: int) -> Iterator[None]:
-    """Let torch believe that this is one of several processes, each on a machine of its own.
+    """Make this process one of several, each on its own machine.
 
-    Sums and gathers give back what this process put in. Enter it inside of `pretend`.
+    Sums and gathers return this process's own values. Enter it inside `pretend`.
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -107,7 +107,7 @@ def one_of(processes: int, rank: int) -> Iterator[None]:
 
 
 def _reduce_in_python(handler, model: torch.nn.Module) -> None:
-    """Sum gradients where FakeCuda sees it; what DDP does itself takes the result from C++."""
+    """Sum gradients where FakeCuda sees it; DDP itself does so in C++."""
 
     def reduce(state, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
         dist.all_reduce(bucket.buffer())
@@ -154,7 +154,7 @@ def _set_device(state: accelerate.PartialState, gpu: FakeCuda) -> None:
 
 
 def _prepare(gpu: FakeCuda):
-    """Accelerate's prepare after `Module.to`, which makes new parameters instead of moving data."""
+    """Wrap Accelerate's prepare for a `Module.to` that makes new parameters, not moves data."""
     prepare = accelerate.Accelerator.prepare
 
     def prepare_moved(self, model, optimizer):
@@ -170,7 +170,7 @@ def _prepare(gpu: FakeCuda):
 
 
 def _grouped(lists: list[list], with_indices: bool = False) -> dict:
-    """Like torch's own, which takes the device of tensors without values for another."""
+    """Group tensors like torch's own function, which sees the wrong device without values."""
     groups: dict = {}
     for i, x in enumerate(lists[0]):
         columns, indices = groups.setdefault((x.device, x.dtype), ([[] for _ in lists], []))
@@ -181,7 +181,7 @@ def _grouped(lists: list[list], with_indices: bool = False) -> dict:
 
 
 def _move(move):
-    """Module._apply, but that parameters without values are replaced; torch would swap contents."""
+    """Wrap Module._apply to replace parameters without values; torch would swap their contents."""
 
     def replace(module: torch.nn.Module, function, recurse: bool = True) -> torch.nn.Module:
         if not any(isinstance(p, FakeTensor) for p in module.parameters()):
@@ -191,7 +191,7 @@ def _move(move):
         for name, old in module._parameters.items():
             with torch.no_grad():
                 new = old if old is None else function(old)
-            if new is not old and not _alike(new, old):  # a copy to where it is gives a new one
+            if new is not old and not _alike(new, old):  # a copy on the same device is new
                 module._parameters[name] = torch.nn.Parameter(new, old.requires_grad)
         for name, old in module._buffers.items():
             module._buffers[name] = old if old is None else function(old)
@@ -205,7 +205,7 @@ def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _with_zeros(save):
-    """A function that saves tensors, with zeros for those that have no values."""
+    """Wrap a function that saves tensors, to save zeros for those without values."""
 
     def real(x):
         return torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, FakeTensor) else x
@@ -218,7 +218,7 @@ def _with_zeros(save):
 
 
 def _compile(gpu: FakeCuda, function=None, **options):
-    """torch.compile as if all of a function became one kernel."""
+    """Stand in for torch.compile, as if a whole function became one kernel."""
     if function is None:
         return functools.partial(_compile, gpu, **options)
 

@@ -1,7 +1,7 @@
-"""What torch lacks for tensors on "cuda" that hold no data.
+"""Operations that torch lacks for tensors on "cuda" without data.
 
-Shapes of operations that it has for CUDA only, those of SyncBatchNorm; and a frame that tells when
-autograd, and not autocast, asks for the device of what a Function has given.
+These are shapes of the operations of SyncBatchNorm, which exist for CUDA only, and hooks by which
+`FakeCuda` tells autocast's questions for a tensor's device from those of autograd.
 """
 
 import inspect
@@ -44,15 +44,15 @@ _APPLY = inspect.getattr_static(torch.autograd.Function, "apply")
 
 
 def apply(cls, *args, **kwargs):
-    """In place of `torch.autograd.Function.apply`."""
+    """Stand in for `torch.autograd.Function.apply`."""
     return _APPLY.__get__(None, cls)(*args, **kwargs)
 
 
 class Functions(TorchFunctionMode):
-    """What has to be known above autograd, where C++ takes the device for another.
+    """Corrections above autograd, where C++ sees another device than Python.
 
-    A tensor that goes to where it is stays itself; and the nodes that accumulate gradients are made
-    before autocast asks for the device of the tensors they belong to.
+    A tensor moved to its own device stays itself, and the nodes that accumulate gradients are made
+    before autocast asks for the devices of their tensors.
     """
 
     def __init__(self, gpu) -> None:
@@ -78,7 +78,7 @@ class Functions(TorchFunctionMode):
 
 
 def _without_device(x, *args, copy=False, memory_format=None, **kwargs):
-    """Arguments of `Tensor.to`, which is not told of the device if the tensor is there."""
+    """Return the arguments of `Tensor.to` without the device if the tensor is there already."""
     if args and isinstance(args[0], torch.Tensor):
         args = (args[0].device, args[0].dtype, *args[1:])
     device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
@@ -90,5 +90,5 @@ def _without_device(x, *args, copy=False, memory_format=None, **kwargs):
 
 
 def address(x: FakeTensor) -> int:
-    """In place of `Tensor.data_ptr`: the same for the same memory."""
+    """Stand in for `Tensor.data_ptr`: the same number for the same memory."""
     return x.untyped_storage()._cdata + x.storage_offset() * x.element_size()

@@ -1,4 +1,4 @@
-"""Streams and events of a GPU that is not there, and whether work on them is in order.
+"""Streams and events of a simulated GPU, which check that work on them is in order.
 
 Every stream counts its kernels. What a stream has waited for is the count of each other stream that
 it, or the host before it, has seen; memory that another stream wrote after that is not there yet.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FakeStream:
-    """In place of `torch.cuda.Stream`."""
+    """Stand in for `torch.cuda.Stream`."""
 
     def __init__(self, gpu: FakeCuda, device=None, priority: int = 0) -> None:
         self.gpu, self.now = gpu, 0
@@ -96,21 +96,21 @@ class Held:
         """Note a kernel that reads it.
 
         Raises:
-            RuntimeError: If another stream wrote it, which the current one has not waited for.
+            RuntimeError: If another stream wrote it and the current one has not waited for that.
         """
         if not _saw(gpu, gpu.stream, self.writer, self.written):
             raise RuntimeError(f"{place} uses what another stream may not have written yet")
         self.used[gpu.stream] = (gpu.stream.now, place)
 
     def is_written(self, gpu: FakeCuda, place: str, values: Tensor | None) -> None:
-        """Note a kernel that writes it, and the values if they are those of a CPU tensor."""
+        """Note a kernel that writes it, and the values if they come from a CPU tensor."""
         self.is_read(gpu, place)
         with unset_fake_temporarily():
             self.values = None if values is None else values.clone()
         self.writer, self.written = gpu.stream, gpu.stream.now
 
     def dangers(self, gpu: FakeCuda) -> list[str]:
-        """What still uses it when it is freed, though its own stream may reuse it at once."""
+        """Describe uses on other streams that may outlast its release to its own stream."""
         return [
             f"{place} may still run on another stream when its memory is given away"
             for stream, (time, place) in self.used.items()

@@ -1,6 +1,6 @@
-"""Processes of tests, forked from one that has imported everything: a fresh start takes seconds.
+"""Processes of tests, forked from one that has imported everything, since a start takes seconds.
 
-They end without Python's own clean-up; a few tests therefore start real ones by the launchers.
+They end without Python's own clean-up, so a few tests start real ones by the launchers.
 """
 
 import contextlib
@@ -28,19 +28,20 @@ def _main(function, args, log, result, environment, most_bytes):
     os.dup2(file, 2)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    found = function(*args)
-    if found is not None:
-        torch.save(found, result)
+    returned = function(*args)
+    if returned is not None:
+        torch.save(returned, result)
 
 
 class Forked:
     """A function in a process of its own, with one thread.
 
     Args:
-        log: File that gets what it prints, and its errors.
-        function: Of a module, not a lambda.
-        environment: Variables that it sees beside those of this process when the first one began.
-        most_bytes: No file it writes may become larger.
+        log: File for its output and errors.
+        function: Function of a module, not a lambda.
+        environment: Further environment variables. The others are those of this process when the
+            first fork began.
+        most_bytes: Largest size of a file that it may write.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class Forked:
         return self.process.is_alive()
 
     def wait(self, timeout: float = 200) -> int:
-        """The exit code; negative is the signal that ended it."""
+        """Return the exit code, or the negative number of the signal that ended it."""
         self.process.join(timeout=timeout)
         assert not self.alive(), self.log()
         return self.process.exitcode
 
     def result(self):
-        """What the function returned."""
+        """Return what the function returned."""
         assert self.wait() == 0, self.log()
         return torch.load(self._result, weights_only=True) if self._result.exists() else None
 
@@ -82,7 +83,7 @@ class Forked:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on, outside of those that the system gives to connections."""
+    """Return a free port, outside the range that the system gives to connections."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
@@ -109,7 +110,7 @@ def launch(folder: Path, processes: int, function: Callable, *args) -> list[Fork
 
 
 def results(forks: list[Forked], timeout: float = 300) -> list:
-    """What each of them returned; the first one to fail ends all, and its log is shown."""
+    """Return each process's result; the first failure ends all and shows its log."""
     end = time.monotonic() + timeout
     try:
         while any(fork.alive() for fork in forks):

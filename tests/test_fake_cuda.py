@@ -1,4 +1,4 @@
-"""The fake GPU catches what a real one would: each test plants a fault, or the right way of it."""
+"""FakeCuda catches what a real GPU would; each test plants a fault, or its correct form."""
 
 import pytest
 import torch
@@ -198,7 +198,7 @@ def test_a_compiled_function_is_one_kernel(gpu):
 
 
 def prefetched(wait=True, record=True):
-    """A batch copied on a stream of its own and used on the main one."""
+    """Copy a batch on its own stream and use it on the main one."""
     side, main = torch.cuda.Stream(), torch.cuda.current_stream()
     with torch.cuda.stream(side):
         batch = torch.ones(4).pin_memory().to("cuda", non_blocking=True)

@@ -112,3 +112,4 @@ def test_views_are_made_on_the_gpu_in_few_kernels_that_nobody_waits_for(name, ch
     assert views.shape == (8, 16, channels, 32, 32) and views.device.type == "cuda"
     assert not cost.waits and len(cost.copies) <= COPIES
     assert cost.kernels <= VIEW_KERNELS
+    assert "crop" in {launch.name for launch in cost.launches}  # the fused kernels, no fallback
