@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ from effssl.cli._model import Precision, images_of, is_main_process, load_model,
 if TYPE_CHECKING:
     from effssl.data import Source
     from effssl.evaluation import Evaluation
+    from effssl.records import EvaluationRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Evaluate:
                 f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
             )
 
-    def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> dict[str, Any]:
+    def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> EvaluationRecord:
         from effssl.data.sources import is_public
         from effssl.evaluation import record
 
@@ -128,7 +129,7 @@ class Evaluate:
             test_split=self.test_split,
         )
 
-    def _print(self, found: Evaluation, noted: dict[str, Any], test: Source) -> None:
+    def _print(self, found: Evaluation, noted: EvaluationRecord, test: Source) -> None:
         from effssl.evaluation._tables import accuracy_table, class_table, spectrum_table
 
         if found.accuracy:
@@ -138,12 +139,13 @@ class Evaluate:
         if self.per_class and found.accuracy:
             print(class_table(found, test))
 
-    def _write(self, found: Evaluation, noted: dict[str, Any], test: Source, folder: Path) -> None:
+    def _write(self, found: Evaluation, noted: EvaluationRecord, test: Source, folder: Path) -> None:
         from effssl.evaluation._tables import details
-        from effssl.hub._folder import add_evaluation, write_json
+        from effssl.atomic import write_json
+        from effssl.hub._folder import add_evaluation
 
         if self.json is not None:
-            write_json(noted | details(found, test), self.json)
+            write_json(self.json, noted.to_json() | details(found, test))
         # a download is not written to
         if self.model.startswith("local-dir:") or Path(self.model).is_dir():
             probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}

@@ -1,12 +1,12 @@
-"""An evaluation as tables of text."""
+"""Evaluations as plain-text tables."""
 
 from __future__ import annotations
 
 import math
-import statistics
 
 from effssl.data.sources import Source
 from effssl.evaluation.evaluate import Evaluation
+from effssl.records import EvaluationRecord
 
 _MEASURES = {
     "width": "width",
@@ -20,54 +20,29 @@ _MEASURES = {
 }
 
 
-def accuracy_table(record: dict) -> str:
-    """Top-1 and top-5 by protocol and encoder, mean ± deviation over seeds, and the protocols.
+def accuracy_table(record: EvaluationRecord) -> str:
+    """Format top-1 and top-5 by protocol and encoder, mean ± deviation over seeds, and protocols.
 
     Args:
-        record: From `effssl.evaluation._record`.
+        record: An evaluation with labels.
     """
     lines = []
     for kind in ("top1", "top5"):
-        rows = [
-            [key, *(mean_and_spread(row.get(key), digits=2) for row in record[kind].values())]
-            for key in record["protocols"]
-            if any(key in row for row in record[kind].values())
-        ]
-        if rows:
-            title = f"top-{kind[-1]} in percent"
-            lines += ["", *_aligned([[title, *record[kind]], *rows])]
-    lines += ["", f"{record['train_images']:,} labelled images of {record['train_split']}"]
-    lines += [f"{name}: {sentence}" for name, sentence in protocol_sentences(record)]
+        if rows := record.rows(kind, digits=2):
+            title = [f"top-{kind[-1]} in percent", *record.top1]
+            lines += ["", *_aligned([title, *([name, *cells] for name, cells in rows)])]
+    lines += ["", f"{record.train_images:,} labelled images of {record.train_split}"]
+    lines += [f"{name}: {sentence}" for name, sentence in record.sentences()]
     return "\n".join(lines)
 
 
-def protocol_sentences(record: dict) -> list[tuple[str, str]]:
-    """Name and protocol of every number, with its seeds.
+def spectrum_table(record: EvaluationRecord) -> str:
+    """Format the label-free measures of features and projections, and how they were measured.
 
     Args:
-        record: From `effssl.evaluation._record`.
+        record: An evaluation with a spectrum.
     """
-    return [
-        (name, f"{sentence}; seed {', '.join(map(str, record['seeds'][name]))}")
-        for name, sentence in record["protocols"].items()
-    ]
-
-
-def mean_and_spread(values: list[float] | None, *, digits: int = 1) -> str:
-    """Mean ± sample standard deviation, the mean of one value alone, or a dash for none."""
-    if not values:
-        return "–"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
-def spectrum_table(record: dict) -> str:
-    """What needs no labels, of features and projections, and how it was measured.
-
-    Args:
-        record: From `effssl.evaluation._record`.
-    """
-    spectra = record["spectrum"]
+    spectra = record.spectrum
     rows = [
         [title, *(_number(found[key]) for found in spectra.values())]
         for key, title in _MEASURES.items()
@@ -81,20 +56,21 @@ def spectrum_table(record: dict) -> str:
         else:
             lines.append(f"alpha of the {name}: none, too few eigenvalues are above rounding")
     first = next(iter(spectra.values()))
+    precision = record.precision
     lines.append(
         f"{first['images']:,} images; LiDAR, alignment and uniformity: {first['views']} views of "
         f"{first['viewed_images']:,} images, preset {first['preset']}"
-        + (f"; backbone in {record['precision']} by autocast" if "precision" in record else "")
+        + ("" if precision == "fp32" else f"; backbone in {precision} by autocast")
     )
     return "\n".join(lines)
 
 
 def class_table(evaluation: Evaluation, test: Source) -> str:
-    """Top-1 in percent of every class by the pretrained model, with the first seed.
+    """Format top-1 in percent of every class by the pretrained model, with the first seed.
 
     Args:
-        evaluation: With labels.
-        test: The images, which may have names of classes.
+        evaluation: Evaluation with labels.
+        test: Test images, which may name the classes.
     """
     found = {key: values[0].per_class for key, values in evaluation.accuracy["pretrained"].items()}
     rows = [
@@ -105,15 +81,15 @@ def class_table(evaluation: Evaluation, test: Source) -> str:
 
 
 def details(evaluation: Evaluation, test: Source) -> dict:
-    """What a file of numbers has beside `record`: of the pretrained model, with the first seed.
+    """Return results by class of the pretrained model, with the first seed.
 
     Args:
-        evaluation: Of any protocols.
-        test: The images, which may have names of classes.
+        evaluation: Evaluation by any protocols.
+        test: Test images, which may name the classes.
 
     Returns:
-        ``class_names``, and by name of the number ``per_class``, top-1 in percent or None of a
-        class without test images, and ``confusion``, counts by class (row) and given class.
+        ``class_names``; and by protocol ``per_class``, top-1 in percent, None for a class without
+        test images, and ``confusion``, counts by class (row) and predicted class.
     """
     found = evaluation.accuracy.get("pretrained", {})
     return {

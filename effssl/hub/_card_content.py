@@ -1,30 +1,28 @@
-"""What a model card says, as its template is filled."""
+"""Content of a model card, as variables of its template."""
 
 from __future__ import annotations
 
-import statistics
-
 import torch
 
-from effssl.evaluation._tables import mean_and_spread, protocol_sentences
 from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, build_sketch
 from effssl.hub._model_config import ModelConfig
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import SSLModel
+from effssl.records import EvaluationRecord, TrainingRecord
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# the sample of the package is part of a data set that the Hub knows
+# the packaged sample is part of a dataset on the Hub
 DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
-_DATA_LICENCES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
+_DATA_LICENSES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
 
 
-def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
-    """The variables of card.md.jinja.
+def card_content(config: ModelConfig, training: TrainingRecord, repo_id: str) -> dict:
+    """Return the variables of card.md.jinja.
 
     Args:
-        config: Of the model folder.
-        training: Of the model folder; empty if it has none.
+        config: Configuration of the model.
+        training: Record of the model; an empty one if there is none.
         repo_id: ``owner/name``.
 
     Raises:
@@ -37,14 +35,14 @@ def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
             images = torch.empty(1, channels, size, size)
             map_shape = list(model.eval().backbone.forward_features(images).shape)
     except (AttributeError, NotImplementedError, RuntimeError):
-        pass  # not every backbone of timm can say so without computing
+        pass  # not every timm backbone runs on the meta device
     mode = _MODES.get(channels)
     image = f'import numpy as np\n\nimage = np.zeros(({channels}, {size}, {size}), "uint8")'
     if mode:
         image = 'from PIL import Image\n\nimage = Image.open("image.png")'
         if mode == "RGB":
             image += '.convert("RGB")'
-    name, trained = config.name, training.get("config", {})
+    name, trained = config.name, training.config or {}
     papers = LOSSES[name.loss].papers if name else ()
     return {
         "title": str(name or repo_id.partition("/")[2]),
@@ -64,19 +62,19 @@ def card_content(config: ModelConfig, training: dict, repo_id: str) -> dict:
         "mode": mode,
         "image": image,
         "facts": _facts(config, training, model),
-        "evaluations": [_evaluation(found) for found in training.get("evaluation", [])],
-        "has_spectrum": any(found["spectrum"] for found in training.get("evaluation", [])),
-        "has_history": bool(training.get("history")),
+        "evaluations": [_evaluation(found) for found in training.evaluation],
+        "has_spectrum": any(found.spectrum for found in training.evaluation),
+        "has_history": bool(training.history),
         "figures": dict(zip(("loss", "spectrum"), FIGURES, strict=True)),
-        "command": training.get("command"),
+        "command": training.command,
         "training": _training(training),
         "limits": _limits(config, training),
-        "licences": _licences(config, trained),
+        "licenses": _licenses(config, trained),
         "citations": [paper.bibtex for paper in (METHOD, *papers)],
     }
 
 
-def _facts(config: ModelConfig, training: dict, model: SSLModel) -> list[tuple[str, str]]:
+def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> list[tuple[str, str]]:
     cfg = config.pretrained_cfg
     facts = [
         (f"Parameters of the {name}", f"{sum(p.numel() for p in module.parameters()):,}")
@@ -91,9 +89,9 @@ def _facts(config: ModelConfig, training: dict, model: SSLModel) -> list[tuple[s
     facts += [("Features", f"{model.num_features:,}"), ("Transform", transform)]
     files = [(name, file, "") for name, file in config.files.items()]
     files += [
-        (PROBE, found["probe"], f"weight and bias of the linear probe on {found['dataset']}; ")
-        for found in training.get("evaluation", [])
-        if "probe" in found
+        (PROBE, found.probe, f"weight and bias of the linear probe on {found.dataset}; ")
+        for found in training.evaluation
+        if found.probe is not None
     ]
     facts += [
         (f"`{name}`", f"{text}{file['bytes']:,} bytes, sha256 `{file['sha256']}`")
@@ -102,34 +100,26 @@ def _facts(config: ModelConfig, training: dict, model: SSLModel) -> list[tuple[s
     return facts
 
 
-def _evaluation(found: dict) -> dict:
-    lead = (
-        f"On {found['test_images']:,} images of {found['dataset'] or 'the data'} "
-        f"({found['test_split']})"
-    )
-    if found["train_images"]:
+def _evaluation(found: EvaluationRecord) -> dict:
+    lead = f"On {found.test_images:,} images of {found.dataset or 'the data'} ({found.test_split})"
+    if found.train_images:
         lead += (
-            f"; {found['train_images']:,} labelled images ({found['train_split']}) vote and are "
-            f"fitted to; mean ± standard deviation of {found['of']}"
+            f"; {found.train_images:,} labelled images ({found.train_split}) vote and are "
+            f"fitted to; mean ± standard deviation of {found.of}"
         )
-    if found["of"] == "trainings":
-        lead += f"; the weights here are those of seed {next(iter(found['seeds'].values()))[0]}"
-    encoders = list(found["top1"])
-    rows = [
-        (key, [mean_and_spread(found["top1"][name].get(key)) for name in encoders])
-        for key in found["protocols"]
-    ]
+    if found.of == "trainings":
+        lead += f"; the weights here are those of seed {next(iter(found.seeds.values()))[0]}"
     return {
         "lead": lead,
-        "encoders": encoders,
-        "rows": rows,
-        "protocols": protocol_sentences(found),
-        "spectrum": _spectrum(found["spectrum"]),
+        "encoders": list(found.top1),
+        "rows": found.rows(),
+        "protocols": found.sentences(),
+        "spectrum": _spectrum(found.spectrum),
     }
 
 
 def _spectrum(spectra: dict) -> dict | None:
-    """Rows of the table of what needs no labels, and how it was measured."""
+    """Return the table of label-free measures, and how they were measured."""
     if not spectra:
         return None
     first = next(iter(spectra.values()))
@@ -160,75 +150,68 @@ def _spectrum(spectra: dict) -> dict | None:
     }
 
 
-def _training(training: dict) -> list[tuple[str, str]]:
-    if "config" not in training:
+def _training(training: TrainingRecord) -> list[tuple[str, str]]:
+    if training.config is None:
         return []
-    config, versions = training["config"], training["versions"]
+    config, versions = training.config, training.versions
     rows = {
-        "Images": f"{training['images']:,}",
-        "Epochs": f"{training['epoch']:,}",
-        "Steps": f"{training['step']:,} of {config['batch_size']:,} images",
-        "Images seen": f"{training['images_seen']:,}",
-        "Views seen": f"{training['views_seen']:,}",
+        "Images": f"{training.images:,}",
+        "Epochs": f"{training.epoch:,}",
+        "Steps": f"{training.step:,} of {config['batch_size']:,} images",
+        "Images seen": f"{training.images_seen:,}",
+        "Views seen": f"{training.views_seen:,}",
         "Views": f"preset {config['preset']}, {config['img_size']} px",
         "Optimizer": f"{config['optimizer']}, lr {config['lr']:g}, scaled by the batch: "
         f"{config['lr_scaling']}; weight decay {config['weight_decay']:g}; cosine decay after a "
         f"warm-up of {config['warmup_epochs']:g} epochs or a tenth of the run",
         "Seed": str(config["seed"]),
-        "Precision": {"no": "float32"}.get(training["precision"], training["precision"]),
-        "Hardware": training["hardware"],
-        "Minutes": f"{training['minutes']:,}",
+        "Precision": {"no": "float32"}.get(training.precision, training.precision),
+        "Hardware": training.hardware,
+        "Minutes": f"{training.minutes:,}",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return list(rows.items())
 
 
-def _limits(config: ModelConfig, training: dict) -> list[str]:
+def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
     channels, size = config.pretrained_cfg["input_size"][:2]
     limits = []
-    if "config" in training:
-        before = started_from(training["config"])
+    if training.config is not None:
+        before = started_from(training.config)
         limits.append(
             f"It was trained on {channels}-channel views of {size} px only"
             + (f", after what {before} was trained on" if before else "")
             + "; other images, sizes and tasks were not tried."
         )
-    for found in training.get("evaluation", []):
+    for found in training.evaluation:
         for name in ("raw pixels", "random initialisation"):
-            worse = [
-                key
-                for key, values in found["top1"].get("pretrained", {}).items()
-                if key in found["top1"].get(name, {})
-                and statistics.mean(values) <= statistics.mean(found["top1"][name][key])
-            ]
-            if worse:
+            if worse := found.worse_than(name):
                 limits.append(f"By {' and '.join(worse)} the features are no better than {name}.")
     limits.append("Features repeat whatever bias the images have; nothing was done about it.")
     return limits
 
 
-def _licences(config: ModelConfig, trained: dict) -> list[str]:
-    licences = []
+def _licenses(config: ModelConfig, trained: dict) -> list[str]:
+    licenses = []
     if config.pretrained_cfg.get("license"):
-        licences.append(f"Weights: {config.pretrained_cfg['license']}.")
+        licenses.append(f"Weights: {config.pretrained_cfg['license']}.")
     data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
-    if data in _DATA_LICENCES:
-        licences.append(f"Images of the training: {_DATA_LICENCES[data]}.")
+    if data in _DATA_LICENSES:
+        licenses.append(f"Images of the training: {_DATA_LICENSES[data]}.")
     elif data:
-        licences.append(f"Images of the training: see https://huggingface.co/datasets/{data}.")
-    return licences
+        licenses.append(f"Images of the training: see https://huggingface.co/datasets/{data}.")
+    return licenses
 
 
 def started_from(trained: dict) -> str | None:
     return f"timm/{trained['backbone']}" if trained.get("pretrained") else None
 
 
-def _data(training: dict) -> str | None:
-    trained = training.get("config")
-    if trained is None:
+def _data(training: TrainingRecord) -> str | None:
+    if training.config is None:
         return None
-    data = trained.get("dataset") or "a data set that is not published"
-    return f"{training['images']:,} images of {data}"
+    data = training.config.get("dataset") or "a data set that is not published"
+    return f"{training.images:,} images of {data}"
 
 
 def _numbers(values: list[float]) -> str:

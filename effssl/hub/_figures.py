@@ -1,22 +1,29 @@
-"""The figures of a model card."""
+"""Figures of a model card."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effssl.atomic import replacing
+from effssl.records import TrainingRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FIGURES = ("loss.png", "spectrum.png")
 
 
-def draw_figures(training: dict, folder: Path) -> None:
-    """Write the figures that there are facts for into a model folder, and delete the others.
+def draw_figures(training: TrainingRecord, folder: Path) -> None:
+    """Draw the figures that the record has numbers for into a model folder; delete the others.
 
     Args:
-        training: What training.json says.
+        training: Record of the model.
         folder: The model folder.
     """
-    history = training.get("history")
-    spectra = [found["spectrum"] for found in training.get("evaluation", []) if found["spectrum"]]
+    history = training.history
+    spectra = [found.spectrum for found in training.evaluation if found.spectrum]
     draws = {
         FIGURES[0]: functools.partial(_draw_loss, history) if history else None,
         FIGURES[1]: functools.partial(_draw_spectrum, spectra[0]) if spectra else None,
@@ -29,10 +36,11 @@ def draw_figures(training: dict, folder: Path) -> None:
 
         figure = Figure(figsize=(6, 3), dpi=120, layout="constrained")
         draw(figure.subplots())
-        figure.savefig(folder / name, metadata={"Software": None})
+        with replacing(folder / name, "wb") as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def _draw_loss(history: dict, axes) -> None:
+def _draw_loss(history: dict, axes: Axes) -> None:
     axes.plot(history["epoch"], history["loss"], color="C0")
     axes.set(xlabel="epoch", ylabel="loss")
     if any(value is not None for value in history.get("knn", [])):
@@ -45,7 +53,7 @@ def _draw_loss(history: dict, axes) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_spectrum(spectra: dict, axes) -> None:
+def _draw_spectrum(spectra: dict, axes: Axes) -> None:
     for i, (name, found) in enumerate(spectra.items()):
         if not found["eigenvalue"][0]:  # all features are the same
             continue

@@ -1,16 +1,15 @@
-"""The model folder: what is saved, and loaded again without a tensor unaccounted for.
+"""The model folder: saving, and loading with a check of every tensor.
 
-config.json             timm's keys, and one object ``effssl``
-model.safetensors       the bare backbone under timm's names, so that timm loads it alone
-projector.safetensors   the projector
-training.json           how it was trained and what was measured
+config.json               timm's keys, and one object ``effssl``
+model.safetensors         the backbone under timm's names, so that timm loads it alone
+projector.safetensors     the projector
+training.json             how it was trained, and evaluations
 linear_probe.safetensors  a linear classifier of the features, if one was trained
-README.md               the card, once `effssl.hub._card.write_card` has made it
+README.md                 the card, once `effssl.hub._card.write_card` has written it
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from effssl.atomic import replacing, replacing_folder, write_json
 from effssl.hub._model_config import (
     WEIGHT_FILES,
     ModelConfig,
@@ -38,10 +38,12 @@ from effssl.hub._weights import (
 )
 from effssl.model import SSLModel, build_backbone, untrained_cfg
 from effssl.naming import ModelName
+from effssl.records import EvaluationRecord, TrainingRecord
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+TRAINING = "training.json"
 PROBE = "linear_probe.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.pkl")
 
@@ -53,16 +55,16 @@ def save_pretrained(
     training: dict | None = None,
     license: str | None = None,
 ) -> None:
-    """Write a model folder under a temporary name, then put it in the place of an earlier one.
+    """Write a model folder, whole or not at all, in place of an earlier one.
 
-    The card of an earlier one is kept, for what was written in it by hand.
+    The card of the earlier folder is kept, since it may hold text by hand.
 
     Args:
-        model: The model; its device and memory format do not matter.
-        folder: Where to; its parent is made if missing.
-        training: How the model was trained, for training.json; the file is left out if None. The
-            name of the model is made from its ``config``.
-        license: Of the weights, by its identifier on the Hub, such as ``apache-2.0``.
+        model: The model, on any device and in any memory format.
+        folder: Path of the folder; its parent is created if missing.
+        training: Content of training.json; no such file if None. The name of the model comes from
+            its ``config``.
+        license: License of the weights, by its identifier on the Hub, such as ``apache-2.0``.
 
     Raises:
         FileExistsError: If the folder exists and is not a model folder.
@@ -71,33 +73,21 @@ def save_pretrained(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not is_model_folder(folder):
             raise FileExistsError(f"{folder} exists and is not a model folder: choose another")
-    partial = folder.with_name(f".{folder.name}.partial")
-    earlier = folder.with_name(f".{folder.name}.earlier")
-    for leftover in (partial, earlier):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing_folder(folder) as partial:
         files = {
             WEIGHT_FILES[part]: save_weights(module, partial / WEIGHT_FILES[part])
             for part, module in model.named_children()
         }
         config = compose_config(model, files, _name(training), license)
-        write_json(config, partial / "config.json")
+        write_json(partial / "config.json", config)
         if training is not None:
-            write_json(training, partial / "training.json")
+            write_json(partial / TRAINING, training)
         if (folder / CARD).is_file():
             shutil.copy2(folder / CARD, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if folder.exists():
-        folder.rename(earlier)
-    partial.rename(folder)
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | nn.Module:
-    """Load a model folder, of effssl or of timm; see `effssl.from_pretrained`."""
+    """Load a model folder of effssl or timm; see `effssl.from_pretrained`."""
     config = read_config(folder)
     if not (folder / WEIGHT_FILES["backbone"]).is_file():
         pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
@@ -110,7 +100,7 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
             )
     sketch = build_sketch(config)
     expected = {name: module.state_dict() for name, module in sketch.named_children()}
-    # shapes first, so that no more is allocated than the files hold
+    # check shapes first, to allocate no more than the files hold
     for part, tensors in expected.items():
         dropped = () if config.files else _classifier(config, tensors)
         check_weights(folder / WEIGHT_FILES[part], tensors, dropped=dropped)
@@ -142,18 +132,18 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
 
 
 def build_sketch(config: ModelConfig) -> SSLModel:
-    """The model on the meta device: its structure and shapes, and no memory."""
+    """Build the model on the meta device: structure and shapes without memory."""
     with torch.device("meta"), without_initial_values():
         return _build(config)
 
 
 def read_training(folder: str | os.PathLike) -> dict:
-    """What training.json of a model folder says; empty if there is none.
+    """Read training.json of a model folder; an empty dict if there is none.
 
     Raises:
         ValueError: If it is not a JSON object.
     """
-    path = Path(folder) / "training.json"
+    path = Path(folder) / TRAINING
     if not path.is_file():
         return {}
     training = read_json(path)
@@ -162,59 +152,42 @@ def read_training(folder: str | os.PathLike) -> dict:
     return training
 
 
-def add_evaluation(folder: Path, record: dict, probe: dict[str, Tensor] | None = None) -> None:
-    """Note an evaluation in training.json.
+def read_record(folder: str | os.PathLike) -> TrainingRecord:
+    """Read training.json of a model folder as a record; an empty one if there is no such file.
 
-    One of the same images is added to, and what both have measured is replaced.
+    Raises:
+        ValueError: If it is not a JSON object, or its evaluations are not a list of objects.
+    """
+    try:
+        return TrainingRecord.from_json(read_training(folder))
+    except ValueError as error:
+        raise ValueError(f"{Path(folder) / TRAINING}: {error}") from error
+
+
+def add_evaluation(
+    folder: Path, record: EvaluationRecord, probe: dict[str, Tensor] | None = None
+) -> None:
+    """Note an evaluation in training.json, merged into an earlier one of the same images.
 
     Args:
-        folder: The model folder.
-        record: From `effssl.evaluation._record`.
-        probe: Weight and bias of the linear probe of the features, which get a file.
+        folder: Model folder.
+        record: Record from `effssl.evaluation.record`.
+        probe: Weight and bias of the linear probe, to be written to a file.
     """
-    training = read_training(folder)
-    # data sets that are not public have no name, but labels
-    images = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
-    others = []
-    for earlier in training.get("evaluation", []):
-        if any(earlier.get(key) != record.get(key) for key in images):
-            others.append(earlier)
-        elif earlier.get("of") == record.get("of"):
-            record = _joined(earlier, record)
+    training = read_record(folder)
+    noted = training.add(record)
     if probe is not None:
-        partial = folder / f".{PROBE}.partial"
-        save_file({name: tensor.contiguous() for name, tensor in probe.items()}, partial)
-        partial.replace(folder / PROBE)
-        record = record | {"probe": describe_file(folder / PROBE)}
-        others = [{k: v for k, v in earlier.items() if k != "probe"} for earlier in others]
-    elif not any("probe" in kept for kept in [*others, record]):
+        with replacing(folder / PROBE, "wb") as file:
+            file.write(save({name: tensor.contiguous() for name, tensor in probe.items()}))
+        training.set_probe(noted, describe_file(folder / PROBE))
+    elif not any(one.probe for one in training.evaluation):
         (folder / PROBE).unlink(missing_ok=True)
-    write_json(training | {"evaluation": [*others, record]}, folder / "training.json")
-
-
-def _joined(earlier: dict, record: dict) -> dict:
-    """The later of every number that both have, and what one of them has."""
-    both = earlier | record
-    for kind in ("top1", "top5"):
-        before, now = earlier.get(kind, {}), record.get(kind, {})
-        names = dict.fromkeys([*max(before, now, key=len), *now])
-        both[kind] = {name: before.get(name, {}) | now.get(name, {}) for name in names}
-    for kind in ("protocols", "seeds"):
-        both[kind] = earlier.get(kind, {}) | record.get(kind, {})
-    both["spectrum"] = record.get("spectrum") or earlier.get("spectrum", {})
-    return both
-
-
-def write_json(content: dict, path: Path) -> None:
-    """Under a temporary name, then in its place; no number may be other than finite."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(folder / TRAINING, training.to_json())
 
 
 def _build(config: ModelConfig) -> SSLModel:
     backbone = build_backbone(config.architecture, config.model_args)
-    # a model that timm builds describes ImageNet weights; these are what the folder says they are
+    # timm's own description is that of ImageNet weights
     cfg = untrained_cfg(backbone.pretrained_cfg) | config.pretrained_cfg
     cfg |= {"architecture": config.architecture.partition(".")[0], "num_classes": 0}
     backbone.pretrained_cfg = backbone.default_cfg = cfg
@@ -222,7 +195,7 @@ def _build(config: ModelConfig) -> SSLModel:
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder is a model folder of effssl with all of its weights, by their names."""
+    """Whether a folder is a model folder of effssl and holds all files of weights."""
     try:
         files = read_config(folder).files
     except (ValueError, FileNotFoundError):
@@ -231,7 +204,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def _check_tables(folder: Path, sketch: SSLModel, weights: dict[str, Tensor]) -> None:
-    """Refuse what is made and not saved, such as tables of positions, if it is huge."""
+    """Refuse huge buffers that are computed and not saved, such as tables of positions."""
     made = sum(tensor.nbytes for name, tensor in sketch.named_buffers() if name not in weights)
     most = max(256_000_000, 4 * sum(tensor.nbytes for tensor in weights.values()))
     if made > most:
@@ -242,14 +215,14 @@ def _check_tables(folder: Path, sketch: SSLModel, weights: dict[str, Tensor]) ->
 
 
 def _classifier(config: ModelConfig, expected: dict[str, Tensor]) -> set[str]:
-    """Names that timm's own weights hold beside the backbone's."""
+    """Return the names of the classifier's tensors in timm's own weights."""
     with torch.device("meta"), without_initial_values():
         whole = timm.create_model(config.architecture, num_classes=1000, **config.model_args)
     return whole.state_dict().keys() - expected.keys()
 
 
 def _name(training: dict | None) -> ModelName | None:
-    """The name of a model that was trained as effssl does it."""
+    """Return the name of a model that effssl trained."""
     made = (training or {}).get("config", {})
     parts = [made.get(key) for key in ("backbone", "loss", "projector_dim", "views")]
     try:

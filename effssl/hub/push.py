@@ -1,4 +1,4 @@
-"""Publishing a model folder: checked here first, then sent as one commit."""
+"""Publication of a model folder: checked first, then sent as one commit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import validate_repo_id
 
+from effssl.atomic import write_json
 from effssl.hub._card import compose_card, write_card
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._figures import FIGURES
-from effssl.hub._folder import CARD, PROBE, load_folder, save_pretrained, write_json
+from effssl.hub._folder import CARD, PROBE, TRAINING, load_folder, save_pretrained
 from effssl.hub._model_config import WEIGHT_FILES, read_config, read_json
 from effssl.hub._weights import describe_file
 from effssl.hub.pull import find_model
@@ -26,7 +27,7 @@ from effssl.version import __version__
 logger = logging.getLogger(__name__)
 
 _LOCAL_PATH = re.compile(r"""(^|[\s'"=])(/[\w.]|~/|file:|[A-Za-z]:\\|\\\\)""")
-_FILES = ("config.json", *WEIGHT_FILES.values(), "training.json", PROBE, CARD, *FIGURES)
+_FILES = ("config.json", *WEIGHT_FILES.values(), TRAINING, PROBE, CARD, *FIGURES)
 
 
 def push_to_hub(
@@ -40,30 +41,28 @@ def push_to_hub(
     create_pr: bool = False,
     license: str | None = None,
 ) -> str:
-    """Publish a model with a card made from what its folder knows, in one commit.
+    """Publish a model with a generated card, in one commit.
 
-    Everything is checked before anything is sent. A push that fails leaves the repository as it
-    was, or new and empty, and may leave a branch that is not changed; pushing the same again makes
-    no commit. What is written in the card outside of its generated block is kept, whether here or
-    on the Hub.
+    Everything is checked before anything is sent. A push that fails leaves the repository
+    unchanged, or new and empty, and may leave a new branch; pushing the same again makes no commit.
+    Text in the card outside of its generated block is kept, whether written here or on the Hub.
 
     Args:
-        folder_or_model: A model folder, the run folder that holds it, or a model.
-        repo_id: ``owner/name``; made if it does not exist.
-        private: Make it private, if it is made.
-        revision: Branch to push to; made from ``main`` if it does not exist.
-        commit_message: Of the commit; says the model's name if None.
-        token: With write access; what ``hf auth login`` saved if None.
-        create_pr: Open a pull request instead of changing the branch.
-        license: Of the weights, by its identifier on the Hub; what the folder says if None.
+        folder_or_model: Model folder, run folder, or model.
+        repo_id: ``owner/name``; created if it does not exist.
+        private: Whether a new repository is private.
+        revision: Branch to push to; created from ``main`` if it does not exist.
+        commit_message: Commit message; names the model if None.
+        token: Token with write access; that of ``hf auth login`` if None.
+        create_pr: Whether to open a pull request instead of changing the branch.
+        license: License of the weights, by its identifier on the Hub; that of the folder if None.
 
     Returns:
         Address of the commit or pull request, or of the repository if it held all of it already.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If the folder is not whole, would publish what it should not, or the Hub refuses
-            it.
+        ValueError: If the folder is incomplete, holds paths of this machine, or the Hub refuses it.
         PermissionError: If the token does not allow it.
         ConnectionError: If the Hub cannot be reached, or cannot answer now.
     """
@@ -81,23 +80,23 @@ def push_to_hub(
                 license=license,
             )
     folder = find_model(f"local-dir:{os.fspath(folder_or_model)}")
-    prepare(folder, repo_id, license)  # before anything is asked of the Hub
+    prepare(folder, repo_id, license)  # before any request
     message = commit_message or f"Upload {_title(folder)} with effssl"
     api = HfApi(token=token, library_name="effssl", library_version=__version__)
 
     def send() -> str:
         return _send(api, folder, repo_id, private, revision, message, create_pr)
 
-    # where only the answer was lost, the next try finds all of it there; not so a pull request
+    # if only the answer was lost, a retry finds nothing to do; a pull request would be a second one
     return send() if create_pr else retried(send)
 
 
 def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path]:
-    """Check a model folder, write its card, and name the files that are to be sent.
+    """Check a model folder, write its card, and return the files to send.
 
     Args:
-        folder: The model folder.
-        repo_id: Where it is to be published, for the card.
+        folder: Model folder.
+        repo_id: Repository to publish to, for the card.
         license: As for `push_to_hub`.
 
     Raises:
@@ -116,10 +115,10 @@ def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path
     if license is not None:
         config = read_json(folder / "config.json")
         config["pretrained_cfg"]["license"] = license
-        write_json(config, folder / "config.json")
+        write_json(folder / "config.json", config)
     elif "license" not in found.pretrained_cfg:
-        logger.warning("no licence: nobody may use the weights; give one, such as apache-2.0")
-    for file in ("config.json", "training.json"):
+        logger.warning("no license: nobody may use the weights; give one, such as apache-2.0")
+    for file in ("config.json", TRAINING):
         if (folder / file).is_file():
             _check_publishable(read_json(folder / file), folder / file)
     write_card(folder, compose_card(folder, repo_id))
@@ -127,7 +126,7 @@ def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path
 
 
 def _check_publishable(value: object, path: Path, key: str = "") -> None:
-    """Find what belongs to this machine, or is no number."""
+    """Raise ValueError for paths of this machine and for numbers that are not finite."""
     if isinstance(value, dict):
         for name, item in value.items():
             _check_publishable(item, path, f"{key}.{name}" if key else name)
@@ -149,7 +148,7 @@ def _send(
     message: str,
     create_pr: bool,
 ) -> str:
-    """Bring a repository to hold what a prepared folder does; return an address."""
+    """Send what a prepared folder holds, and return the address of the commit."""
     with hub_errors(repo_id, revision):
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
@@ -176,9 +175,9 @@ def _send(
                 parent_commit=before.sha,
                 create_pr=create_pr,
             )
-        except RuntimeError as error:  # around what went wrong with one of the large files
+        except RuntimeError as error:  # wraps the error of one of the large files
             raise error.__cause__ or ConnectionError(f"the upload failed: {error}") from None
-    write_card(folder, card)  # not before it is there, or a second try would take it for old
+    write_card(folder, card)  # after the commit, since a retry compares it with the one sent
     return commit.pr_url or commit.commit_url
 
 
@@ -195,5 +194,5 @@ def _is_same(there: RepoSibling, file: Path | bytes) -> bool:
     if there.lfs is not None:
         return isinstance(file, Path) and there.lfs.sha256 == describe_file(file)["sha256"]
     content = file if isinstance(file, bytes) else file.read_bytes()
-    # as git names a file's content
+    # git's hash of the content
     return there.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,3 +1,3 @@
-"""A run as one HTML file."""
+"""Report of a run as one HTML file."""
 
 from effssl.report._page import write_report as write_report

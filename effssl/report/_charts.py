@@ -1,24 +1,28 @@
-"""Curves of a run: what its lines of metrics.jsonl say over steps, and the k-NN over epochs."""
+"""Curves of a run: the metrics over steps, and k-NN accuracy over epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from effssl.report._run import Run
 from effssl.report._svg import COLORS, INK, Chart, draw, legend
 from effssl.training._collapse import LEAST_STD
 
-_POINTS = 400  # of a curve
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_POINTS = 400  # points of a curve
 
 
 def training_charts(run: Run) -> list[Chart]:
-    """Of everything that a line of metrics.jsonl has a number of, over steps."""
+    """Return the charts of all metrics over steps."""
     lines = run.points(_POINTS)
     if len(lines) < 2:
         count = "one line" if lines else "no line"
         return [Chart("Metrics", None, f"metrics.jsonl has {count} so far; a curve needs two.")]
-    parts = list(lines[-1])  # in a line they stand between the loss and the learning rate
+    parts = list(lines[-1])  # their keys are between those of loss and learning rate
     parts = parts[parts.index("loss") + 1 : parts.index("lr")]
     charts = [
         _over_steps(lines, "loss", "Loss", ["loss"], scale=True),
@@ -49,13 +53,13 @@ def training_charts(run: Run) -> list[Chart]:
 
 
 def knn_chart(run: Run) -> Chart:
-    """k-NN accuracy over epochs."""
+    """Return the chart of k-NN accuracy over epochs."""
     title = "k-NN top-1 of held-out images of the training data, %"
     points = [(x["epoch"], x["knn"]) for x in run.lines if x.get("knn") is not None]
     if len(points) < 2:
         return Chart(title, None, _why_no_knn(run, points))
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
         axes.plot(*zip(*points, strict=True), ".-", color=COLORS[0])
@@ -99,7 +103,7 @@ def _over_steps(
     if not values:
         return Chart(title, None, "Fewer than two lines have a value of it.")
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         for (name, column), color in zip(values.items(), COLORS, strict=False):
             label = name.replace("_", " ").replace("$", r"\$")
             axes.plot([x["step"] for x in lines], _gaps(column), color=color, label=label)
@@ -122,7 +126,7 @@ def _speed(run: Run, lines: list[dict]) -> Chart:
         return Chart(title, None, "Fewer than two lines have a value of it.")
     waiting = [None if x.get("waiting") is None else 100 * x["waiting"] for x in lines]
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         from matplotlib.ticker import StrMethodFormatter
 
         steps = [line["step"] for line in lines]
@@ -137,10 +141,10 @@ def _speed(run: Run, lines: list[dict]) -> Chart:
         other.set_ylim(0, 100)
         other.grid(False)
 
-    return draw("speed", title, plot, text=run.training.get("hardware", ""))
+    return draw("speed", title, plot, text=run.training.hardware or "")
 
 
-def _steps(axes) -> None:
+def _steps(axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     axes.set_xlabel("step")
@@ -148,8 +152,8 @@ def _steps(axes) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _set_scale(axes, values: list[float]) -> None:
-    """Logarithmic where values differ by much; on both sides of 0 where they cross it."""
+def _set_scale(axes: Axes, values: list[float]) -> None:
+    """Use a logarithmic scale if values span decades; a symmetric one if they cross 0."""
     sizes = sorted(abs(value) for value in values if value)
     if not sizes or sizes[-1] < 30 * sizes[len(sizes) // 10]:
         return

@@ -1,4 +1,4 @@
-"""Images of a run: their views, their neighbours among the features, and a map of the features."""
+"""Images of a run: views, nearest neighbors, and a map of the features."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, features
@@ -21,27 +22,30 @@ from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 from effssl.views._picture import draw_views
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 logger = logging.getLogger(__name__)
 
 _THUMBNAIL = 64  # px
-_QUERIES, _NEIGHBOURS = 12, 8
-_SHOWN, _VIEWS = 8, 6  # of the picture of views
-_WIDTH = 1000  # px of that picture, at the most
+_QUERIES, _NEIGHBORS = 12, 8
+_SHOWN, _VIEWS = 8, 6  # images and views in the picture of views
+_WIDTH = 1000  # largest width of that picture in px
 _CHUNK = 64  # images decoded at a time
-_CLASSES = 2 * len(COLORS)  # that can be told apart on the map
-_MANY = 3000  # points, from which on the map is a bitmap
-_MARKERS = "os"  # on the map, of the first and the second ten classes
+_CLASSES = 2 * len(COLORS)  # classes that the map can distinguish
+_MANY = 3000  # points above which the map is a bitmap
+_MARKERS = "os"  # markers of the first and the second ten classes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some of the images of a run, those that can be read.
+    """A sample of the readable images of a run.
 
     Attributes:
-        source: Their rows.
-        labels: Class of each; None if they have none.
-        names: Of the classes that there are, by label.
-        broken: Images that were looked at and could not be read.
+        source: Images.
+        labels: Class of each image; None without labels.
+        names: Names of the classes, by label.
+        broken: Number of sampled images that could not be read.
     """
 
     source: Source
@@ -53,7 +57,7 @@ class Sample:
         return len(self.source.dataset)
 
     def thumbnail(self, i: int) -> str:
-        """Image i, small, as data for an ``img``."""
+        """Return a thumbnail of image i, as a data URL."""
         (image,) = DecodedImages(self.source, _THUMBNAIL).__getitems__([i])
         shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
         picture = Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
@@ -61,11 +65,11 @@ class Sample:
         return _data(picture)
 
     def name(self, i: int) -> str:
-        """Class of image i; empty without labels."""
+        """Return the class name of image i; empty without labels."""
         return "" if self.labels is None else self.names[self.labels[i]]
 
     def take(self, kept: list[int]) -> Sample:
-        """Some of the images."""
+        """Return the sample of some of the images."""
         return dataclasses.replace(
             self,
             source=dataclasses.replace(
@@ -79,12 +83,12 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
     """Draw images at random, the same for every report of a run.
 
     Args:
-        config: Of the run.
-        dataset: Where its images are, if not where the run found them.
-        most: Images that are looked at.
+        config: Configuration of the run.
+        dataset: Dataset with the images; that of the run if None.
+        most: Largest number of images to draw.
 
     Raises:
-        FileNotFoundError: If there is no such data set.
+        FileNotFoundError: If there is no such dataset.
         ValueError: If it does not fit the configuration, or no image can be read.
     """
     source = load_source(
@@ -110,7 +114,7 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
 
 
 def views_picture(config: PretrainConfig, sample: Sample) -> str:
-    """A few images and their views, as data for an ``img``."""
+    """Draw a few images and their views, as a data URL."""
     views = MultiView(config.preset, views=min(config.views, _VIEWS), size=config.img_size)
     decoded = DecodedImages(sample.source, decode_size(config.img_size))
     images = decoded.__getitems__(_spread(sample, _SHOWN))
@@ -120,8 +124,8 @@ def views_picture(config: PretrainConfig, sample: Sample) -> str:
     return _data(picture)
 
 
-def neighbours(sample: Sample, embedded: Tensor) -> list[tuple[int, list[int]]]:
-    """Images and those whose features are nearest by cosine, nearest first.
+def neighbors(sample: Sample, embedded: Tensor) -> list[tuple[int, list[int]]]:
+    """Return a few images, each with its nearest neighbors by cosine, nearest first.
 
     Args:
         sample: N images.
@@ -131,20 +135,20 @@ def neighbours(sample: Sample, embedded: Tensor) -> list[tuple[int, list[int]]]:
     queries = _spread(sample, _QUERIES)
     cosines = unit[queries] @ unit.T
     cosines[range(len(queries)), queries] = -torch.inf
-    count = min(_NEIGHBOURS, len(unit) - 1)
+    count = min(_NEIGHBORS, len(unit) - 1)
     return list(zip(queries, cosines.topk(count).indices.tolist(), strict=True))
 
 
 def feature_map(sample: Sample, embedded: Tensor) -> tuple[Chart, list[tuple[str, str, bool, int]]]:
-    """The features along their two principal components, and the legend of the classes.
+    """Draw the features along their two principal components.
 
     Args:
         sample: N images.
         embedded: Their features, (N, F).
 
     Returns:
-        The chart, and name, colour, whether the mark is square, and number of images of each
-        class; no classes if the images have none or too many.
+        The chart; and for each class its name, color, whether its marker is square, and number of
+        images. The latter is empty without labels or with too many classes.
     """
     title = "Features of images along their two principal components"
     x = embedded.double() - embedded.double().mean(0)
@@ -158,7 +162,7 @@ def feature_map(sample: Sample, embedded: Tensor) -> tuple[Chart, list[tuple[str
     labels = torch.tensor(sample.labels if classes else [0] * len(x))
     legend = []
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         for i, label in enumerate(classes or [0]):
             chosen = places[labels == label]
             color, square = COLORS[i % len(COLORS)], i >= len(COLORS)
@@ -188,7 +192,7 @@ def _classes(source: Source) -> tuple[list[int] | None, dict[int, str]]:
     try:
         labels = source.labels()
     except ValueError as error:
-        logger.info("%s", error)  # such as -1 for every image without a label
+        logger.info("%s", error)  # such as labels of -1
         return None, {}
     kind = source.dataset.features[source.label_column]
     if isinstance(kind, ClassLabel) and kind.num_classes > max(labels):
@@ -197,7 +201,7 @@ def _classes(source: Source) -> tuple[list[int] | None, dict[int, str]]:
 
 
 def _spread(sample: Sample, count: int) -> list[int]:
-    """So many images, of as many classes as there are, in the order of classes."""
+    """Return some images, of as many classes as possible, in the order of classes."""
     if sample.labels is None:
         return list(range(min(count, len(sample))))
     of_class: dict[int, list[int]] = {}

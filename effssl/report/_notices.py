@@ -1,4 +1,4 @@
-"""What is wrong with a run, or may be, found in its files."""
+"""Errors, warnings and notes about a run, found in its files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from effssl.report._run import Run
 from effssl.training._collapse import collapse_alarm
 
 NO_MODEL = "There is no model yet: the first one comes with the end of an epoch."
-_SETTLED = 0.1  # share of a run, as in the monitor
+_SETTLED = 0.1  # share of a run before collapse is judged, as in the monitor
 _LONG_WAIT = 0.2  # share of the time
-_LATEST = 20  # lines
+_LATEST = 20  # number of lines
 _SIGNS = ("feature_std", "feature_rank", "projection_std", "projection_rank")
 
 
 class Notice(NamedTuple):
-    """One thing to know.
+    """A notice about a run.
 
     Attributes:
-        level: ``error``: the run is of no use as it is; ``warning``; or ``note``.
-        text: What it is and what to do.
+        level: ``error`` (the run is unusable as it is), ``warning`` or ``note``.
+        text: Text that says what is wrong and what to do.
     """
 
     level: str
@@ -31,18 +31,18 @@ class Notice(NamedTuple):
 
 
 def find_notices(run: Run, *, labelled: bool | None) -> list[Notice]:
-    """All that is to be known of a run, the worst first.
+    """Return the notices about a run, the worst first.
 
     Args:
         run: The run.
-        labelled: Whether its images have labels; None if that is not known.
+        labelled: Whether its images have labels; None if unknown.
     """
     found = [*_of_training(run), *_of_speed(run), *_of_evaluation(run, labelled)]
     return sorted(found, key=lambda notice: ("error", "warning", "note").index(notice.level))
 
 
 def evaluate_command(run: Run, *, labelled: bool | None) -> str:
-    """What to type to evaluate the features of a run."""
+    """Return the command that evaluates the features of a run."""
     folder = shlex.quote(run.name_to_type)
     if labelled is not False:
         return f"effssl evaluate {folder}"
@@ -77,7 +77,8 @@ def _of_training(run: Run) -> Iterator[Notice]:
             "gradient was not finite: a lower lr, or grad_clip, prevents it.",
         )
     if last.get("broken"):
-        images = f" of {run.training['images']:,}" if "images" in run.training else ""
+        known = run.training.images
+        images = "" if known is None else f" of {known:,}"
         yield Notice("warning", f"{last['broken']:,}{images} images are broken and were left out.")
     if run.state == "running":
         yield Notice("note", f"The run is going on: step {run.step:,}{_of_total(run)}.")
@@ -96,33 +97,26 @@ def _of_speed(run: Run) -> Iterator[Notice]:
 
 
 def _of_evaluation(run: Run, labelled: bool | None) -> Iterator[Notice]:
-    evaluations = run.training.get("evaluation", [])
-    for found in evaluations:
-        means = {
-            encoder: {key: statistics.mean(values) for key, values in row.items() if values}
-            for encoder, row in found["top1"].items()
-        }
-        ours = means.pop("pretrained", {})
-        for encoder, row in means.items():
-            worse = [key for key in ours if key in row and ours[key] <= row[key]]
-            if worse:
+    for found in run.training.evaluation:
+        for encoder in (name for name in found.top1 if name != "pretrained"):
+            if worse := found.worse_than(encoder):
                 yield Notice(
                     "warning",
                     f"By {', '.join(worse)} the pretrained features are no better than "
-                    f"{encoder}, on {found.get('dataset') or 'the data'}.",
+                    f"{encoder}, on {found.dataset or 'the data'}.",
                 )
     if labelled is False:
         yield Notice(
             "note",
             "The images have no labels, so there is no k-NN accuracy, and no class is shown.",
         )
-    if not evaluations and run.has_model:
+    if not run.training.evaluation and run.has_model:
         command = evaluate_command(run, labelled=labelled)
         yield Notice("note", f"The features were not evaluated: {command}")
 
 
 def _collapse(run: Run) -> tuple[int, str | None]:
-    """Since when and how a run is collapsed, by two lines in a row, as the monitor tells it."""
+    """Return since when and how a run is collapsed, by the rule of the monitor: two lines agree."""
     alarm, since, doubts = None, 0, 0
     for line in run.lines:
         signs = {name: line.get(name) for name in _SIGNS}
@@ -143,5 +137,5 @@ def _of_total(run: Run) -> str:
 
 
 def date(seconds: float) -> str:
-    """Minutes are enough; UTC, since a page is read elsewhere."""
+    """Format a time in UTC, to the minute."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML file, made from what lies in its folder."""
+"""Report of a run: one self-contained HTML file, made from the run folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from effssl.atomic import write_text
 from effssl.evaluation.features import extract_features
 from effssl.hub.pull import from_pretrained
 from effssl.report import _charts as charts
@@ -28,23 +29,23 @@ def write_report(
     dataset: str | None = None,
     images: int = 2000,
 ) -> Path:
-    """Write a run as one HTML file that needs nothing else, while it goes on or afterwards.
+    """Write the report of a run, finished or running, as one self-contained HTML file.
 
-    What cannot be shown, such as images that have moved, is said in its place.
+    Where something cannot be shown, such as images that have moved, the report says why.
 
     Args:
-        run: A run folder.
-        output: The file; report.html in the run folder if None.
-        dataset: Where the images of the run are, if not where it found them.
-        images: How many of them are embedded, at most, for their neighbours and the map.
+        run: Run folder.
+        output: File to write; report.html in the run folder if None.
+        dataset: Dataset with the images of the run; that of its configuration if None.
+        images: Largest number of images to embed, for neighbors and map.
 
     Returns:
-        The file that was written.
+        Path of the file.
 
     Raises:
         FileNotFoundError: If there is no such folder, no config.json in it, or no folder for the
             output.
-        ValueError: If it is not a run folder, or images is below 1.
+        ValueError: If it is not a run folder, or images is less than 1.
         OSError: If the file cannot be written.
     """
     if images < 1:
@@ -54,9 +55,7 @@ def write_report(
     if output.is_dir() or not output.parent.is_dir():
         raise FileNotFoundError(f"cannot write {output}: give a file in a folder that exists")
     page = _render(found, dataset, images)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(output)
+    write_text(output, page)
     return output
 
 
@@ -65,7 +64,7 @@ def _render(run: Run, dataset: str | None, images: int) -> str:
 
     environment = Environment(
         loader=PackageLoader("effssl", "report"),
-        autoescape=True,  # names of data and of classes come from anybody
+        autoescape=True,  # names of datasets and classes are untrusted
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -83,7 +82,7 @@ def _render(run: Run, dataset: str | None, images: int) -> str:
         knn=charts.knn_chart(run),
         spectra=spectra.spectrum_charts(run),
         spectrum=spectra.spectrum_table(run),
-        evaluations=[tables.evaluation(one) for one in run.training.get("evaluation", [])],
+        evaluations=[tables.evaluation(one) for one in run.training.evaluation],
         evaluate=evaluate_command(run, labelled=pictures["labelled"]) if run.has_model else None,
         no_model=NO_MODEL,
         config=tables.configuration(run),
@@ -94,7 +93,7 @@ def _render(run: Run, dataset: str | None, images: int) -> str:
 
 
 def _pictures(run: Run, dataset: str | None, images: int) -> dict:
-    """What of a run needs its images and its model, and in place of each what is missing."""
+    """Return what needs images or the model of a run, or the reason why it is missing."""
     shown = {"views": None, "neighbours": [], "sample": None, "legend": [], "labelled": None}
     shown |= {"map": Chart("Map of the features", None), "without_images": "", "without_model": ""}
     shown |= {"model": "", "embedded": 0, "all_views": run.config.views}
@@ -124,7 +123,7 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
         logger.warning("no features in the report: %s", error)
         shown["without_model"] = "The model could not be applied to the images; the log says why."
         return shown
-    step, epoch = run.training.get("step"), run.training.get("epoch")
+    step, epoch = run.training.step, run.training.epoch
     if step is not None:
         shown["model"] = f", of the model after step {step:,} (epoch {epoch:g})"
     kept = embedded.isfinite().all(1).nonzero()[:, 0].tolist()
@@ -135,14 +134,14 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
         return shown
     sample, embedded = sample.take(kept), embedded[kept]
     shown |= {"sample": sample, "embedded": len(embedded)}
-    shown["neighbours"] = gallery.neighbours(sample, embedded)
+    shown["neighbours"] = gallery.neighbors(sample, embedded)
     shown["map"], shown["legend"] = gallery.feature_map(sample, embedded)
     return shown
 
 
 def _embed(run: Run, sample: gallery.Sample) -> torch.Tensor:
     model = from_pretrained(run.model_folder)
-    # a run that goes on keeps its GPU for itself
+    # leave the GPU to a run that is still going
     if torch.cuda.is_available() and not run.config.cpu and run.state != "running":
         model.to("cuda")
     return extract_features(model, sample.source, progress=True)

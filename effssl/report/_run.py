@@ -1,4 +1,4 @@
-"""What the files of a run folder say, of a finished run as of one that goes on."""
+"""Content of a run folder, finished or running."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from effssl.hub._folder import is_model_folder, read_training
+from effssl.hub._folder import is_model_folder, read_record
+from effssl.records import TrainingRecord
 from effssl.training._monitor import read_metrics
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
-_LATEST = 20  # lines that say how fast a run is now
+_LATEST = 20  # lines that determine the current speed
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as its folder tells.
+    """A run, read from its folder.
 
     Attributes:
-        folder: The run folder.
-        config: Its configuration.
-        lines: Of metrics.jsonl, without a torn last one.
-        training: What training.json of the model folder says; empty without one.
-        total_steps: Steps of the whole run; None before it is known. Where no epoch is over it is
-            taken from the rounded epoch of the last line.
+        folder: Run folder.
+        config: Configuration.
+        lines: Lines of metrics.jsonl, without an incomplete last one.
+        training: Record of the model folder; an empty one if there is none.
+        total_steps: Steps of the whole run; None if unknown. Before the end of the first epoch it
+            is an estimate from the rounded epoch of the last line.
         state: ``finished``, ``running`` or ``stopped``.
-        seconds: For each line the time of training since the one before; None where not known.
+        seconds: Training time between each line and the previous one; None where unknown.
         silent: Minutes since the last line was written, or since the start.
-        last_sign: When that was, in seconds since 1970.
+        last_sign: Time of that, in seconds since 1970.
     """
 
     folder: Path
     config: PretrainConfig
     lines: list[dict]
-    training: dict
+    training: TrainingRecord
     total_steps: int | None
     state: str
     seconds: list[float | None]
@@ -49,9 +50,9 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that is known of: a run that is stopped writes its model without a line."""
+        """Last known step: a run that is stopped writes its model without a line."""
         last = self.lines[-1]["step"] if self.lines else 0
-        return max(last, self.training.get("step", 0))
+        return max(last, self.training.step or 0)
 
     @property
     def has_model(self) -> bool:
@@ -60,19 +61,19 @@ class Run:
 
     @property
     def model_folder(self) -> Path:
-        """Where the model is, if there is one."""
+        """Path of the model folder, if there is one."""
         return self.folder / "model"
 
     @property
     def minutes(self) -> float:
-        """Of training so far, over all launches."""
-        if self.training.get("step") == self.step and "minutes" in self.training:
-            return self.training["minutes"]
+        """Minutes of training so far, over all launches."""
+        if self.training.step == self.step and self.training.minutes is not None:
+            return self.training.minutes
         return sum(x for x in self.seconds if x is not None) / 60
 
     @property
     def minutes_left(self) -> float | None:
-        """To the end, at the speed of the latest lines; None if that is not known."""
+        """Minutes to the end, at the speed of the latest lines; None if unknown."""
         pace = self.step_seconds
         if pace is None or self.total_steps is None:
             return None
@@ -80,7 +81,7 @@ class Run:
 
     @property
     def step_seconds(self) -> float | None:
-        """Of the latest steps, the median; None if no line tells."""
+        """Median seconds of the latest steps; None if unknown."""
         steps = [b - a for a, b in pairwise([0, *(line["step"] for line in self.lines)])]
         pairs = list(zip(self.seconds, steps, strict=True))[-_LATEST:]
         known = [seconds / n for seconds, n in pairs if seconds is not None and n > 0]
@@ -88,18 +89,18 @@ class Run:
 
     @property
     def name_to_type(self) -> str:
-        """The folder as a command would name it, without more of this machine than config.json."""
+        """Name of the folder for a command, without more of its path than config.json holds."""
         given = self.config.run_folder
         same = given.resolve() == self.folder.resolve()
         return str(given if same else self.folder.resolve().name)
 
     def points(self, most: int) -> list[dict]:
-        """So many lines, evenly spread, with the last one."""
+        """Return at most so many lines, evenly spread, with the last one."""
         every = max(1, math.ceil(len(self.lines) / most))
         return self.lines[::-1][::every][::-1]
 
     def looks(self) -> list[dict]:
-        """The lines of the moments at which the spectrum was measured."""
+        """Return the lines with a spectrum."""
         return [line for line in self.lines if isinstance(line.get("spectrum"), dict)]
 
 
@@ -123,7 +124,11 @@ def read_run(folder: str | Path) -> Run:
     try:
         values = json.loads(path.read_text())
     except ValueError:
-        values = {"backbone": None, "projector_dim": None, "views": None}  # load says what is wrong
+        values = {
+            "backbone": None,
+            "projector_dim": None,
+            "views": None,
+        }  # left to load
     if not isinstance(values, dict) or not {"backbone", "projector_dim", "views"} <= values.keys():
         way_out = "give the --output of effssl pretrain"
         if isinstance(values, dict) and "architecture" in values:
@@ -133,16 +138,16 @@ def read_run(folder: str | Path) -> Run:
     metrics = folder / "metrics.jsonl"
     lines = read_metrics(folder)
     try:
-        training = read_training(folder / "model")
+        training = read_record(folder / "model")
     except (ValueError, OSError) as error:
         logger.warning("%s", error)
-        training = {}
+        training = TrainingRecord()
     total = _total_steps(config, lines)
     last_sign = (metrics if lines else path).stat().st_mtime
     silent = max(0.0, time.time() - last_sign) / 60
     seconds = _seconds(config, lines)
     known = [x for x in seconds if x is not None]
-    # the first line of a run waits for the data to be decoded, and for a model to be compiled
+    # the first line comes after decoding and compilation
     patience = max(5.0, 5 * statistics.median(known) / 60) if known else 15.0
     state = "running" if silent < patience else "stopped"
     if lines and total is not None and lines[-1]["step"] >= total:

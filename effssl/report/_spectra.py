@@ -1,9 +1,14 @@
-"""Eigenspectra of a run's features and projections, as they change."""
+"""Eigenspectra of features and projections over a run."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from effssl.report._run import Run
 from effssl.report._svg import COLORS, INK, Chart, draw, legend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _OVER_TIME = ("#0f98a8", "#2f7ee6", "#6f6cf0", "#b455d0", "#d8434e", "#d2691e")
 _COLUMNS = {  # title and decimals
@@ -18,11 +23,11 @@ _COLUMNS = {  # title and decimals
     "alignment": ("Alignment", 3),
     "uniformity": ("Uniformity", 3),
 }
-_ROUNDING = 1e-10  # share of the largest eigenvalue; what is below, features in float32 cannot tell
+_ROUNDING = 1e-10  # share of the largest eigenvalue below which float32 features are noise
 
 
 def spectrum_charts(run: Run) -> list[Chart]:
-    """Eigenspectra at several moments, with the fit of alpha, and alpha and RankMe over epochs."""
+    """Return charts of eigenspectra with the fit of alpha, and of alpha and RankMe over epochs."""
     looks = run.looks()
     if not looks:
         why = "Not measured yet."
@@ -41,15 +46,14 @@ def spectrum_charts(run: Run) -> list[Chart]:
 
 
 def spectrum_table(run: Run) -> tuple[list[str], list[list[str]], str]:
-    """Titles, rows and a sentence on them: the first and last look, and what evaluations measured.
+    """Return titles, rows and a sentence: first and last measurement of the run, and evaluations.
 
-    No rows if nothing was measured.
+    There are no rows if nothing was measured.
     """
     looks = run.looks()
     found = [(f"epoch {x['epoch']:g}", x["spectrum"]) for x in looks[:1] + looks[1:][-1:]]
-    for one in run.training.get("evaluation", []):
-        when = f"{one.get('dataset') or 'evaluation'}, {one['test_split']}"
-        found.append((when, one.get("spectrum") or {}))
+    for one in run.training.evaluation:
+        found.append((f"{one.dataset or 'evaluation'}, {one.test_split}", one.spectrum or {}))
     found = [
         (of, when, x[of]) for when, x in found for of in ("features", "projections") if of in x
     ]
@@ -83,7 +87,7 @@ def _spectra(looks: list[dict], of: str) -> Chart:
     last = shown[-1][1]
     fit = last.get("alpha_fit") if last.get("alpha") is not None else None
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         for (epoch, _, points), color in zip(shown, colors, strict=False):
             axes.plot(*zip(*points, strict=True), color=color, label=f"epoch {epoch:g}")
         if fit:
@@ -115,7 +119,7 @@ def _over_epochs(looks: list[dict], key: str, title: str) -> Chart:
     if not series:
         return Chart(title, None, "Fewer than two looks; a curve needs two.")
 
-    def plot(axes) -> None:
+    def plot(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
         for (of, points), color in zip(series.items(), COLORS, strict=False):

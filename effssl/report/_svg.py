@@ -1,4 +1,4 @@
-"""Charts as SVG that stands in a page: text is text, and ink is the colour of the text around."""
+"""Charts as inline SVG, with real text and in the text color of the page."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-# each at least 3.4 to 1 against white and against near-black
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# contrast of at least 3.4 to 1 with white and with near-black
 COLORS = (
-    *("#2f7ee6", "#d2691e", "#2a9a53", "#b455d0", "#d8434e"),
-    *("#7d8590", "#0f98a8", "#a57c00", "#e0559a", "#6f6cf0"),
+    "#2f7ee6",
+    "#d2691e",
+    "#2a9a53",
+    "#b455d0",
+    "#d8434e",
+    "#7d8590",
+    "#0f98a8",
+    "#a57c00",
+    "#e0559a",
+    "#6f6cf0",
 )
-INK = "#010203"  # becomes the colour of the text around the chart
+INK = "#010203"  # placeholder for the text color of the page
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 11,
@@ -39,12 +51,12 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, or why there is none.
+    """A chart, or the reason why there is none.
 
     Attributes:
-        title: What it shows.
-        svg: None where there is nothing to draw.
-        text: What to know of it, or what is missing.
+        title: Title.
+        svg: Drawing; None if there is nothing to draw.
+        text: Caption, or the reason why there is no drawing.
     """
 
     title: str
@@ -52,8 +64,8 @@ class Chart:
     text: str = ""
 
 
-def legend(axes) -> None:
-    """Names of the lines, above them, where they hide nothing."""
+def legend(axes: Axes) -> None:
+    """Put the legend above the axes, where it hides no lines."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
@@ -68,14 +80,14 @@ def legend(axes) -> None:
 def draw(
     key: str, title: str, plot: Callable, *, text: str = "", size: tuple[float, float] = (4.6, 2.8)
 ) -> Chart:
-    """Draw with matplotlib.
+    """Draw a chart with matplotlib.
 
     Args:
-        key: Goes before every id, so that charts of one page have different ones.
-        title: Of the chart, also for those who hear it.
-        plot: Draws on the axes that it gets.
-        text: What to know of it.
-        size: In inches, at 72 px each.
+        key: Prefix of all ids, to make them unique in a page.
+        title: Title, also for screen readers.
+        plot: Function that draws on given axes.
+        text: Caption.
+        size: Width and height in inches, at 72 px each.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -86,7 +98,7 @@ def draw(
         plot(figure.subplots())
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]  # what is before it is of XML
+    svg = svg[svg.index("<svg") :]  # drop the XML declaration
     for part in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r' xmlns(:xlink)?="[^"]*"'):
         svg = re.sub(part, "", svg, flags=re.S)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\1{key}-", svg)

@@ -1,4 +1,4 @@
-"""What a report says in words and numbers: facts, evaluations, the configuration, the lines."""
+"""Tables of a report: facts, evaluations, configuration, metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import shlex
 import statistics
 
-from effssl.evaluation._tables import mean_and_spread, protocol_sentences
 from effssl.hub._folder import build_sketch
 from effssl.hub._model_config import read_config
 from effssl.loss_specs import LOSSES
+from effssl.records import EvaluationRecord, mean_and_spread
 from effssl.report._run import Run
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _LINES = 200
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """What a run is and how far it is, as title and value."""
+    """Return facts about a run and its progress, as title and value."""
     config, training = run.config, run.training
     total = "" if run.total_steps is None else f" of {run.total_steps:,}"
     epoch = run.lines[-1].get("epoch") if run.lines else 0
@@ -27,8 +27,8 @@ def facts(run: Run) -> list[tuple[str, str]]:
     found["Training"] = _duration(run.minutes)
     if run.state != "finished" and run.minutes_left is not None:
         found["Left, about"] = _duration(run.minutes_left)
-    if "images" in training:
-        found["Images"] = f"{training['images']:,}"
+    if training.images is not None:
+        found["Images"] = f"{training.images:,}"
     found["Views seen"] = f"{run.step * config.batch_size * config.views:,}"
     found["Backbone"] = config.backbone
     if run.has_model:
@@ -46,60 +46,59 @@ def facts(run: Run) -> list[tuple[str, str]]:
     memory = [line["memory_mb"] for line in run.lines if line.get("memory_mb") is not None]
     if memory:
         found["Memory at the most"] = f"{max(memory):,.0f} MB"
-    if "hardware" in training:
-        found["Hardware"] = training["hardware"]
-    if "precision" in training:
-        found["Precision"] = {"no": "fp32"}.get(training["precision"], training["precision"])
-    if "versions" in training:
-        found["Versions"] = ", ".join(f"{k} {v}" for k, v in training["versions"].items())
+    if training.hardware is not None:
+        found["Hardware"] = training.hardware
+    if training.precision is not None:
+        found["Precision"] = {"no": "fp32"}.get(training.precision, training.precision)
+    if training.versions is not None:
+        found["Versions"] = ", ".join(f"{k} {v}" for k, v in training.versions.items())
     return list(found.items())
 
 
 def command(run: Run) -> str:
-    """What to type for the same run."""
+    """Return the command that starts the same run."""
     flags = run.config.flags(without=("resume", "overwrite"))
     return shlex.join(["effssl", "pretrain", *flags])
 
 
 def configuration(run: Run) -> list[tuple[str, str, str]]:
-    """Every field, its value and its default."""
+    """Return every field with its value and default."""
     return [
         (field.name, _value(getattr(run.config, field.name)), _value(field.default))
         for field in dataclasses.fields(run.config)
     ]
 
 
-def evaluation(found: dict) -> dict:
-    """A table of an entry of training.json: a row a protocol, a column an encoder."""
-    encoders, rows = list(found["top1"]), []
-    for measure in ("top1", "top5"):
-        table = found.get(measure) or {}
+def evaluation(found: EvaluationRecord) -> dict:
+    """Make the table of an evaluation: a row for each protocol, a column for each encoder."""
+    encoders, rows = list(found.top1), []
+    for measure, table in (("top-1", found.top1), ("top-5", found.top5)):
         for key in dict.fromkeys(key for row in table.values() for key in row):
             values = [table.get(encoder, {}).get(key) or [] for encoder in encoders]
             means = [statistics.mean(one) if one else None for one in values]
             best = max((mean for mean in means if mean is not None), default=None)
             cells = [(mean_and_spread(v), m == best) for v, m in zip(values, means, strict=True)]
-            rows.append((key, measure.replace("top", "top-"), cells))
-    lead = f"{found['test_images']:,} images ({found['test_split']})"
+            rows.append((key, measure, cells))
+    lead = f"{found.test_images:,} images ({found.test_split})"
     if rows:
         lead = (
-            f"Percent of {lead}; {found['train_images']:,} labelled ones ({found['train_split']}) "
+            f"Percent of {lead}; {found.train_images:,} labelled ones ({found.train_split}) "
             "vote and are fitted to. "
         )
-        lead += f"Mean ± standard deviation of {found['of']}."
+        lead += f"Mean ± standard deviation of {found.of}."
     else:
         lead += ", without labels: see the spectrum above."
     return {
-        "title": found.get("dataset") or "A data set that is not public",
+        "title": found.dataset or "A data set that is not public",
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": protocol_sentences(found),
+        "protocols": found.sentences(),
     }
 
 
 def lines(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns of metrics.jsonl, and some of its lines."""
+    """Return the columns of metrics.jsonl, and some of its lines."""
     points = run.points(_LINES)
     names = [k for k in dict.fromkeys(k for line in points for k in line) if k != "spectrum"]
     return names, [[_number(line.get(name)) for name in names] for line in points]

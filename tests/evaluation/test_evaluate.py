@@ -104,7 +104,8 @@ def test_the_random_initialisation_is_another_one_for_every_seed(found):
 def test_the_record_is_json_with_every_seed(found):
     top1 = found.accuracy["pretrained"]["linear"]
     second = dataclasses.replace(found, seeds=(4, 5))
-    kept = json.loads(json.dumps(record([found, second], dataset="fashion-mnist-sample", **SPLITS)))
+    noted = record([found, second], dataset="fashion-mnist-sample", **SPLITS)
+    kept = json.loads(json.dumps(noted.to_json()))
     assert kept["seeds"]["linear"] == [0, 1, 4, 5] and kept["test_images"] == 150
     assert kept["seeds"]["fine-tuned 25 %"] == [0, 4]
     assert kept["top1"]["pretrained"]["linear"] == [round(value.top1, 2) for value in top1 * 2]
@@ -122,13 +123,14 @@ def test_a_precision_other_than_float32_is_said(model, sources, found):
         "seeds": (0,),
     }
     half = evaluate(model, *sources, precision="bf16", **options)
-    kept = record([half], dataset="fashion-mnist-sample", **SPLITS)
-    exact = record([found], dataset="fashion-mnist-sample", **SPLITS)
+    half_record = record([half], dataset="fashion-mnist-sample", **SPLITS)
+    exact_record = record([found], dataset="fashion-mnist-sample", **SPLITS)
+    kept, exact = half_record.to_json(), exact_record.to_json()
     assert kept["precision"] == "bf16" and "precision" not in exact
     assert all(x.endswith(", backbone in bf16 by autocast") for x in kept["protocols"].values())
     assert not any("autocast" in x for x in exact["protocols"].values())
-    assert "preset grey; backbone in bf16 by autocast" in spectrum_table(kept)
-    assert "autocast" not in spectrum_table(exact)
+    assert "preset grey; backbone in bf16 by autocast" in spectrum_table(half_record)
+    assert "autocast" not in spectrum_table(exact_record)
     for name, found_in_32 in found.spectrum.items():
         assert half.spectrum[name].rankme != found_in_32.rankme  # nor is it that of other features
         assert half.spectrum[name].rankme == pytest.approx(found_in_32.rankme, rel=0.1)
@@ -136,15 +138,15 @@ def test_a_precision_other_than_float32_is_said(model, sources, found):
 
 
 def test_tables_show_what_the_record_holds(found, sources):
-    kept = record([found], dataset="fashion-mnist-sample", **SPLITS)
-    shown = accuracy_table(kept)
+    noted = record([found], dataset="fashion-mnist-sample", **SPLITS)
+    kept, shown = noted.to_json(), accuracy_table(noted)
     linear = kept["top1"]["pretrained"]["linear"]
     assert f"{statistics.mean(linear):.2f} ± {statistics.stdev(linear):.2f}" in shown
     (tuned,) = kept["top1"]["pretrained"]["fine-tuned 25 %"]
     row = next(line for line in shown.splitlines() if line.startswith("fine-tuned 25 %"))
     assert row.split()[3] == "–" and row.split()[-1] == f"{tuned:.2f}"
     assert all(sentence in shown for sentence in kept["protocols"].values())
-    shown = spectrum_table(kept)
+    shown = spectrum_table(noted)
     assert f"{kept['spectrum']['features']['rankme']:.4g}" in shown and "ranks 5 to 48" in shown
     by_class = found.accuracy["pretrained"]["linear"][0].per_class
     row = next(x for x in class_table(found, sources[1]).splitlines() if x.startswith("Sandal"))

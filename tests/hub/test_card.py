@@ -31,6 +31,7 @@ from effssl.hub._card import compose_card, write_card
 from effssl.hub._folder import add_evaluation, build_sketch, read_training
 from effssl.hub._model_config import read_config
 from effssl.hub.push import prepare
+from effssl.records import EvaluationRecord
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODELS = runpy.run_path(CARDS / "write_cards.py")["models"]()
@@ -117,6 +118,9 @@ def numbers(text):
 
 
 # --- of any model
+
+
+as_record = EvaluationRecord.from_json
 
 
 def save(folder, backbone="test_resnet", in_chans=3, training=None):
@@ -224,9 +228,9 @@ def test_an_evaluation_replaces_that_of_the_same_images(tmp_path):
     about = {"dataset": "a", "train_split": "train", "test_split": "test"}
     about |= {"train_images": 100, "test_images": 10}
     probe = {"weight": torch.zeros(2, 96), "bias": torch.zeros(2)}
-    add_evaluation(folder, about | {"seeds": {"linear": [0]}}, probe)
-    add_evaluation(folder, about | {"seeds": {"linear": [1]}, "dataset": "b"})
-    add_evaluation(folder, about | {"seeds": {"linear": [2]}, "dataset": "b"}, probe)
+    add_evaluation(folder, as_record(about | {"seeds": {"linear": [0]}}), probe)
+    add_evaluation(folder, as_record(about | {"seeds": {"linear": [1]}, "dataset": "b"}))
+    add_evaluation(folder, as_record(about | {"seeds": {"linear": [2]}, "dataset": "b"}), probe)
     found = read_training(folder)["evaluation"]
     assert [(e["dataset"], e["seeds"]) for e in found] == [
         ("a", {"linear": [0]}),
@@ -234,8 +238,8 @@ def test_an_evaluation_replaces_that_of_the_same_images(tmp_path):
     ]
     assert "probe" not in found[0] and found[1]["probe"]["bytes"] > 8 * 97
     # images that are not public have no name to tell them apart
-    add_evaluation(folder, about | {"dataset": None})
-    add_evaluation(folder, about | {"dataset": None, "test_images": 11})
+    add_evaluation(folder, as_record(about | {"dataset": None}))
+    add_evaluation(folder, as_record(about | {"dataset": None, "test_images": 11}))
     assert len(read_training(folder)["evaluation"]) == 4
 
 
@@ -248,7 +252,7 @@ def test_protocols_of_the_same_images_are_one_evaluation(tmp_path):
         numbers = {name: {protocol: [top1]} for name in ("raw pixels", "pretrained")}
         found = {"protocols": {protocol: "as ever"}, "top1": numbers, "top5": {}}
         found["seeds"] = {protocol: [seed]}
-        add_evaluation(folder, images | found | {"spectrum": spectrum or {}}, probe)
+        add_evaluation(folder, as_record(images | found | {"spectrum": spectrum or {}}), probe)
         return read_training(folder)["evaluation"]
 
     probe = {"weight": torch.zeros(2, 96), "bias": torch.zeros(2)}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import effssl
-from effssl.hub._folder import write_json
+from effssl.atomic import write_json
 from effssl.report import _charts as charts
 from effssl.report import _gallery as gallery
 from effssl.report import _page as page
@@ -94,7 +94,7 @@ def report(run, **options):
 
 def evaluate(run, *evaluations):
     training = json.loads((run / "model" / "training.json").read_text())
-    write_json(training | {"evaluation": evaluations}, run / "model" / "training.json")
+    write_json(run / "model" / "training.json", training | {"evaluation": evaluations})
 
 
 def metrics(run):
@@ -291,7 +291,7 @@ def test_text_of_others_is_text(whole, run, image_folder, tmp_path):
 def test_a_run_that_goes_on_says_how_far_it_is(run):
     write_metrics(run, metrics(run)[:7], torn='{"step": 8, "epo')
     training = json.loads((run / "model" / "training.json").read_text())
-    write_json(training | {"step": 5, "epoch": 1.0}, run / "model" / "training.json")
+    write_json(run / "model" / "training.json", training | {"step": 5, "epoch": 1.0})
     text = report(run)
     assert 'state running">running, 47 %<' in text and "7 of 15" in section(text, "facts")
     assert "of the model after step 5 (epoch 1)" in section(text, "map")
@@ -419,7 +419,7 @@ def test_neighbours_are_the_nearest_others_by_cosine(run):
     sample = gallery.draw_sample(config, None, 24)
     angles = torch.linspace(0, 1, 24)
     embedded = torch.stack([angles.cos(), angles.sin()], 1) * torch.arange(1, 25)[:, None]
-    found = gallery.neighbours(sample, embedded)
+    found = gallery.neighbors(sample, embedded)
     assert len(found) == 12 and len({query for query, _ in found}) == 12
     for query, others in found:
         nearest = sorted(set(range(24)) - {query}, key=lambda i: abs(i - query))

@@ -1,0 +1,290 @@
+"""Records of a training and of its evaluations, as training.json of a model folder keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_SAME_IMAGES = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
+_NOT_OF_JSON = ("keys", "unknown")  # fields that say how the others lie in the file
+
+
+@dataclass
+class EvaluationRecord:
+    """Results on one set of test images, from `effssl.evaluation.record` or a file.
+
+    Attributes:
+        dataset: Name of the dataset; None if it is not public.
+        train_split: Split that votes and is fitted to; None without labels.
+        train_images: Number of labeled training images; 0 without labels.
+        test_split: Split that is measured.
+        test_images: Number of test images.
+        digest: Digest of all labels; it tells datasets without a name apart.
+        classes: Number of classes.
+        protocols: A sentence for each protocol, by its name.
+        seeds: Seeds of each protocol.
+        of: What a spread is taken over: ``seeds`` of the evaluation, or ``trainings``.
+        top1: Percentages by encoder and protocol, one for each seed.
+        top5: Likewise, where it is defined.
+        spectrum: Label-free measures by ``features`` and ``projections``.
+        precision: What the backbone computed in.
+        probe: Bytes and sha256 of the file of the linear probe, if there is one.
+        keys: Keys of the JSON object, in order; others with a default value are left out.
+        unknown: Values of keys that this version does not know.
+    """
+
+    dataset: str | None = None
+    train_split: str | None = None
+    train_images: int = 0
+    test_split: str = ""
+    test_images: int = 0
+    digest: str | None = None
+    classes: int | None = None
+    protocols: dict[str, str] = field(default_factory=dict)
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    of: str = "seeds"
+    top1: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    top5: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    spectrum: dict[str, dict[str, Any]] = field(default_factory=dict)
+    precision: str = "fp32"
+    probe: dict[str, Any] | None = None
+    keys: tuple[str, ...] = (
+        "dataset",
+        "train_split",
+        "train_images",
+        "test_split",
+        "test_images",
+        "digest",
+        "classes",
+        "protocols",
+        "seeds",
+        "of",
+        "top1",
+        "top5",
+        "spectrum",
+    )
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> EvaluationRecord:
+        """Read an entry of ``evaluation`` in training.json.
+
+        Raises:
+            ValueError: If it is not an object.
+        """
+        return cls(**_fields(cls, content))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry for training.json: the keys it came with, in their order."""
+        return _content(self)
+
+    def same_images(self, other: EvaluationRecord) -> bool:
+        """Whether both were measured on the same images."""
+        return all(getattr(self, name) == getattr(other, name) for name in _SAME_IMAGES)
+
+    def merged(self, later: EvaluationRecord) -> EvaluationRecord:
+        """Combine with a later evaluation of the same images; its numbers replace earlier ones."""
+        both = EvaluationRecord.from_json(self.to_json() | later.to_json())
+        both.top1 = _merged_tables(self.top1, later.top1)
+        both.top5 = _merged_tables(self.top5, later.top5)
+        both.protocols = self.protocols | later.protocols
+        both.seeds = self.seeds | later.seeds
+        both.spectrum = later.spectrum or self.spectrum
+        names = (*both.keys, "top1", "top5", "protocols", "seeds", "spectrum")
+        both.keys = tuple(dict.fromkeys(names))
+        return both
+
+    def check_complete(self) -> None:
+        """Raise KeyError for a key that a model card needs and the file lacks."""
+        _check_keys(
+            self.keys,
+            (
+                "dataset",
+                "train_images",
+                "test_split",
+                "test_images",
+                "protocols",
+                "seeds",
+                "of",
+                "top1",
+                "spectrum",
+            ),
+        )
+
+    def means(self, encoder: str) -> dict[str, float]:
+        """Return the mean top-1 of an encoder by protocol."""
+        row = self.top1.get(encoder, {})
+        return {name: statistics.mean(values) for name, values in row.items() if values}
+
+    def worse_than(self, encoder: str) -> list[str]:
+        """Return the protocols by which the pretrained model is no better than another encoder."""
+        ours, theirs = self.means("pretrained"), self.means(encoder)
+        return [name for name in ours if name in theirs and ours[name] <= theirs[name]]
+
+    def rows(self, measure: str = "top1", *, digits: int = 1) -> list[tuple[str, list[str]]]:
+        """Return a row for each protocol: its name, and a cell for each encoder of `top1`.
+
+        Args:
+            measure: ``top1`` or ``top5``.
+            digits: Decimals of a cell.
+        """
+        table = self.top1 if measure == "top1" else self.top5
+        return [
+            (name, [mean_and_spread(table.get(e, {}).get(name), digits=digits) for e in self.top1])
+            for name in self.protocols
+            if any(name in row for row in table.values())
+        ]
+
+    def sentences(self) -> list[tuple[str, str]]:
+        """Return name and description of every protocol, with its seeds."""
+        return [
+            (name, f"{sentence}; seed {', '.join(map(str, self.seeds[name]))}")
+            for name, sentence in self.protocols.items()
+        ]
+
+
+@dataclass
+class TrainingRecord:
+    """Content of training.json: how a model was trained, and what was measured since.
+
+    A value is None where the file does not have it, as in the folder of a model that was only
+    saved.
+
+    Attributes:
+        config: Configuration of the run, by the version of effssl that trained.
+        command: Command that trains the same model.
+        images: Number of training images.
+        step: Optimizer steps.
+        epoch: Epochs.
+        images_seen: Images seen, with repetition.
+        views_seen: Views seen.
+        minutes: Training time.
+        hardware: Name of the GPU or CPU.
+        processes: Number of processes.
+        precision: ``no`` (float32), ``bf16`` or ``fp16``.
+        versions: Versions of Python and of packages.
+        history: Columns of metrics over training.
+        evaluation: Evaluations, each of other images.
+        keys: Keys of the JSON object, in order; others with a default value are left out.
+        unknown: Values of keys that this version does not know.
+    """
+
+    config: dict[str, Any] | None = None
+    command: str | None = None
+    images: int | None = None
+    step: int | None = None
+    epoch: float | None = None
+    images_seen: int | None = None
+    views_seen: int | None = None
+    minutes: float | None = None
+    hardware: str | None = None
+    processes: int | None = None
+    precision: str | None = None
+    versions: dict[str, str] | None = None
+    history: dict[str, list] | None = None
+    evaluation: list[EvaluationRecord] = field(default_factory=list)
+    keys: tuple[str, ...] = ()
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TrainingRecord:
+        """Read what training.json holds.
+
+        Raises:
+            ValueError: If its evaluations are not a list of objects.
+        """
+        known = _fields(cls, content)
+        found = known.get("evaluation", [])
+        if not isinstance(found, list):
+            raise ValueError(f"evaluation must be a list of objects, is {type(found).__name__}")
+        known["evaluation"] = [EvaluationRecord.from_json(one) for one in found]
+        return cls(**known)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of training.json: the keys it came with, in their order."""
+        content = _content(self)
+        if "evaluation" in content:
+            content["evaluation"] = [one.to_json() for one in self.evaluation]
+        return content
+
+    def add(self, evaluation: EvaluationRecord) -> EvaluationRecord:
+        """Add an evaluation, merged into an earlier one of the same images, and return it.
+
+        An earlier one of the same images whose spread is of something else is replaced.
+        """
+        others = []
+        for earlier in self.evaluation:
+            if not earlier.same_images(evaluation):
+                others.append(earlier)
+            elif earlier.of == evaluation.of:
+                evaluation = earlier.merged(evaluation)
+        self.evaluation = [*others, evaluation]
+        return evaluation
+
+    def set_probe(self, evaluation: EvaluationRecord, probe: dict[str, Any]) -> None:
+        """Note the file of the linear probe at its evaluation, and at no other one."""
+        for other in (one for one in self.evaluation if one is not evaluation):
+            other.probe = None
+            other.keys = tuple(key for key in other.keys if key != "probe")
+        evaluation.probe = probe
+
+    def check_complete(self) -> None:
+        """Raise KeyError for a key that a model card needs and the file lacks."""
+        for one in self.evaluation:
+            one.check_complete()
+        if self.config is not None:
+            _check_keys(
+                self.keys,
+                (
+                    "images",
+                    "step",
+                    "epoch",
+                    "images_seen",
+                    "views_seen",
+                    "minutes",
+                    "hardware",
+                    "precision",
+                    "versions",
+                ),
+            )
+
+
+def mean_and_spread(values: Sequence[float] | None, *, digits: int = 1) -> str:
+    """Format mean ± sample standard deviation, the mean alone of one value, or a dash for none."""
+    if not values:
+        return "–"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that make a record of a JSON object."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"a record must be an object, is {type(content).__name__}")
+    names = {f.name for f in dataclasses.fields(cls)} - {*_NOT_OF_JSON}
+    known: dict[str, Any] = {name: value for name, value in content.items() if name in names}
+    known["unknown"] = {name: value for name, value in content.items() if name not in names}
+    known["keys"] = tuple(content)
+    return known
+
+
+def _content(record: EvaluationRecord | TrainingRecord) -> dict[str, Any]:
+    """Return a record as a JSON object, without values that are neither of the file nor set."""
+    empty = type(record)()
+    values = {name: getattr(record, name) for name in vars(record) if name not in _NOT_OF_JSON}
+    names = [*record.keys, *(n for n in values if values[n] != getattr(empty, n))]
+    return {name: (values | record.unknown)[name] for name in dict.fromkeys(names)}
+
+
+def _check_keys(keys: Sequence[str], needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in keys:
+            raise KeyError(name)
+
+
+def _merged_tables(earlier: dict[str, dict], later: dict[str, dict]) -> dict[str, dict]:
+    names = dict.fromkeys([*max(earlier, later, key=len), *later])
+    return {name: earlier.get(name, {}) | later.get(name, {}) for name in names}
