@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from effssl import evaluation as evaluation
     from effssl import losses as losses
     from effssl import views as views
-    from effssl.evaluation.features import extract_features as extract_features
     from effssl.hub._folder import save_pretrained as save_pretrained
+    from effssl.hub.features import extract_features as extract_features
     from effssl.hub.pull import from_pretrained as from_pretrained
     from effssl.hub.pull import list_pretrained as list_pretrained
     from effssl.hub.push import push_to_hub as push_to_hub
@@ -39,7 +39,7 @@ _NAMES = {
     "create_loss": "effssl.losses",
     "create_model": "effssl.model",
     "create_transform": "effssl.transform",
-    "extract_features": "effssl.evaluation.features",
+    "extract_features": "effssl.hub.features",
     "from_pretrained": "effssl.hub.pull",
     "list_models": "effssl.model",
     "list_pretrained": "effssl.hub.pull",

@@ -1,4 +1,4 @@
-"""How evaluation uses a device: its precision, copies that nobody waits for, and who decodes."""
+"""Precision and decoding processes of evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from effssl.data._loader import available_cores
 
@@ -15,11 +14,11 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MOST_WORKERS = 8
-_FEW = 2000  # images, for which it does not pay to start workers
+_FEW = 2000  # images for which starting workers does not pay
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What ``auto`` means on a device: bf16 on a GPU that computes in it, else fp32.
+    """Resolve ``auto`` for a device: bf16 on a GPU that computes in it, else fp32.
 
     Raises:
         ValueError: If there is no such precision.
@@ -34,24 +33,17 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """A context in which modules compute in a resolved precision."""
+    """Return a context in which modules compute in a resolved precision."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, _TYPES[precision])
 
 
-def copied(x: Tensor, device: torch.device) -> Tensor:
-    """``x`` on a device; the host does not wait for a copy to a GPU, made from pinned memory."""
-    if device.type == "cuda" and x.device.type == "cpu":
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
-
-
 def decoding_workers(workers: int | None, images: int, device: torch.device) -> int:
-    """Processes that decode: as many as asked for, or as it pays to start if that is None.
+    """Return the number of decoding processes: as many as given, or a default if None.
 
-    That is one for each core of this process's share up to 8, but none for fewer than 2,000
-    images, or for a model on the CPU, whose cores it takes.
+    The default is one for each core of this process's share, at most 8; none for fewer than 2,000
+    images, or for a model on the CPU, which needs the cores itself.
     """
     if workers is not None:
         return workers

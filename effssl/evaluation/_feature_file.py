@@ -1,4 +1,4 @@
-"""Features on disk, written batch by batch by one process or many, so that a stop loses little."""
+"""Features on disk, written batch by batch by one or more processes; a stop loses little."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
+from effssl.atomic import write_text
 from effssl.data.sources import Source
 from effssl.distributed import world_size
 
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".safetensors", ".parquet", "")
-_PARQUET_ROWS = 10_000  # of a row group
-_SAVE_SECONDS = 5.0  # of work that a kill may lose
+_PARQUET_ROWS = 10_000  # rows in a row group
+_SAVE_SECONDS = 5.0  # seconds of work that a kill may lose
 
 
 class FeatureFile:
-    """The output of an extraction, beside which a folder ``NAME.partial`` grows until it is whole.
+    """Output of an extraction, collected in a folder ``NAME.partial`` until it is complete.
 
-    The folder holds the safetensors file, and of every process that wrote to it the numbers of its
-    batches. Every process makes one of these, with the same arguments.
+    The folder holds the safetensors file, and for every process a file with the numbers of the
+    batches it has written. Every process creates one of these objects, with the same arguments.
 
     Args:
-        output: The file, or the folder of a ``datasets.Dataset``.
-        source: The images, whose labels or columns go along.
-        width: Of the features.
+        output: Path of the file, or of the folder of a ``datasets.Dataset``.
+        source: Images, whose labels or columns are written too.
+        width: Width of the features.
         batches: Number of batches.
-        fingerprint: Of what the features depend on; what another one left is thrown away.
+        fingerprint: Digest of all that the features depend on; a partial output with another one
+            is deleted.
 
     Raises:
         ValueError: If the output has an unknown ending.
@@ -61,7 +63,7 @@ class FeatureFile:
         _wait_for_all()
         self.batches, self.shape = batches, (len(source.dataset), width)
         self.path = self.partial / "features.safetensors"
-        self.start = self.path.stat().st_size - 4 * math.prod(self.shape)  # features come last
+        self.start = self.path.stat().st_size - 4 * math.prod(self.shape)  # they come last
         self.file = os.open(self.path, os.O_RDWR)
         self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
         self.pending, self.saved = [], time.monotonic()
@@ -81,9 +83,9 @@ class FeatureFile:
             end = file.tell() + 4 * rows * width
             file.truncate(end)
             file.flush()
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash later
+            if hasattr(os, "posix_fallocate"):  # fail now if the disk is full
                 os.posix_fallocate(file.fileno(), 0, end)
-        job.write_text(fingerprint)  # last: without it the rest is not taken for whole
+        write_text(job, fingerprint)  # written last, as a sign that the rest is complete
 
     @property
     def _labels(self) -> np.ndarray | None:
@@ -94,16 +96,16 @@ class FeatureFile:
         return np.array(labels, np.int64) if whole else None
 
     def batches_left(self) -> list[int]:
-        """Numbers of the batches that are not there yet, the same for every process."""
+        """Return the numbers of the missing batches, the same in every process."""
         done = set()
         for file in self.partial.glob("done-*"):
-            # a line that a kill has torn lacks its end
+            # a line cut off by a kill has no end
             done |= {int(line) for line in file.read_text().split("\n")[:-1]}
-        _wait_for_all()  # or one would see what another has already begun to write
+        _wait_for_all()  # before another process writes
         return [batch for batch in range(self.batches) if batch not in done]
 
     def write(self, batch: int, rows: range, features: Tensor) -> None:
-        """Put the features of a batch, (n, F), in their place."""
+        """Write the features of a batch, (n, F), to their rows."""
         place = self.start + 4 * self.shape[1] * rows.start
         os.pwrite(self.file, features.contiguous().numpy().tobytes(), place)
         self.pending.append(batch)
@@ -111,13 +113,13 @@ class FeatureFile:
             self._save()
 
     def _save(self) -> None:
-        os.fsync(self.file)  # or after a power cut batches would be done that are not there
+        os.fsync(self.file)  # before the batches are recorded as done
         self.done.write("".join(f"{batch}\n" for batch in self.pending))
         self.done.flush()
         self.pending, self.saved = [], time.monotonic()
 
     def finish(self) -> None:
-        """Make the output when all processes are done, and delete the folder."""
+        """Create the output once all processes are done, and delete the folder."""
         self._save()
         os.close(self.file)
         self.done.close()
@@ -167,7 +169,7 @@ class FeatureFile:
 
         path = self.partial / "dataset"
         kind = Features({"features": List(Value("float32"), length=self.shape[1])})
-        flat = pyarrow.array(self._features().reshape(-1))  # not a copy, nor is what follows
+        flat = pyarrow.array(self._features().reshape(-1))  # no copy, here and below
         column = pyarrow.FixedSizeListArray.from_arrays(flat, type=kind.arrow_schema.types[0])
         table = pyarrow.table([column], schema=kind.arrow_schema)
         features = Dataset(table, info=DatasetInfo(features=kind))
@@ -179,7 +181,7 @@ class FeatureFile:
 
 
 def _header(rows: int, width: int, *, labels: bool) -> bytes:
-    """The start of a safetensors file of labels, if any, and features."""
+    """Return the header of a safetensors file of labels, if any, and features."""
     end = 8 * rows if labels else 0
     header = {
         "features": {
@@ -191,7 +193,7 @@ def _header(rows: int, width: int, *, labels: bool) -> bytes:
     if labels:
         header["labels"] = {"dtype": "I64", "shape": [rows], "data_offsets": [0, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # numbers are aligned to 8 bytes
+    text += b" " * (-len(text) % 8)  # align the tensors to 8 bytes
     return len(text).to_bytes(8, "little") + text
 
 

@@ -1,4 +1,4 @@
-"""What a classifier of test images got right, and whether train and test can be compared at all."""
+"""Accuracy of classifiers, and checks that train and test fit together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from effssl.data.sources import Source
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on labelled images.
+    """Accuracy on labeled images.
 
     Attributes:
         top1: Percentage of images whose class is the first guess.
-        top5: Percentage whose class is among the first five; None where that says nothing: of five
+        top5: Percentage of images whose class is among the first five guesses; None with five
             classes or fewer, or fewer than five guesses.
-        confusion: Number of images of each class (row) that were given each class (column),
-            (classes, classes), int64.
+        confusion: Number of images by class (row) and predicted class (column), (classes,
+            classes), int64.
     """
 
     top1: float
@@ -43,12 +43,12 @@ class Accuracy:
 
     @property
     def per_class(self) -> Tensor:
-        """Percentage of each class's images that were given it, (classes,); NaN of no images."""
+        """Top-1 in percent of every class, (classes,); NaN for a class without images."""
         return 100 * self.confusion.diag() / self.confusion.sum(1)
 
 
 def topk_classes(scores: Tensor) -> Tensor:
-    """The five classes with the highest scores, best first, or one if there are five or fewer.
+    """Return the five classes with the highest scores, best first, or one of five classes or fewer.
 
     Args:
         scores: (M, classes).
@@ -59,10 +59,10 @@ def topk_classes(scores: Tensor) -> Tensor:
     return scores.topk(5 if scores.shape[1] > 5 else 1).indices
 
 
-def check_labelled(
+def check_labeled(
     train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> int:
-    """Whether a classifier can be fitted to train and measured on test.
+    """Check that a classifier can be fitted to train and measured on test.
 
     Args:
         train_features: (N, F).
@@ -75,7 +75,7 @@ def check_labelled(
 
     Raises:
         ValueError: If features and labels differ in number or train and test in width, a feature is
-            not finite, train has one class only, or test has a class that train has not.
+            not finite, train has one class only, or test has a class that train lacks.
     """
     for name, features, labels in (
         ("train", train_features, train_labels),
@@ -99,14 +99,14 @@ def check_labelled(
 
 
 def dense_labels(train: Source, test: Source) -> tuple[Tensor, Tensor, list[int]]:
-    """Classes of train and test images, numbered from 0 without gaps, and what they were.
+    """Number the classes of train and test images from 0 without gaps.
 
     Returns:
-        Labels of train, (N,), of test, (M,), and the label of every class.
+        Classes of train, (N,), classes of test, (M,), and the original label of every class.
 
     Raises:
-        ValueError: If a source has no labels, they have other names in train than in test, train
-            has one class only, or test has a class that train has not.
+        ValueError: If a source has no labels, class names of train and test differ, train has one
+            class only, or test has a class that train lacks.
     """
     names = [
         getattr(source.dataset.features.get(source.label_column), "names", None)
@@ -125,8 +125,8 @@ def dense_labels(train: Source, test: Source) -> tuple[Tensor, Tensor, list[int]
 
 
 def check_classes(train_labels: Tensor, test_labels: Tensor) -> None:
-    """Raise ValueError if train has one class only, or test has one that train has not."""
-    # every line below reads values, so that one copy of all is fewer waits for a GPU
+    """Raise ValueError if train has one class only, or test has a class that train lacks."""
+    # the lines below read values: one copy to the CPU waits for a GPU only once
     train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
     known = train_labels.unique()
     if len(known) < 2:

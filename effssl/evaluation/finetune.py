@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import timm.optim
 import torch
@@ -15,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 from tqdm import tqdm
 
+from effssl._device import copied
 from effssl.batch_norm import make_global
 from effssl.data._cache import cache_images
 from effssl.data._loader import (
@@ -30,7 +34,6 @@ from effssl.distributed import join, world_size
 from effssl.evaluation._device import (
     Precision,
     autocast,
-    copied,
     decoding_workers,
     resolve_precision,
 )
@@ -61,106 +64,152 @@ def finetune(
     workers: int | None = None,
     progress: bool = False,
 ) -> Accuracy:
-    """Train a copy of the backbone with a fresh classifier, as a plain timm model, and test it.
+    """Train a copy of the backbone with a fresh classifier, and test it.
 
     AdamW with weight decay 0.05 and a cosine schedule after a tenth of warm-up; random resized
     crops of 70 % or more of the image, and flips; the last epoch counts. Under a launcher such as
     torchrun the processes share the batches.
 
     Args:
-        model: An `SSLModel`, or a timm model; it stays as it is.
-        train: Labelled images.
-        test: Labelled images on which accuracy is measured, once.
-        share: Of the labels of train: the same share of every class, one image at least.
+        model: `SSLModel` or timm model; it stays as it is.
+        train: Labeled images.
+        test: Labeled images to measure accuracy on.
+        share: Share of the labels of every class of train, one image at least.
         epochs: Passes over them; `default_epochs` if None.
         lr: Learning rate after warm-up.
-        layer_decay: Factor of the learning rate from each layer to the one below; all the same if
-            None. 0.65 to 0.75 are usual for ViTs.
-        batch_size: Images a step over all processes, or all of train if they are fewer.
-        precision: Of training and test, as `extract_features`.
-        seed: Of the classifier, the choice of the share, the order and the crops.
-        workers: Processes that decode, as `extract_features`; the result does not depend on it.
-        progress: Show a progress bar.
+        layer_decay: Factor of the learning rate from each layer to the one below; none if None.
+            0.65 to 0.75 are usual for ViTs.
+        batch_size: Images in a step over all processes, or all of train if they are fewer.
+        precision: Precision of training and test, as for `extract_features`.
+        seed: Seed of the classifier, the choice of the share, the order and the crops.
+        workers: Number of decoding processes, as for `extract_features`; the result does not
+            depend on it.
+        progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If train and test cannot be compared (`dense_labels`), share is not above 0 and
+        ValueError: If train and test do not fit together (`dense_labels`), share is not above 0 and
             at most 1, epochs is below 1, precision is unknown, or an image of test is broken.
         FloatingPointError: If the loss is not finite, at the end of the epoch.
     """
     check_tuning(share, epochs)
-    epochs = default_epochs(share) if epochs is None else epochs
     device = next(model.parameters()).device
     precision = resolve_precision(precision, device)
     join(cpu=device.type == "cpu")
     labels, test_labels, values = dense_labels(train, test)
     rows = _share_of_classes(labels, share, seed)
-    labels, classes = labels[rows], len(values)
-    net = _with_classifier(model, classes, seed)
-    cfg = net.pretrained_cfg
+    net = _with_classifier(model, len(values), seed)
+    workers = decoding_workers(workers, len(train.dataset), device)
+    data = _create_data(train, rows, labels, net.pretrained_cfg, batch_size, seed, workers)
+    steps = (default_epochs(share) if epochs is None else epochs) * len(data.batches)
+    if world_size() > 1:
+        net = make_global(net)
+    bar = tqdm(
+        total=steps,
+        desc=f"fine-tune {share:.3g}",
+        unit="step",
+        disable=None if progress and data.local.rank == 0 else True,
+    )
+    with bar:
+        _train(net, data, lr, layer_decay, precision, seed, bar)
+    scores = extract_features(net, test, precision=precision, workers=workers)
+    return Accuracy.of(topk_classes(scores), test_labels, len(values))
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Batches of labeled images of this process."""
+
+    labels: Tensor
+    local: BatchShard
+    batches: EpochBatches
+    loader: Iterable[Batch]
+    crops: MultiView
+
+
+def _create_data(
+    train: Source,
+    rows: Tensor,
+    labels: Tensor,
+    cfg: dict[str, Any],
+    batch_size: int,
+    seed: int,
+    workers: int,
+) -> _Data:
     channels, size = cfg["input_size"][:2]
     side = decode_size(size)
-    workers = decoding_workers(workers, len(train.dataset), device)
     images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
     images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
     rank = dist.get_rank() if world_size() > 1 else 0
-    # a few steps an epoch at least, of what is left of small shares
+    # at least a few steps in an epoch of a small share
     local = BatchShard(min(batch_size, max(2, len(rows) // 4)), None, rank, world_size())
     batches = EpochBatches(len(rows), local, seed)
     loader = image_loader(images, batches, channels, workers)
-    steps = epochs * len(batches)
-    optimizer = timm.optim.create_optimizer_v2(
-        net, opt="adamw", lr=lr, weight_decay=WEIGHT_DECAY, layer_decay=layer_decay, fused=True
-    )
-    warmup = steps // 10
-    schedule = CosineLRScheduler(
-        *(optimizer, steps - warmup),
-        warmup_t=warmup,
-        warmup_lr_init=lr / (warmup + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
     options = ViewOptions(
         scale=_SCALE, jitter=0.0, grey=0.0, mean=tuple(cfg["mean"]), std=tuple(cfg["std"])
     )
     crops = MultiView(options, views=1, size=size)
+    return _Data(labels[rows], local, batches, loader, crops)
+
+
+def _train(
+    net: nn.Module,
+    data: _Data,
+    lr: float,
+    layer_decay: float | None,
+    precision: Precision,
+    seed: int,
+    bar: tqdm,
+) -> None:
+    """Train for the steps of the bar; the processes share the batches."""
+    device = next(net.parameters()).device
+    steps, local, batches = bar.total, data.local, data.batches
+    optimizer, schedule = _create_optimizer(net, lr, layer_decay, steps)
     trained = net
     if world_size() > 1:
-        net = make_global(net)
         devices = [device.index] if device.type == "cuda" else None
         # batch norm keeps the buffers of all processes the same
         trained = DistributedDataParallel(net, devices, broadcast_buffers=False)
     trained.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    losses: list[Tensor] = []  # of this epoch, which are read at its end: each reading is a wait
-    bar = tqdm(
-        total=steps,
-        desc=f"fine-tune {share:.3g}",
-        unit="step",
-        disable=None if progress and rank == 0 else True,
+    losses: list[Tensor] = []  # read once an epoch, because each reading waits for the device
+    for step in range(steps):
+        batches.epoch, batch_of_epoch = divmod(step, len(batches))
+        if batch_of_epoch == 0:
+            epoch = zip(batches, data.loader, strict=True)
+        indices, batch = next(epoch)
+        views = _crops(data.crops, batch, local, device, seed, step)
+        wanted = copied(data.labels[indices][batch.rows], device)
+        schedule.step_update(step)
+        with autocast(precision, device):
+            # the sum over all processes' images; DDP averages the gradients
+            loss = F.cross_entropy(trained(views), wanted, reduction="sum")
+        scaler.scale(loss * world_size() / local.batch_size).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+        if len(losses) == len(batches):
+            _check_finite(losses, step + 1, lr)
+            losses.clear()
+        bar.update()
+
+
+def _create_optimizer(
+    net: nn.Module, lr: float, layer_decay: float | None, steps: int
+) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
+    optimizer = timm.optim.create_optimizer_v2(
+        net, opt="adamw", lr=lr, weight_decay=WEIGHT_DECAY, layer_decay=layer_decay, fused=True
     )
-    with bar:
-        for step in range(steps):
-            batches.epoch, batch_of_epoch = divmod(step, len(batches))
-            if batch_of_epoch == 0:
-                epoch = zip(batches, loader, strict=True)
-            indices, batch = next(epoch)
-            views = _crops(crops, batch, local, device, seed, step)
-            wanted = copied(labels[indices][batch.rows], device)
-            schedule.step_update(step)
-            with autocast(precision, device):
-                # a sum over all processes' images, whose gradients DDP averages
-                loss = F.cross_entropy(trained(views), wanted, reduction="sum")
-            scaler.scale(loss * world_size() / local.batch_size).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-            if len(losses) == len(batches):
-                _check_finite(losses, step + 1, lr)
-                losses.clear()
-            bar.update()
-    scores = extract_features(net, test, precision=precision, workers=workers)
-    return Accuracy.of(topk_classes(scores), test_labels, classes)
+    warmup = steps // 10
+    schedule = CosineLRScheduler(
+        optimizer,
+        steps - warmup,
+        warmup_t=warmup,
+        warmup_lr_init=lr / (warmup + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+    return optimizer, schedule
 
 
 def check_tuning(share: float, epochs: int | None) -> None:
@@ -172,12 +221,12 @@ def check_tuning(share: float, epochs: int | None) -> None:
 
 
 def default_epochs(share: float) -> int:
-    """Passes over a share of the labels, 3 / sqrt(share): fewer images are seen more often."""
+    """Return the epochs for a share of the labels, 3 / sqrt(share): fewer images, more often."""
     return round(EPOCHS / math.sqrt(share))
 
 
 def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
-    """Raise FloatingPointError if one of the losses of the last of so many steps is not finite."""
+    """Raise FloatingPointError if a loss is not finite; the last one is that of step `steps`."""
     for step, loss in enumerate(torch.stack(losses).tolist(), steps - len(losses) + 1):
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -186,7 +235,7 @@ def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
 
 
 def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Rows of so large a part of every class, in rising order."""
+    """Return the rows of a share of every class, in rising order."""
     order = torch.randperm(len(labels), generator=seeded_generator(seed, "share of labels"))
     kept = []
     for label in labels.unique():
@@ -213,7 +262,7 @@ def _crops(
     seed: int,
     step: int,
 ) -> Tensor:
-    """This process's crops of a batch, (n, C, S, S), drawn for the whole of it."""
+    """Return this process's crops of a batch, (n, C, S, S), drawn for the whole batch."""
     generator = seeded_generator(seed, "fine-tuning crops", step)
     draws = crops.draw(local.batch_size, generator)
     mine = local.places[batch.rows]

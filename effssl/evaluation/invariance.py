@@ -1,6 +1,6 @@
-"""How much of what features say is about the image, and how much about the view: no labels needed.
+"""Label-free measures of how features differ between images and between views of an image.
 
-All functions take the features or projections of V views of the same N images, (V, N, D).
+`lidar` and `alignment` take features or projections of V views of the same N images, (V, N, D).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch.nn import functional as F
 
 
 def lidar(views: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-6) -> float:
-    """Effective rank of linear discriminant analysis with every image as a class of its views.
+    """Compute LiDAR: the effective rank of an LDA in which every image is a class of its views.
 
     Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures",
-    ICLR 2024, https://arxiv.org/abs/2312.04000, section 4. S_b is the covariance of the images'
-    means, S_w that of the views about them plus delta I, and the result exp of the entropy of the
-    eigenvalues of S_w^-1/2 S_b S_w^-1/2, scaled to sum 1, with epsilon added.
+    ICLR 2024, https://arxiv.org/abs/2312.04000, section 4. S_b is the covariance of the image
+    means, and S_w that of the views around them, plus delta I. The result is exp of the entropy of
+    the eigenvalues of S_w^-1/2 S_b S_w^-1/2, scaled to sum 1, with epsilon added.
 
     Args:
-        views: (V, N, D), V >= 2. The paper takes 50 views of 1,000 images. The memory is that of a
-            float64 copy and of three D x D matrices.
-        delta: Added to the diagonal of S_w.
-        epsilon: Added to every share.
+        views: (V, N, D), V >= 2. The paper uses 50 views of 1,000 images. Memory: a float64 copy
+            and three D x D matrices.
+        delta: Value added to the diagonal of S_w.
+        epsilon: Value added to every scaled eigenvalue.
 
     Returns:
         About 1 to min(N - 1, D).
@@ -45,7 +45,7 @@ def lidar(views: Tensor, *, delta: float = 1e-4, epsilon: float = 1e-6) -> float
 
 
 def alignment(views: Tensor) -> float:
-    """Mean squared distance of two views of the same image, at unit length.
+    """Compute the mean squared distance of two views of an image, with features at unit length.
 
     Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and
     Uniformity on the Hypersphere", ICML 2020, https://arxiv.org/abs/2005.10242, eq. 4, exponent 2,
@@ -55,10 +55,10 @@ def alignment(views: Tensor) -> float:
         views: (V, N, D), V >= 2.
 
     Returns:
-        0, where views do not matter, to 4; 2 is that of random directions.
+        0 (views do not matter) to 4; random directions give 2.
 
     Raises:
-        ValueError: As `lidar`.
+        ValueError: As for `lidar`.
     """
     x = F.normalize(_checked(views).double(), dim=-1)
     count = len(x)
@@ -68,20 +68,20 @@ def alignment(views: Tensor) -> float:
 
 
 def uniformity(features: Tensor, *, t: float = 2.0) -> float:
-    """Logarithm of the mean of exp(-t |x - y|^2) over pairs of images, at unit length.
+    """Compute log of the mean of exp(-t |x - y|^2) over pairs of images, at unit length.
 
-    Wang and Isola, as `alignment`, eq. 5, with its t of 2.
+    Wang and Isola, eq. 5, with t of 2; see `alignment`.
 
     Args:
-        features: One view of every image, (N, D), N >= 2; takes the memory of N x N float32.
-        t: The paper's t.
+        features: Features of one view of every image, (N, D), N >= 2. Memory: N x N float32.
+        t: Scale of the kernel.
 
     Returns:
-        0, where all features point the same way, to about -4, where directions are spread evenly
-        over many dimensions.
+        0 (all features point the same way) to about -4 (directions are spread evenly over many
+        dimensions).
 
     Raises:
-        ValueError: As `lidar`.
+        ValueError: As for `lidar`.
     """
     x = F.normalize(_checked(features.unsqueeze(0), least_views=1)[0].float())
     return float(F.pdist(x).square().mul(-t).exp().mean().log())

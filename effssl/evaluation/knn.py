@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features."""
+"""Weighted k-nearest-neighbor classification of frozen features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from effssl.evaluation.accuracy import Accuracy, check_labelled, topk_classes
+from effssl.evaluation.accuracy import Accuracy, check_labeled, topk_classes
 
 K = (1, 5, 20, 200)
 TEMPERATURE = 0.07
@@ -24,40 +24,40 @@ def knn(
     k: Sequence[int] = K,
     temperature: float = TEMPERATURE,
 ) -> dict[int, Accuracy]:
-    """Accuracy of a vote of the k nearest training images, weighted exp(cosine / T).
+    """Classify by a vote of the k nearest training images, weighted by exp(cosine / T).
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR
     2018, https://arxiv.org/abs/1805.01978, section 3.4. Features are scaled to unit length and not
-    centred. It computes where the features are.
+    centered. The computation runs on the device of the features.
 
     Args:
         train_features: (N, F).
         train_labels: Classes from 0, (N,).
         test_features: (M, F).
         test_labels: (M,).
-        k: Numbers of neighbours that vote, of which all are measured at once.
+        k: Numbers of neighbors that vote, all measured at once.
         temperature: T.
 
     Returns:
-        The accuracy by each k.
+        Accuracy by k.
 
     Raises:
         ValueError: If there are fewer than k training images, temperature is not above 0, or train
-            and test cannot be compared (`check_labelled`).
+            and test do not fit together (`check_labeled`).
     """
-    classes = check_labelled(train_features, train_labels, test_features, test_labels)
+    classes = check_labeled(train_features, train_labels, test_features, test_labels)
     check_votes(k, temperature, len(train_features))
     train, test = F.normalize(train_features), F.normalize(test_features)
     guesses = {count: [] for count in k}
     for queries in test.split(_QUERIES):
-        similarity, neighbours = (queries @ train.T).topk(max(k))
+        similarity, neighbors = (queries @ train.T).topk(max(k))
         weights = torch.exp((similarity - similarity[:, :1]) / temperature)
-        voted = train_labels[neighbours]
+        voted = train_labels[neighbors]
         for count, found in guesses.items():
             votes = weights.new_zeros(len(queries), classes)
             votes.scatter_add_(1, voted[:, :count], weights[:, :count])
             best = topk_classes(votes)
-            best = best.where(votes.gather(1, best) > 0, -1)  # nobody voted for these
+            best = best.where(votes.gather(1, best) > 0, -1)  # classes without a vote are no guess
             found.append(best[:, : 1 if count < 5 else None])
     return {
         count: Accuracy.of(torch.cat(found), test_labels, classes)

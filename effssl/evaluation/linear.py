@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from effssl.evaluation.accuracy import Accuracy, check_labelled, topk_classes
+from effssl.evaluation.accuracy import Accuracy, check_labeled, topk_classes
 from effssl.seeding import seeded_generator
 
 L2_GRID = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6)
-_ROWS = 4096  # that tell the covariance well enough to walk by
-_PATIENCE = 2  # values of the grid without a better one, after which the rest is left out
+_ROWS = 4096  # rows that estimate the covariance for preconditioning
+_PATIENCE = 2  # values of the grid without improvement before the search stops
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """What a linear probe found.
+    """Result of `linear_probe`.
 
     Attributes:
-        accuracy: On the test images.
+        accuracy: Accuracy on the test images.
         held_out_top1: Top-1 in percent on the held-out part of train, on which l2 was chosen; None
             if l2 was given.
-        l2: The weight chosen, or given.
-        weight: Of the classifier, (classes, F), for features as they come.
-        bias: Likewise, (classes,).
+        l2: Weight of the penalty, chosen or given.
+        weight: Weight of the classifier for unscaled features, (classes, F).
+        bias: Bias of the classifier, (classes,).
     """
 
     accuracy: Accuracy
@@ -48,26 +48,26 @@ def linear_probe(
 ) -> LinearProbe:
     """Fit a linear classifier to frozen features and test it once.
 
-    Features are standardised with the mean and standard deviation of train. The classifier
-    minimises cross-entropy + l2 / 2 ||W||^2 by L-BFGS, where the features are. If l2 is not given
-    it is the value of `L2_GRID` with the best accuracy on a random part of train that the fit does
-    not see; the classifier is then fitted to all of train.
+    Features are standardized with the mean and standard deviation of train. The classifier
+    minimizes cross-entropy + l2 / 2 ||W||^2 by L-BFGS, on the device of the features. If l2 is None
+    it is the value of `L2_GRID` with the best accuracy on a random held-out part of train; the
+    classifier is then fitted to all of train.
 
     Args:
         train_features: (N, F).
         train_labels: Classes from 0, (N,).
         test_features: (M, F).
         test_labels: (M,).
-        l2: Weight of the penalty; chosen if None. It is 1 / (N C) in scikit-learn's terms.
+        l2: Weight of the penalty, 1 / (N C) in scikit-learn's terms; chosen if None.
         held_out: Share of train on which l2 is chosen.
-        seed: Of the choice of that part.
+        seed: Seed of the choice of that part.
 
     Raises:
-        ValueError: If train and test cannot be compared (`check_labelled`).
+        ValueError: If train and test do not fit together (`check_labeled`).
     """
-    classes = check_labelled(train_features, train_labels, test_features, test_labels)
+    classes = check_labeled(train_features, train_labels, test_features, test_labels)
     mean, std = train_features.mean(0), train_features.std(0)
-    # what does not vary in train but by rounding says nothing
+    # a feature that varies only by rounding carries no information
     dead = std <= 1e-5 * train_features.abs().amax(0)
     scale = torch.where(dead, 0.0, 1 / std)
     train, test = (train_features - mean) * scale, (test_features - mean) * scale
@@ -81,7 +81,7 @@ def linear_probe(
         held, fit = order.to(train.device).tensor_split([count])
         part, labels = train[fit], train_labels[fit]
         last, best_top1, tried = start, -1.0, 0
-        for value in L2_GRID:  # from the strongest on, each fit starting from the one before
+        for value in L2_GRID:  # strongest first; each fit starts from the previous one
             last = _fit(part, labels, value, last, covariance)
             top1 = _accuracy(last, train[held], train_labels[held]).top1
             tried += 1
@@ -102,14 +102,14 @@ def _fit(
     start: tuple[Tensor, Tensor],
     covariance: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Weight (classes, F) and bias (classes,) of the minimum, to some 1e-4 of the objective.
+    """Return weight (classes, F) and bias (classes,) at the minimum, to 1e-4 of the objective.
 
-    L-BFGS walks in the coordinates U of W = U L^-1, where L L^T = covariance / 10 + l2 I is about
-    the Hessian of a class that is right for most images: that takes half to a third of the steps.
+    L-BFGS runs in the coordinates U of W = U L^-1, where L L^T = covariance / 10 + l2 I is about
+    the Hessian of a class. This preconditioning saves half to two thirds of the steps.
     """
     classes, width = start[0].shape
     rows = torch.arange(len(features), device=features.device)
-    # float64 is for a factor of what is nearly singular; some devices do not have it
+    # float64, because the matrix is nearly singular; on the CPU, as some devices lack it
     hessian = covariance.cpu().double() / 10
     hessian.diagonal().add_(l2 + 1e-6 * float(hessian.trace()))
     factor = torch.linalg.cholesky(hessian)
@@ -129,7 +129,7 @@ def _fit(
     @torch.no_grad()
     def closure() -> Tensor:
         weight = turned @ inverse
-        logits = weight @ features.T + bias.unsqueeze(1)  # (classes, N) is the faster way round
+        logits = weight @ features.T + bias.unsqueeze(1)  # (classes, N) is faster than (N, classes)
         log_sum = logits.logsumexp(0)
         loss = (log_sum - logits.gather(0, labels.unsqueeze(0)).squeeze(0)).mean()
         residual = (logits - log_sum).exp_().div_(len(features))

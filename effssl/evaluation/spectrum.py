@@ -1,4 +1,4 @@
-"""How many dimensions features use, and how fast the others fade: no labels needed."""
+"""Label-free measures of the spectrum of features: how many dimensions they use."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FIT_RANKS = (11, 100)
-"""Ranks between which alpha is fitted, as in alpha-ReQ, where the features have so many."""
-_KEPT = 60  # ranks of a spectrum that `Spectrum.record` keeps
-_ROUNDING = 1e-12  # share of the largest eigenvalue below which float64 has nothing to say
+"""Default ranks between which alpha is fitted, as in alpha-ReQ."""
+_KEPT = 60  # number of ranks that `Spectrum.record` keeps
+_ROUNDING = 1e-12  # share of the largest eigenvalue below which float64 is rounding error
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class PowerLaw:
     """``eigenvalue = scale * rank ** -alpha``, fitted from rank first to rank last.
 
     Attributes:
-        alpha: The decay.
-        scale: Where the line meets rank 1.
+        alpha: Decay.
+        scale: Value of the line at rank 1.
         first: First rank of the fit.
         last: Last rank of the fit.
-        r2: Share of the variance of the logarithms that the line explains, with the fit's weights.
+        r2: Weighted R^2 of the logarithms.
     """
 
     alpha: float
@@ -35,16 +35,16 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What `spectrum` measured.
+    """Result of `spectrum`.
 
     Attributes:
-        images: Rows of the features.
-        width: Columns of the features.
-        eigenvalues: Of their covariance, largest first, (width,), float64.
-        power_law: The fit of `power_law`; None if too few eigenvalues are above rounding.
-        rankme: `rankme`.
-        effective_rank: `effective_rank`.
-        std: `unit_std`.
+        images: Number of rows of the features.
+        width: Number of columns of the features.
+        eigenvalues: Eigenvalues of their covariance, largest first, (width,), float64.
+        power_law: Fit by `power_law`; None if too few eigenvalues are above rounding.
+        rankme: Result of `rankme`.
+        effective_rank: Result of `effective_rank`.
+        std: Result of `unit_std`.
     """
 
     images: int
@@ -56,7 +56,7 @@ class Spectrum:
     std: float
 
     def record(self) -> dict:
-        """As JSON holds it: eigenvalues at ranks that are evenly spread by their logarithm."""
+        """Return the values as JSON, with eigenvalues at logarithmically spaced ranks."""
         count = max(1, len(self.eigenvalues))
         ranks = sorted({round(count ** (i / (_KEPT - 1))) for i in range(_KEPT)})
         fit = self.power_law
@@ -80,11 +80,11 @@ class Spectrum:
 
 
 def spectrum(features: Tensor) -> Spectrum:
-    """All of this module's measures of one set of features.
+    """Compute all measures of this module for one set of features.
 
     Args:
-        features: (N, F), N >= 2. The memory is that of two float64 copies and two square matrices
-            of the smaller side: 400 MB for 10,000 x 2,048.
+        features: (N, F), N >= 2. Memory: two float64 copies and two square matrices of the smaller
+            side; 400 MB for 10,000 x 2,048.
 
     Raises:
         ValueError: If there is only one row, or a value is not finite.
@@ -104,11 +104,10 @@ def spectrum(features: Tensor) -> Spectrum:
 
 
 def eigenvalues(features: Tensor) -> Tensor:
-    """Eigenvalues of the covariance of the features (population), largest first.
+    """Compute the eigenvalues of the population covariance of features, largest first.
 
     Args:
-        features: (N, F); computed in float64 with the memory of a square matrix of the smaller
-            side.
+        features: (N, F). Memory: float64 copies and a square matrix of the smaller side.
 
     Returns:
         (F,), float64, on the CPU.
@@ -119,20 +118,20 @@ def eigenvalues(features: Tensor) -> Tensor:
 
 
 def power_law(values: Tensor, ranks: tuple[int, int] = FIT_RANKS) -> PowerLaw | None:
-    """Decay alpha of an eigenspectrum, by least squares on logarithms.
+    """Fit the decay alpha of an eigenspectrum, by least squares on logarithms.
 
     Agrawal, Mondal, Ghosh and Richards, "alpha-ReQ: Assessing representation quality in
-    self-supervised learning by measuring eigenspectrum decay", NeurIPS 2022. The rank i weighs
-    1 / i, as in Stringer et al., Nature 2019, so that every octave of ranks counts the same. Ranks
-    reach to half of the eigenvalues at most, whose tail is that of the sample's size, and begin at
-    a ninth of the last one where that is less than 99.
+    self-supervised learning by measuring eigenspectrum decay", NeurIPS 2022. Rank i has weight
+    1 / i, as in Stringer et al., Nature 2019, so that every octave of ranks counts the same. The
+    last rank is at most half the number of eigenvalues, because the tail depends on the sample
+    size; the first rank is then at most a ninth of the last.
 
     Args:
         values: Eigenvalues, largest first, (F,).
         ranks: First and last rank of the fit.
 
     Returns:
-        None if fewer than 4 eigenvalues are within the ranks and above rounding.
+        The fit; None if fewer than 4 eigenvalues are within the ranks and above rounding.
     """
     usable = int((values > _ROUNDING * values[0]).sum()) if len(values) else 0
     last = min(ranks[1], max(len(values) // 2, 1), usable)
@@ -152,18 +151,17 @@ def power_law(values: Tensor, ranks: tuple[int, int] = FIT_RANKS) -> PowerLaw | 
 
 
 def rankme(features: Tensor) -> float:
-    """exp of the entropy of the singular values of the features, not centred, scaled to sum 1.
+    """Compute RankMe: exp of the entropy of the singular values, not centered, scaled to sum 1.
 
     Garrido, Balestriero, Najman and LeCun, "RankMe: Assessing the Downstream Performance of
     Pretrained Self-Supervised Representations by Their Rank", ICML 2023,
     https://arxiv.org/abs/2210.02885, eq. 1, with its epsilon of 1e-7.
 
     Args:
-        features: (N, F); computed in float64 with the memory of a square matrix of the smaller
-            side.
+        features: (N, F). Memory: a float64 copy and a square matrix of the smaller side.
 
     Returns:
-        About 1, where all features lie on a line through zero, to min(N, F).
+        About 1 (all features lie on a line through zero) to min(N, F).
     """
     values = _gram_eigenvalues(features.double()).sqrt()
     shares = values / values.sum().clamp(min=1e-300) + 1e-7
@@ -171,14 +169,13 @@ def rankme(features: Tensor) -> float:
 
 
 def effective_rank(features: Tensor) -> float:
-    """exp of the entropy of the singular values of the centred features, scaled to sum 1.
+    """Compute exp of the entropy of the singular values of centered features, scaled to sum 1.
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007. It
-    is 1 where all features lie on a line and min(N - 1, F) where they spread evenly.
+    is 1 if all features lie on a line and min(N - 1, F) if they spread evenly.
 
     Args:
-        features: (N, F), N >= 2; computed in float64 with the memory of a square matrix of the
-            smaller side.
+        features: (N, F), N >= 2. Memory: a float64 copy and a square matrix of the smaller side.
 
     Returns:
         1 to min(N - 1, F); 0 if all features are the same.
@@ -189,7 +186,7 @@ def effective_rank(features: Tensor) -> float:
 def _effective_rank(values: Tensor, features: Tensor) -> float:
     spreads = values.sqrt()
     size = float(features.double().square().sum(1).mean().sqrt())
-    spreads = spreads[spreads > 1e-12 * size]  # what rounding leaves of equal features
+    spreads = spreads[spreads > 1e-12 * size]  # the rest is rounding of equal features
     if not len(spreads):
         return 0.0
     shares = spreads / spreads.sum()
@@ -197,7 +194,7 @@ def _effective_rank(values: Tensor, features: Tensor) -> float:
 
 
 def unit_std(features: Tensor) -> float:
-    """Mean over dimensions of the standard deviation of the features at unit length, times sqrt(F).
+    """Compute the mean standard deviation of features at unit length, times sqrt(F).
 
     Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021,
     https://arxiv.org/abs/2011.10566, Fig. 2.
@@ -206,14 +203,14 @@ def unit_std(features: Tensor) -> float:
         features: (N, F).
 
     Returns:
-        1 where directions are spread evenly, 0 where all features point the same way.
+        0 (all features point the same way) to 1 (directions are spread evenly).
     """
     x = F.normalize(features.float())
     return float(x.std(0, correction=0).mean() * x.shape[1] ** 0.5)
 
 
 def _gram_eigenvalues(x: Tensor) -> Tensor:
-    """Squares of the singular values of x, largest first, (min(N, F),), on the CPU."""
+    """Return the squared singular values of x, largest first, (min(N, F),), on the CPU."""
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
     return torch.linalg.eigvalsh(gram.cpu()).clamp(min=0).flip(0)
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from effssl._device import copied
 from effssl.data.sources import Source
 from effssl.distributed import world_size
-from effssl.evaluation._device import copied
 from effssl.evaluation.accuracy import check_classes
 from effssl.evaluation.features import gathered
 from effssl.evaluation.knn import knn

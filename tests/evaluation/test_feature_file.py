@@ -20,8 +20,8 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import _feature_file as feature_file
 from effssl.evaluation import extract_features, extract_views
+from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile
-from effssl.evaluation.features import _Job
 
 IMAGES = 70
 
@@ -135,7 +135,7 @@ def test_other_labels_and_precisions_are_another_extraction():
     turned = first.dataset.add_column("turned", first.labels()[::-1])
     second = replace(first, dataset=turned, label_column="turned")
     found = [
-        _Job(net(), source, None, False, None, 4, precision, 0).fingerprint()
+        Extraction(net(), source, None, False, None, 4, precision, 0).fingerprint()
         for source, precision in [
             (first, "fp32"),
             (first, "auto"),
@@ -207,7 +207,7 @@ def test_projections_are_those_of_the_features(expected):
 
 def test_a_model_may_be_named(tmp_path, expected):
     effssl.save_pretrained(net(), tmp_path / "model")
-    found = extract_features(tmp_path / "model", images(), batch_size=16)
+    found = effssl.extract_features(tmp_path / "model", images(), batch_size=16)
     torch.testing.assert_close(found, expected)
 
 

@@ -1,0 +1,106 @@
+"""Settings of an evaluation, and the sentences that describe its protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from effssl.evaluation._device import Precision
+from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, default_epochs
+
+PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Arguments of `effssl.evaluation.knn`; k is None until the number of images is known."""
+
+    k: Sequence[int] | None
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Arguments of `effssl.evaluation.finetune`, with the shares of the labels to take."""
+
+    shares: Sequence[float]
+    epochs: int | None
+    lr: float
+    layer_decay: float | None
+
+    def sentence(self, share: float) -> str:
+        """Return the description of fine-tuning with a share of the labels."""
+        epochs = default_epochs(share) if self.epochs is None else self.epochs
+        decay = "" if self.layer_decay is None else f", layer-wise decay {self.layer_decay:g}"
+        return (
+            f"all weights trained on {100 * share:g} % of the labels of every class, {epochs} "
+            f"epochs of AdamW, lr {self.lr:g}{decay}, weight decay {WEIGHT_DECAY:g}, batch "
+            f"{BATCH_SIZE}, cosine schedule, random crops of 70 % or more and flips, last epoch"
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of `effssl.evaluation.evaluate` other than model and images."""
+
+    protocols: Sequence[str]
+    seeds: Sequence[int]
+    vote: Vote
+    tuning: Tuning
+    preset: str
+    precision: Precision
+    workers: int | None
+    progress: bool
+
+    @property
+    def frozen(self) -> bool:
+        """Whether frozen features are classified."""
+        return "knn" in self.protocols or "linear" in self.protocols
+
+    def sentences(self) -> dict[str, str]:
+        """Return the description of every protocol, by its name."""
+        suffix = "" if self.precision == "fp32" else f", backbone in {self.precision} by autocast"
+        sentences = {}
+        if "knn" in self.protocols:
+            for count in self.vote.k:
+                sentences[knn_name(count)] = (
+                    f"training images that vote: the nearest {count}, by weights of "
+                    f"exp(cosine / {self.vote.temperature:g}), features not centred"
+                )
+        if "linear" in self.protocols:
+            sentences["linear"] = (
+                "logistic regression on standardised features by L-BFGS, its L2 weight chosen on "
+                "20 % of train"
+            )
+        if "finetune" in self.protocols:
+            for share in self.tuning.shares:
+                sentences[tuned_name(share)] = self.tuning.sentence(share)
+        return {name: sentence + suffix for name, sentence in sentences.items()}
+
+    def check(self, *, labeled: bool) -> None:
+        """Raise ValueError for what would otherwise fail after hours.
+
+        Args:
+            labeled: Whether there are training images.
+        """
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                names = ", ".join(PROTOCOLS)
+                raise ValueError(f"unknown protocol {protocol!r}; protocols are {names}")
+        if not self.protocols or not self.seeds:
+            raise ValueError("one protocol and one seed, or more, are wanted")
+        wanting = [protocol for protocol in self.protocols if protocol != "spectrum"]
+        if wanting and not labeled:
+            raise ValueError(f"{', '.join(wanting)}: labelled images of train are wanted")
+        for share in self.tuning.shares:
+            check_tuning(share, self.tuning.epochs)
+
+
+def knn_name(count: int) -> str:
+    """Return the name of the protocol of k-NN with so many neighbors."""
+    return f"k-NN {count}"
+
+
+def tuned_name(share: float) -> str:
+    """Return the name of the protocol of fine-tuning with a share of the labels."""
+    return f"fine-tuned {100 * share:g} %"

@@ -1,0 +1,72 @@
+"""Features of a model by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from effssl.data.sources import Source
+from effssl.distributed import join
+from effssl.evaluation import features
+from effssl.evaluation._device import Precision
+from effssl.hub.pull import from_pretrained
+from effssl.views import MultiView
+
+
+def extract_features(
+    model: nn.Module | str | os.PathLike,
+    source: Source,
+    *,
+    output: str | os.PathLike | None = None,
+    views: MultiView | None = None,
+    project: bool = False,
+    transform: Callable | None = None,
+    batch_size: int = 256,
+    precision: Precision = "fp32",
+    workers: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Tensor | Path:
+    """Extract frozen features of every image; see `effssl.evaluation.extract_features`.
+
+    Args:
+        model: Module from images to vectors; or a model folder or Hub id for `from_pretrained`,
+            which is loaded onto a GPU if there is one.
+        source: Map-style images, from `load_source`.
+        output: File or folder to write, instead of returning the features.
+        views: Random views to average the features over.
+        project: Whether to return projections instead of features.
+        transform: Function from an image to (C, S, S); that of the model if None.
+        batch_size: Images in a forward pass.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        workers: Number of decoding processes; chosen if None.
+        seed: Seed of the views.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Float features on the CPU, (N, F), or the path of the output.
+
+    Raises:
+        ValueError: If an image is broken, the source is a stream, or an option is unknown.
+        FileExistsError: If the output exists.
+        FileNotFoundError: If there is no such model.
+    """
+    if isinstance(model, str | os.PathLike):
+        features.check_map_style(source)  # before a download
+        model = from_pretrained(model).to(join())
+    return features.extract_features(
+        model,
+        source,
+        output=output,
+        views=views,
+        project=project,
+        transform=transform,
+        batch_size=batch_size,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+        progress=progress,
+    )
