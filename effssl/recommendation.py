@@ -1,4 +1,4 @@
-"""What to pretrain with, for so many images and so many minutes, and why."""
+"""Recommendation of a configuration for a dataset and a time budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from effssl.training.config import PretrainConfig
 
 SMALL_IMAGES = 64
-"""Side in pixels up to which a backbone must not shrink images in its first layers."""
+"""Side in pixels up to which a backbone must not downsample in its first layers."""
 BACKBONES = {
     True: (
         ("test_convnext2", 4),
@@ -20,13 +20,13 @@ BACKBONES = {
     ),
     False: (("resnet10t", None), ("resnet18", None), ("resnet50", None)),
 }
-"""For small images or not: backbones from the cheapest on, and their patch size."""
+"""Backbones and patch sizes for small images (True) or not, cheapest first."""
 ENOUGH_EPOCHS, ENOUGH_VIEWS = 10, 160_000
-"""Passes over the images, and views, that the larger of two backbones must have time for."""
+"""Epochs and views that a backbone must have time for to be chosen."""
 MOST_EPOCHS, MOST_IMAGES_SEEN = 1000, 5_000_000
-"""Bounds of a schedule: 100 epochs of 50,000 images are the paper's on CIFAR-10."""
+"""Upper bounds of a schedule: the paper trains 100 epochs of 50,000 images on CIFAR-10."""
 FEW_IMAGES = 20_000
-"""Up to which batches are of 64 images, with the learning rate of the runs in results.csv."""
+"""Images up to which the batch is 64, with the learning rate of the runs in results.csv."""
 _RESTS_ON = (
     "4 views, 256 wide: in arXiv:2312.10725 they reach the accuracy of 2 views, 8192 wide, in half "
     "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv nearly all of the "
@@ -37,18 +37,18 @@ _RESTS_ON = (
     "Batch and learning rate are those of these runs. Other images may want others: compare with "
     "effssl evaluate.",
 )
-_CPU_PIXELS = 2**17  # of the images of a timed step: a second or so
+_CPU_PIXELS = 2**17  # pixels of a timed step: about a second
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """What `recommend` says; ``str`` is the command and the reasons.
+    """Result of `recommend`; ``str`` gives the command and the reasons.
 
     Attributes:
-        config: For `effssl.pretrain`; the data set is still to be named.
-        views_per_s: Speed of training that the epochs rest on.
-        minutes: What the training then takes.
-        reasons: A sentence on each choice: what it is, and what it rests on.
+        config: Configuration for `effssl.pretrain`, without a dataset.
+        views_per_s: Measured training speed, from which epochs follow.
+        minutes: Estimated training time.
+        reasons: Sentences on the choices and their evidence.
     """
 
     config: PretrainConfig
@@ -64,21 +64,21 @@ class Recommendation:
 def recommend(
     *, images: int, image_size: int, budget_minutes: float, in_chans: int = 3, cpu: bool = False
 ) -> Recommendation:
-    """Choose backbone, views, width, batch and epochs for a data set and a time.
+    """Choose backbone, views, width, batch and epochs for a dataset and a time budget.
 
     The backbone is the largest of `BACKBONES` that sees the images `ENOUGH_EPOCHS` times, and
-    `ENOUGH_VIEWS` in all, in the budget. How fast each one trains is measured here, in a few steps
-    on noise, from the cheapest on until one is too slow: seconds on a GPU, up to a minute on a CPU.
+    `ENOUGH_VIEWS` views, within the budget. The speed of each is measured in a few steps on noise,
+    cheapest first until one is too slow: seconds on a GPU, up to a minute on a CPU.
 
     Args:
-        images: Unlabelled images at hand, 2 or more.
+        images: Number of unlabeled images, 2 or more.
         image_size: Their side in pixels.
-        budget_minutes: Of training on this machine.
+        budget_minutes: Minutes of training on this machine.
         in_chans: Channels of the images.
-        cpu: Train on the CPU even where there is a GPU.
+        cpu: Whether to train on the CPU even if there is a GPU.
 
     Raises:
-        ValueError: If an argument is out of bounds, or the budget does not suffice for one step.
+        ValueError: If an argument is out of bounds, or the budget is too small for one step.
     """
     for name, value, least in (
         ("images", images, 2),
@@ -105,7 +105,7 @@ def recommend(
 
 
 def training_speed(config: PretrainConfig) -> float:
-    """Views a second of training steps here, on noise; 0 if a step does not fit into the memory."""
+    """Measure training steps on noise, in views per second; 0 if a step runs out of memory."""
     import torch
 
     from effssl.losses import create_loss
@@ -117,7 +117,7 @@ def training_speed(config: PretrainConfig) -> float:
     if not config.cpu and torch.accelerator.is_available():
         device = torch.accelerator.current_accelerator()
     images = config.batch_size
-    if device.type == "cpu":  # whose speed hardly depends on the batch
+    if device.type == "cpu":  # its speed hardly depends on the batch
         images = min(images, max(2, _CPU_PIXELS // config.img_size**2))
     half = mixed_precision(config, device.type == "cpu") == "bf16"
     multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
@@ -142,15 +142,15 @@ def training_speed(config: PretrainConfig) -> float:
             loss_fn(z.unflatten(0, (config.views, images))).backward()
             optimizer.step()
             optimizer.zero_grad()
-            z.sum().item()  # waits for the device
+            z.sum().item()  # wait for the device
             seconds.append(time.perf_counter() - started)
     except torch.OutOfMemoryError:
         return 0.0
-    return images * config.views / min(seconds[1:])  # the first one also prepares
+    return images * config.views / min(seconds[1:])  # the first step includes warm-up
 
 
 def _base(images: int, image_size: int, in_chans: int, cpu: bool) -> PretrainConfig:
-    """All but the backbone and the epochs."""
+    """Choose everything except backbone and epochs."""
     size = min(224, 32 * math.ceil(image_size / 32))
     presets = {1: "grey", 3: "cifar" if size == 32 else "stl" if size <= 96 else "imagenet"}
     few = images <= FEW_IMAGES
@@ -170,7 +170,7 @@ def _base(images: int, image_size: int, in_chans: int, cpu: bool) -> PretrainCon
 def _scheduled(
     config: PretrainConfig, speed: float, images: int, budget_minutes: float
 ) -> Recommendation:
-    """The epochs that fit, and the reasons."""
+    """Choose the epochs that fit the budget, and give the reasons."""
     of_epoch = images // config.batch_size
     per_step = config.batch_size * config.views
     fit = int(speed * 60 * budget_minutes / per_step)

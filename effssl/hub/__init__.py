@@ -1,1 +1,1 @@
-"""Model folders, and the Hub that they are published on."""
+"""Model folders, and their publication on the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""What goes wrong between here and the Hub, as one line that names the way out."""
+"""Errors of the Hub as built-in ones, of one line that says what to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from huggingface_hub.utils import httpx
 
 logger = logging.getLogger(__name__)
 
-_WAITS = (2, 8)  # seconds until the next try, beside those of huggingface_hub within one
+_WAITS = (2, 8)  # seconds between tries; huggingface_hub also retries within one
+_CAUGHT = (
+    HfHubHTTPError,
+    EntryNotFoundError,
+    OfflineModeIsEnabled,
+    ValueError,  # HFValidationError and json.JSONDecodeError are ValueErrors
+    httpx.HTTPError,
+)
 _LOG_IN = "log in with `hf auth login`, or give a token"
 
 
@@ -35,9 +42,9 @@ def hub_errors(
     """Raise errors of huggingface_hub as built-in ones.
 
     Args:
-        repo_id: The repository that is asked for.
-        revision: Of it.
-        local_files_only: Whether only the cache was asked.
+        repo_id: Repository that is asked for.
+        revision: Branch, tag or commit.
+        local_files_only: Whether only the cache is asked.
 
     Raises:
         FileNotFoundError: If there is no such repository, revision or file; or if it is not in the
@@ -46,72 +53,84 @@ def hub_errors(
         ConnectionError: If the Hub cannot be reached, or cannot answer now.
         ValueError: If the id is malformed, or the Hub refuses what was sent.
     """
-    hub = constants.ENDPOINT
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} cannot be the id of a repository: {_line(error)}") from error
-    except GatedRepoError as error:
-        raise PermissionError(
+    except _CAUGHT as error:
+        raise _translated(error, repo_id, revision, local_files_only) from error
+
+
+def _translated(
+    error: Exception, repo_id: str, revision: str | None, local_files_only: bool
+) -> Exception:
+    hub = constants.ENDPOINT
+    if isinstance(error, HFValidationError):
+        return ValueError(f"{repo_id!r} cannot be the id of a repository: {_line(error)}")
+    if isinstance(error, LocalEntryNotFoundError):
+        return _not_in_cache(error, repo_id, revision, local_files_only)
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError(f"HF_HUB_OFFLINE is set: unset it to reach {hub}")
+    if isinstance(error, EntryNotFoundError):
+        return FileNotFoundError(f"{repo_id} is no model of effssl or timm: {_line(error)}")
+    if isinstance(error, HfHubHTTPError):
+        return _refused(error, repo_id, revision)
+    if isinstance(error, json.JSONDecodeError):  # such as the page of a gateway
+        return ConnectionError(f"{hub} does not answer as a Hub: {_line(error)}")
+    if isinstance(error, httpx.HTTPError):
+        return ConnectionError(
+            f"the connection to {hub} failed: {_line(error) or type(error).__name__}; try again"
+        )
+    return ValueError(_line(error))
+
+
+def _not_in_cache(
+    error: LocalEntryNotFoundError, repo_id: str, revision: str | None, local_files_only: bool
+) -> Exception:
+    if _status(error.__cause__) == 429 or _status(error.__cause__) >= 500:
+        return _try_later(repo_id, error.__cause__)
+    why = f"{constants.ENDPOINT} gave no answer"
+    if local_files_only or constants.is_offline_mode():
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "only that was asked"
+    return FileNotFoundError(
+        f"{repo_id}{f'@{revision}' if revision else ''} is not in the cache and {why}: load it "
+        "once with a connection, or give a folder that exists"
+    )
+
+
+def _refused(error: HfHubHTTPError, repo_id: str, revision: str | None) -> Exception:
+    hub, status = constants.ENDPOINT, _status(error)
+    if isinstance(error, GatedRepoError):
+        return PermissionError(
             f"{repo_id} is gated: accept its conditions at {hub}/{repo_id}, then {_LOG_IN}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return FileNotFoundError(
             f"no repository {repo_id!r} at {hub}, or it is private and you have no access: check "
             f"the name, or {_LOG_IN}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise FileNotFoundError(
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return FileNotFoundError(
             f"{repo_id} has no revision {revision!r}: give a branch, tag or commit that "
             f"{hub}/{repo_id}/commits lists"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        if _status(error.__cause__) == 429 or _status(error.__cause__) >= 500:
-            raise _try_later(repo_id, error.__cause__) from error
-        why = f"{hub} gave no answer"
-        if local_files_only or constants.is_offline_mode():
-            why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "only that was asked"
-        raise FileNotFoundError(
-            f"{repo_id}{f'@{revision}' if revision else ''} is not in the cache and {why}: load it "
-            "once with a connection, or give a folder that exists"
-        ) from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"{repo_id} is no model of effssl or timm: {_line(error)}"
-        ) from error
-    except OfflineModeIsEnabled as error:
-        raise ConnectionError(f"HF_HUB_OFFLINE is set: unset it to reach {hub}") from error
-    except HfHubHTTPError as error:
-        status = _status(error)
-        if status == 401:
-            raise PermissionError(
-                f"{hub} wants a token that it knows: {_LOG_IN} that is not expired"
-            ) from error
-        if status == 403:
-            raise PermissionError(
-                f"the token does not allow this in {repo_id}: give one with write access, of a "
-                "member of its owner"
-            ) from error
-        if status == 412:
-            raise ConnectionError(f"{repo_id} was changed meanwhile: do it again") from error
-        if status == 429 or status >= 500:
-            raise _try_later(repo_id, error) from error
-        raise ValueError(f"{hub} refuses it: {_line(error.server_message or error)}") from error
-    except json.JSONDecodeError as error:  # such as the page of a gateway
-        raise ConnectionError(f"{hub} does not answer as a Hub: {_line(error)}") from error
-    except ValueError as error:
-        raise ValueError(_line(error)) from error
-    except httpx.HTTPError as error:
-        raise ConnectionError(
-            f"the connection to {hub} failed: {_line(error) or type(error).__name__}; try again"
-        ) from error
+        )
+    if status == 401:
+        return PermissionError(f"{hub} wants a token that it knows: {_LOG_IN} that is not expired")
+    if status == 403:
+        return PermissionError(
+            f"the token does not allow this in {repo_id}: give one with write access, of a "
+            "member of its owner"
+        )
+    if status == 412:
+        return ConnectionError(f"{repo_id} was changed meanwhile: do it again")
+    if status == 429 or status >= 500:
+        return _try_later(repo_id, error)
+    return ValueError(f"{hub} refuses it: {_line(error.server_message or error)}")
 
 
 T = TypeVar("T")
 
 
 def retried(ask: Callable[[], T]) -> T:
-    """What a function returns, that asks again twice where the Hub could not answer just now."""
+    """Call a function, up to three times while the Hub cannot answer, and return its result."""
     for wait in _WAITS:
         try:
             return ask()

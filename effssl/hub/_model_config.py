@@ -1,6 +1,6 @@
-"""config.json of a model folder: timm's keys, and one object ``effssl`` that timm leaves alone.
+"""config.json of a model folder: timm's keys, and one object ``effssl`` that timm ignores.
 
-It may come from anybody, so nothing of it is used before it is checked.
+The file may come from anybody, so every value is checked before use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}
 _FILE = {"bytes": int, "sha256": str}
 _MOST_BYTES = 4_000_000
-# what timm records of its own models besides
+# other arguments that timm records of its own models
 _TIMM_ARGS = {"global_pool": str, "class_token": bool, "dynamic_img_size": bool}
 _SIZES = ("input_size", "min_input_size", "test_input_size")
 _POOLS = ("pool_size", "test_pool_size")
@@ -38,15 +38,15 @@ _LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a checked config.json says.
+    """Checked content of config.json.
 
     Attributes:
         architecture: timm's name of the backbone.
-        model_args: The arguments that build it.
+        model_args: Arguments that build it.
         pretrained_cfg: timm's description of the weights and their input.
         projector_dim: Width of the projector; None if the folder has none.
-        files: Bytes and sha256 of each file of weights; empty in a folder of timm's.
-        name: Name of the model, if training gave it one.
+        files: Bytes and sha256 of each file of weights; empty in a folder of timm.
+        name: Name of the model, if it was trained by effssl.
     """
 
     architecture: str
@@ -60,7 +60,7 @@ class ModelConfig:
 def compose_config(
     model: SSLModel, files: dict[str, dict], name: ModelName | None, license: str | None
 ) -> dict:
-    """The content of config.json."""
+    """Return the content of config.json."""
     cfg = {
         k: v for k, v in model.backbone.pretrained_cfg.items() if k in _ALLOWED and v is not None
     }
@@ -86,8 +86,8 @@ def read_config(folder: Path) -> ModelConfig:
     """Read and check config.json of a folder that effssl or timm wrote.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is not of that format, or says anything that does not belong there.
+        FileNotFoundError: If there is no config.json.
+        ValueError: If it is not of that format, or holds anything that does not belong there.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -100,10 +100,10 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a file that may come from anybody.
+    """Read a JSON object from a file that may come from anybody.
 
     Raises:
-        ValueError: If it is too large, is not JSON, or is no object.
+        ValueError: If it is too large, not JSON, or not an object.
     """
     size = path.stat().st_size
     if size > _MOST_BYTES:
@@ -129,7 +129,7 @@ def _checked(config: dict) -> ModelConfig:
     ours = config.get("effssl")
     foreign = ours is None
     cfg = {key: value for key, value in cfg.items() if value is not None}
-    if foreign:  # timm's: it may say more than is needed here
+    if foreign:  # timm's own may hold more keys
         cfg = {key: value for key, value in cfg.items() if key in _ALLOWED}
     elif not isinstance(ours, dict):
         raise ValueError(f"'effssl' must be an object, is {shown(ours)}")
@@ -168,7 +168,7 @@ def _checked(config: dict) -> ModelConfig:
 
 
 def _checked_args(model_args: object, foreign: bool) -> dict:
-    """Only what is known to be harmless: timm would open files for some other arguments."""
+    """Return the arguments if all are known to be safe: some others make timm open files."""
     if not isinstance(model_args, dict):
         raise ValueError(f"'model_args' must be a dict, is {shown(model_args)}")
     model_args = dict(model_args)
@@ -210,7 +210,7 @@ def _are_sides(value: object, count: int) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e6  # which NaN is not either
+    return type(value) in (int, float) and abs(value) < 1e6  # False for NaN too
 
 
 def _are_stats(value: object) -> bool:
@@ -232,7 +232,7 @@ _ALLOWED = {
     "std": lambda value: _are_stats(value) and all(number > 0 for number in value),
     "num_classes": lambda value: type(value) is int and 0 <= value,
 }
-"""The keys of timm's pretrained_cfg that a folder may hold, with what their values must be.
+"""Keys of timm's pretrained_cfg that a folder may hold, with a check of their values.
 
-Those that name files or addresses to load from are not among them.
+Keys that name files or addresses to load from are not among them.
 """

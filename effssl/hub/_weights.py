@@ -1,4 +1,4 @@
-"""Weights in safetensors: written whole, and read only into the shapes that they were written from.
+"""Weights in safetensors files, read only into the expected shapes.
 
 Nothing is unpickled, and no weight is allocated that the file does not hold.
 """
@@ -6,8 +6,9 @@ Nothing is unpickled, and no weight is allocated that the file does not hold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import Any
 
 import safetensors
 from safetensors.torch import save_file
@@ -19,20 +20,31 @@ _INTEGER = {"I64", "I32", "I16", "I8", "U8", "BOOL"}
 
 
 class without_initial_values(TorchFunctionMode):
-    """Modules built under it leave their parameters as they find them: all are loaded afterwards.
+    """Context in which modules skip the initialization of their parameters.
 
-    Drawing random weights takes most of the time of building a large model.
+    Random initialization takes most of the time of building a large model.
     """
 
     _changes = frozenset(
         (
-            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.mul_, Tensor.add_),
-            *(Tensor.clamp_, Tensor.fill_, Tensor.zero_),
-            *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.constant_),
+            Tensor.normal_,
+            Tensor.uniform_,
+            Tensor.erfinv_,
+            Tensor.mul_,
+            Tensor.add_,
+            Tensor.clamp_,
+            Tensor.fill_,
+            Tensor.zero_,
+            nn.init.normal_,
+            nn.init.uniform_,
+            nn.init.kaiming_uniform_,
+            nn.init.constant_,
         )
     )
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in self._changes:
             tensor = args[0] if args else kwargs["tensor"]
@@ -42,7 +54,7 @@ class without_initial_values(TorchFunctionMode):
 
 
 def save_weights(module: nn.Module, path: Path) -> dict:
-    """Write a module's tensors; return the file's bytes and sha256.
+    """Write the tensors of a module, and return bytes and sha256 of the file.
 
     Raises:
         OSError: If the file cannot be written.
@@ -50,19 +62,19 @@ def save_weights(module: nn.Module, path: Path) -> dict:
     weights: dict[str, Tensor] = {}
     seen = set()
     for name, tensor in module.state_dict().items():
-        # safetensors takes neither channels-last nor shared tensors
+        # safetensors refuses channels-last and shared tensors
         tensor = tensor.contiguous()
         weights[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     try:
         save_file(weights, path, metadata={"format": "pt"})
-    except safetensors.SafetensorError as error:  # it hides the system's error
+    except safetensors.SafetensorError as error:  # hides the system's error
         raise OSError(f"{path.name}: {error}") from error
     return describe_file(path)
 
 
 def describe_file(path: Path) -> dict:
-    """Its size in bytes and its sha256 as hexadecimal digits."""
+    """Return bytes and sha256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -71,16 +83,16 @@ def describe_file(path: Path) -> dict:
 
 
 def check_weights(path: Path, expected: dict[str, Tensor], *, dropped: Container[str] = ()) -> None:
-    """Compare the header of a file with the tensors that it is to fill, which may be on meta.
+    """Compare the header of a file with the tensors to load, which may be on the meta device.
 
     Args:
-        path: The file.
-        expected: The tensors, as ``state_dict`` gives them.
-        dropped: Names that the file may hold besides, such as those of a classifier.
+        path: File of weights.
+        expected: Tensors to load, as in a ``state_dict``.
+        dropped: Other names that the file may hold, such as those of a classifier.
 
     Raises:
         FileNotFoundError: If there is no file.
-        ValueError: If it is truncated, not of this format, or a tensor lacks, is unknown, or is of
+        ValueError: If it is truncated or not of this format, or a tensor is missing, unknown, or of
             another shape or kind of number.
     """
     with _opened(path) as file:
@@ -105,19 +117,19 @@ def check_weights(path: Path, expected: dict[str, Tensor], *, dropped: Container
 
 
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Tensors of a file that `check_weights` has let pass; they change with the file."""
+    """Read tensors of a file that passed `check_weights`; they are memory-mapped."""
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in names}
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor]) -> bool:
-    """Put copies of tensors in the place of those that a module has on the meta device.
+    """Replace the tensors of a module on the meta device by copies of weights.
 
     Returns:
-        False if there are others which the weights do not hold, such as tables of positions that
-        are made and not saved; the module is of no use then.
+        False if the module has tensors that the weights do not hold, such as tables of positions
+        that are computed and not saved; the module is then unusable.
     """
-    made: dict[int, Tensor] = {}  # by the tensor on meta: what is shared stays shared
+    made: dict[int, Tensor] = {}  # by tensor on meta, so that shared tensors stay shared
     for prefix, part in module.named_modules():
         if any(isinstance(value, Tensor) for value in vars(part).values()):
             return False
@@ -136,7 +148,7 @@ def fill(module: nn.Module, weights: dict[str, Tensor]) -> bool:
     return True
 
 
-def _opened(path: Path):
+def _opened(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the model folder is not whole")
     try:
@@ -151,6 +163,6 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A stranger's value in a message: on one line, without control characters, cut if long."""
+    """Format an untrusted value for a message: one line of ASCII, cut if long."""
     text = ascii(value)
     return text if len(text) <= most else text[: most - 3] + "..."

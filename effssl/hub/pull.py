@@ -1,4 +1,4 @@
-"""Models by name: in the package, a folder here, or a repository on the Hub."""
+"""Models by name: in the package, in a local folder, or on the Hub."""
 
 from __future__ import annotations
 
@@ -42,31 +42,30 @@ def from_pretrained(
     """Load a model from the package, a folder or the Hub.
 
     Nothing is unpickled. The weights must fit config.json tensor by tensor, and have the sha256
-    that stands there.
+    recorded there.
 
     Args:
-        id_or_folder: A model folder, the run folder that holds it, a repository ``owner/name``, or
-            a name without owner of a model that comes with the package (`list_pretrained` has
-            them); a folder of that name is preferred. ``local-dir:`` and ``hf-hub:`` before it
-            decide, as in timm, and ``@revision`` may follow the latter. timm's own repositories
-            load too, as backbones without projector.
+        id_or_folder: Model folder, run folder, repository ``owner/name``, or name of a model in the
+            package (see `list_pretrained`); a folder of that name takes precedence. The prefixes
+            ``local-dir:`` and ``hf-hub:`` are those of timm, the latter with an optional
+            ``@revision``. timm's own repositories load as backbones without projector.
         num_classes: Width of a fresh classifier; None for features.
         revision: Branch, tag or commit of the repository; ``main`` if None.
-        token: For private and gated repositories; what ``hf auth login`` saved if None.
-        cache_dir: Where to keep downloads; ``hub`` under HF_HOME if None.
-        local_files_only: Take only what was downloaded before.
+        token: Token for private and gated repositories; that of ``hf auth login`` if None.
+        cache_dir: Folder for downloads; ``hub`` under HF_HOME if None.
+        local_files_only: Whether to use only files that were downloaded before.
 
     Returns:
-        Without num_classes an `SSLModel` in eval mode with gradients off: ``model(x)`` gives
-        features, (N, F). With num_classes timm's backbone with a randomly initialised classifier,
-        in train mode with gradients on: ``model(x)`` gives logits, (N, num_classes).
+        Without num_classes an `SSLModel` in eval mode with gradients off: ``model(x)`` returns
+        features, (N, F). With num_classes timm's backbone with a randomly initialized classifier,
+        in train mode with gradients on: ``model(x)`` returns logits, (N, num_classes).
 
     Raises:
         FileNotFoundError: If there is no such folder, repository, revision or file; or if it is not
-            in the cache and the Hub gives no answer.
+            in the cache and the Hub does not answer.
         PermissionError: If the token does not give access.
         ConnectionError: If the connection breaks, or the Hub cannot answer now.
-        ValueError: If a file is truncated, is not of this format, or does not fit the others.
+        ValueError: If a file is truncated, not of this format, or does not fit the others.
     """
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be 1 or more, or None for features; got {num_classes}")
@@ -82,7 +81,7 @@ def find_model(
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The model folder of that name, downloaded if need be; see `from_pretrained`."""
+    """Return the model folder of a name, downloaded if needed; see `from_pretrained`."""
     name = os.fspath(id_or_folder)
     kind, _, rest = name.partition(":")
     if kind == "hf-hub":
@@ -115,7 +114,8 @@ def _download(
     def fetch(file: str, revision: str | None) -> Path:
         try:
             path = hf_hub_download(
-                *(repo_id, file),
+                repo_id,
+                file,
                 revision=revision,
                 token=token,
                 cache_dir=cache_dir,
@@ -123,13 +123,13 @@ def _download(
                 library_name="effssl",
                 library_version=__version__,
             )
-        except RuntimeError as error:  # of the transport that the Hub has for large files
+        except RuntimeError as error:  # from the transport of large files
             raise ConnectionError(f"the download of {file} failed: {error}") from error
         return Path(path)
 
     with hub_errors(repo_id, revision, local_files_only=local_files_only):
         folder = fetch("config.json", revision).parent
-        commit = folder.name  # all files of one commit, even if another one comes meanwhile
+        commit = folder.name  # take all files of one commit
         files = list(read_config(folder).files) or [WEIGHT_FILES["backbone"]]
         try:
             for file in files:
@@ -142,7 +142,7 @@ def _download(
         try:
             fetch("training.json", commit)
         except RemoteEntryNotFoundError:
-            pass  # timm's have none
+            pass  # timm's repositories have none
         except LocalEntryNotFoundError:
             if not (local_files_only or constants.is_offline_mode()):
                 raise
@@ -152,14 +152,14 @@ def _download(
 def list_pretrained(
     pattern: str = "*", *, author: str | None = None, token: str | None = None
 ) -> list[str]:
-    """Names of the models in the package, and ids of those of effssl on the Hub.
+    """List the models in the package and those of effssl on the Hub.
 
-    Without a connection to the Hub, ids of those in the cache.
+    Without a connection to the Hub, models in the cache are listed instead.
 
     Args:
-        pattern: Of the id, or of what follows its owner, such as ``*-bt-*``.
-        author: User or organisation that owns them; all if None.
-        token: To see private ones; what ``hf auth login`` saved if None.
+        pattern: Pattern of the id, or of the name after its owner, such as ``*-bt-*``.
+        author: User or organization that owns them; all if None.
+        token: Token to see private ones; that of ``hf auth login`` if None.
 
     Raises:
         PermissionError: If the Hub does not know the token.
@@ -183,7 +183,7 @@ def list_pretrained(
 
 
 def _cached() -> list[str]:
-    """Ids of the models of effssl that were loaded before, whole, from the default cache."""
+    """Return the ids of complete models of effssl in the default cache."""
     try:
         repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
