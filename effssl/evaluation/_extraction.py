@@ -46,6 +46,7 @@ class Extraction:
         average: Whether to average over views.
 
     Raises:
+        TypeError: If model is not a module.
         ValueError: If there is no transform, or the precision is unknown.
     """
 
@@ -61,6 +62,11 @@ class Extraction:
         seed: int,
         average: bool = True,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a module, got {type(model).__name__}; effssl.extract_features "
+                "loads a model by name"
+            )
         self.model, self.source, self.views, self.seed = model, source, views, seed
         self.project, self.average, self.batch_size = project, average, batch_size
         parameter = next(model.parameters(), torch.empty(0))

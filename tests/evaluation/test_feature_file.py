@@ -209,6 +209,8 @@ def test_a_model_may_be_named(tmp_path, expected):
     effssl.save_pretrained(net(), tmp_path / "model")
     found = effssl.extract_features(tmp_path / "model", images(), batch_size=16)
     torch.testing.assert_close(found, expected)
+    with pytest.raises(TypeError, match="effssl.extract_features loads a model by name"):
+        extract_features(tmp_path / "model", images())
 
 
 def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path):
