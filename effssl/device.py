@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the CPU to a device.
+    """Copy a tensor to a device, unless it is there.
 
     The host does not wait for a copy to CUDA, unless no memory can be pinned for it.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or values.device.type == "cuda":
         return values.to(device)
     try:
         values = values.pin_memory()

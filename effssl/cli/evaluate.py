@@ -139,9 +139,11 @@ class Evaluate:
         if self.per_class and found.accuracy:
             print(class_table(found, test))
 
-    def _write(self, found: Evaluation, noted: EvaluationRecord, test: Source, folder: Path) -> None:
-        from effssl.evaluation._tables import details
+    def _write(
+        self, found: Evaluation, noted: EvaluationRecord, test: Source, folder: Path
+    ) -> None:
         from effssl.atomic import write_json
+        from effssl.evaluation._tables import details
         from effssl.hub._folder import add_evaluation
 
         if self.json is not None:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from effssl._device import copied
 from effssl.data._decode import BrokenImage, image_name, open_image
 from effssl.data._loader import Batch, collate, decode_or_broken, decode_size
 from effssl.data.sources import Source
+from effssl.device import to_device
 from effssl.distributed import join, world_size
 from effssl.evaluation._device import Precision, autocast, resolve_precision
 from effssl.seeding import seeded_generator
@@ -152,14 +152,14 @@ class Extraction:
 
     def _features(self, images: Tensor | Batch, batch: int) -> Tensor:
         if self.views is None:
-            images = copied(images, self.device)
+            images = to_device(images, self.device)
             if isinstance(self.transform, EvalTransform):
                 images = self.transform.normalize(images)
             return self._forward(images)
         generator = seeded_generator(self.seed, "features", batch)
         draws = self.views.draw(len(images.sizes), generator, channels=images.channels)
         plan = self.views.plan(draws, images.sizes, images.starts, channels=images.channels)
-        pixels = copied(images.pixels, self.device)
+        pixels = to_device(images.pixels, self.device)
         views = self.views.render(pixels, plan, channels=images.channels)
         features = [self._forward(view) for view in views]
         stacked = torch.stack(features)

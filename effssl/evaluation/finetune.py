@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from effssl._device import copied
 from effssl.batch_norm import make_global
 from effssl.data._cache import cache_images
 from effssl.data._loader import (
@@ -30,6 +29,7 @@ from effssl.data._loader import (
     image_loader,
 )
 from effssl.data.sources import Source
+from effssl.device import to_device
 from effssl.distributed import join, world_size
 from effssl.evaluation._device import (
     Precision,
@@ -178,7 +178,7 @@ def _train(
             epoch = zip(batches, data.loader, strict=True)
         indices, batch = next(epoch)
         views = _crops(data.crops, batch, local, device, seed, step)
-        wanted = copied(data.labels[indices][batch.rows], device)
+        wanted = to_device(data.labels[indices][batch.rows], device)
         schedule.step_update(step)
         with autocast(precision, device):
             # the sum over all processes' images; DDP averages the gradients
@@ -268,4 +268,4 @@ def _crops(
     mine = local.places[batch.rows]
     draws = {name: values[:, mine] for name, values in draws.items()}
     plan = crops.plan(draws, batch.sizes, batch.starts, channels=batch.channels)
-    return crops.render(copied(batch.pixels, device), plan, channels=batch.channels)[0]
+    return crops.render(to_device(batch.pixels, device), plan, channels=batch.channels)[0]

@@ -87,7 +87,7 @@ def checkpoints(run_folder: Path) -> list[Path]:
 
 
 def _check_sums(file: Path) -> None:
-    """torch writes checksums but reads without looking at them."""
+    """Torch writes checksums but reads without looking at them."""
     with zipfile.ZipFile(file) as archive:
         torn = archive.testzip()
     if torn is not None:

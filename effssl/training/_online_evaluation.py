@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from effssl._device import copied
 from effssl.data.sources import Source
+from effssl.device import to_device
 from effssl.distributed import world_size
 from effssl.evaluation.accuracy import check_classes
 from effssl.evaluation.features import gathered
@@ -113,7 +113,7 @@ class OnlineEvaluation:
             whole = [i for i, image in enumerate(images) if isinstance(image, Tensor)]
             if not whole:
                 continue
-            crops = copied(torch.stack([transform.crop(images[i]) for i in whole]), device)
+            crops = to_device(torch.stack([transform.crop(images[i]) for i in whole]), device)
             crops = transform.normalize(crops).to(dtype)
             with autocast():
                 features = model.backbone(crops)

@@ -180,7 +180,16 @@ def trained(tmp_path, images, monkeypatch):
     flags += "--batch-size 8 --max-steps 4 --log-every 1 --precision fp32 --cpu --evaluate-every 0"
     main(["pretrain", *flags.split(), "--dataset", "secret/photos", "--output", "runs/mine"])
     main(
-        ["evaluate", "runs/mine", "--test-split", "train", "--protocols", "knn", "spectrum", "--cpu"]
+        [
+            "evaluate",
+            "runs/mine",
+            "--test-split",
+            "train",
+            "--protocols",
+            "knn",
+            "spectrum",
+            "--cpu",
+        ]
     )
     return tmp_path / "runs" / "mine" / "model"
 
