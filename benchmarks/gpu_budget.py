@@ -37,9 +37,9 @@ from torch import Tensor
 
 import effssl
 from effssl.data._loader import BatchShard, collate, decode_size
+from effssl.optim import create_optimizer
 from effssl.training._collapse import sample_rows
 from effssl.training._faults import NonFiniteGuard
-from effssl.training._optim import create_optimizer
 from effssl.training._staging import Chunk, Stager
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -89,17 +89,16 @@ class Step:
 
     def __init__(self, args: argparse.Namespace, stage: Callable) -> None:
         self.args, self.stage = args, stage
-        config = effssl.PretrainConfig(
-            backbone=args.backbone, img_size=args.img_size, projector_dim=args.projector_dim
-        )
         model = effssl.create_model(
             args.backbone, projector_dim=args.projector_dim, img_size=args.img_size
         )
         self.model = model.to("cuda", memory_format=torch.channels_last).train()
-        self.optimizer = create_optimizer(self.model, config)
+        self.optimizer = create_optimizer(self.model, "adamw", lr=1e-3, weight_decay=0.05)
         self.multi_view = effssl.MultiView("imagenet", views=args.views, size=args.img_size)
         self.loss_fn = effssl.create_loss(args.loss, dim=args.projector_dim)
-        self.faults = NonFiniteGuard(config, self.model)
+        self.faults = NonFiniteGuard(
+            self.model, Path("runs"), lr=1e-3, precision=args.precision, grad_clip=None
+        )
         local = BatchShard(args.images, args.micro_batch)
         self.send = Stager(self.multi_view, local, 0, torch.device("cuda"))
         side = decode_size(args.img_size)

@@ -51,7 +51,10 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     multi_view = MultiView(config.preset, views=views, size=args.img_size)
     loss_fn = create_loss("bt", dim=config.projector_dim)
     local = BatchShard(config.batch_size, config.micro_batch)
-    gradient_of = TrainStep(accelerator, config, model, multi_view, loss_fn)
+    in_chunks = config.micro_batch is not None
+    gradient_of = TrainStep(
+        accelerator, model, multi_view, loss_fn, seed=config.seed, in_chunks=in_chunks
+    )
     stage = Stager(multi_view, local, config.seed, accelerator.device)
     side = args.img_size * 8 // 7
     batch = collate(list(torch.randint(256, (args.batch_size, 3, side, side)).byte()), 3)

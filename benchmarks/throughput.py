@@ -29,9 +29,9 @@ from torch import nn
 
 import effssl
 from effssl.data import SAMPLE, decode_image, load_source
+from effssl.optim import create_optimizer
 from effssl.training._checkpoint import load_checkpoint, save_checkpoint
 from effssl.training._launch import mixed_precision
-from effssl.training._optim import create_optimizer
 
 CHECKPOINTS: dict[str, str] = {}
 LIMIT_BACKBONES = ("resnet10t", "convnext_atto", "resnet18", "test_resnet")
@@ -91,7 +91,7 @@ def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[
         img_size=config.img_size,
         patch_size=config.patch_size,
     ).to(args.device, memory_format=torch.channels_last)
-    optimizer = create_optimizer(model, config)
+    optimizer = create_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     shape = (config.views * config.batch_size, 3, config.img_size, config.img_size)
     views = torch.randn(shape, device=args.device).contiguous(memory_format=torch.channels_last)
 
@@ -111,7 +111,7 @@ def bare_steps(config: effssl.PretrainConfig, args: argparse.Namespace) -> list[
 
 def ran_in(config: effssl.PretrainConfig, args: argparse.Namespace) -> str:
     """Return the precision of a run: fp32, bf16 or fp16."""
-    mixed = mixed_precision(config, args.device == "cpu")
+    mixed = mixed_precision(config.precision, args.device == "cpu")
     return "fp32" if mixed == "no" else mixed
 
 

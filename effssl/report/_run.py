@@ -13,7 +13,7 @@ from pathlib import Path
 
 from effssl.hub._folder import is_model_folder, read_record
 from effssl.records import TrainingRecord
-from effssl.training._monitor import read_metrics
+from effssl.training._metrics import read_metrics
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)

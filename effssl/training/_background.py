@@ -1,4 +1,4 @@
-"""Files written by a thread while training goes on."""
+"""Writes files in a background thread."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class BackgroundWriter:
-    """Runs jobs that write files in a thread, in the order in which they come.
+    """Runs jobs that write files in one thread, in the order of submission.
 
-    Leave it as a context to wait for what is under way, whatever ends the run.
+    As a context manager it waits for unfinished jobs on exit.
     """
 
     def __init__(self) -> None:
@@ -21,18 +21,18 @@ class BackgroundWriter:
         self._jobs: list[Future] = []
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Start a job when the earlier ones are done."""
+        """Queue a job."""
         self._jobs.append(self._thread.submit(job))
 
     def has_failed(self) -> bool:
-        """Whether a job has failed so far; it does not wait."""
+        """Return whether a finished job has failed, without waiting."""
         return any(job.done() and job.exception() is not None for job in self._jobs)
 
     def finish(self) -> None:
         """Wait for all jobs.
 
         Raises:
-            OSError: What the first one to fail raised.
+            OSError: If a job failed: the error of the first that did.
         """
         jobs, self._jobs = self._jobs, []
         for job in jobs:
@@ -49,10 +49,10 @@ def host_copy(state: Any) -> Any:
     """Copy a state to the CPU, with one wait for the device.
 
     Args:
-        state: Tensors, and dicts and lists of them and of anything else.
+        state: Tensors, and dicts and lists of them and of other values.
 
     Returns:
-        The same with all tensors on the CPU; none shares memory with the state.
+        The state with all tensors on the CPU; none shares memory with the original.
     """
     copied = _copied(state)
     if torch.cuda.is_initialized():
@@ -62,7 +62,7 @@ def host_copy(state: Any) -> Any:
 
 def _copied(state: Any) -> Any:
     if isinstance(state, Tensor):
-        # to pinned memory, from a GPU, so that all copies are under way at once
+        # from a GPU this copies to pinned memory without waiting
         return state.detach().to("cpu", non_blocking=True, copy=True)
     if isinstance(state, dict):
         return {name: _copied(value) for name, value in state.items()}

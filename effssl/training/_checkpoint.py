@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written whole or not at all."""
+"""Checkpoints of a run, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _STATE_FILE = "state.pt"
 
 
 def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> Path:
-    """Write ``checkpoints/step_*/`` under a temporary name, rename it, then delete older ones.
+    """Write ``checkpoints/step_*/`` and delete older checkpoints.
 
     Args:
         run_folder: Folder of the run.
-        step: Steps that the state has behind it.
-        state: Tensors, numbers, strings, and lists and dicts of them.
-        keep: Checkpoints to keep, this one included.
+        step: Number of steps done.
+        state: State to save: tensors, numbers, strings, and lists and dicts of them.
+        keep: Number of checkpoints to keep, this one included.
 
     Returns:
-        The checkpoint's folder.
+        Folder of the checkpoint.
 
     Raises:
-        OSError: If it cannot be written; earlier checkpoints are then as they were.
+        OSError: If it cannot be written; earlier checkpoints stay.
     """
     folder = run_folder / "checkpoints" / f"step_{step:08d}"
     partial = folder.with_name(folder.name + ".partial")
@@ -41,12 +41,12 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # torch's writer hides the reason behind a RuntimeError of its own
+        # torch hides the OSError behind a RuntimeError
         raise error if isinstance(error, OSError) else (error.__context__ or error) from None
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     folders = checkpoints(run_folder)
-    # later ones were skipped as torn, or this run would not be here
+    # later checkpoints, if any, are torn: the run was resumed from before them
     kept = [f for f in folders if f <= folder][-keep:]
     for other in set(folders) - set(kept):
         shutil.rmtree(other)
@@ -54,7 +54,7 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
 
 
 def load_checkpoint(run_folder: Path) -> dict | None:
-    """The state of the newest whole checkpoint, on the CPU, or None if there is no checkpoint.
+    """Load the newest whole checkpoint to the CPU; return None if there is no checkpoint.
 
     Raises:
         ValueError: If there are checkpoints but none is whole.
@@ -63,10 +63,9 @@ def load_checkpoint(run_folder: Path) -> dict | None:
     for folder in reversed(folders):
         try:
             _check_sums(folder / _STATE_FILE)
-            # weights_only: tensors and plain containers, so nothing is unpickled that could run
-            # code
+            # weights_only: unpickling cannot run code
             state = torch.load(folder / _STATE_FILE, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001  whatever a torn file makes of the reader
+        except Exception as error:  # noqa: BLE001  a torn file can make the reader raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             logger.warning("skipped %s, which is not whole: %s", folder, reason)
             continue
@@ -81,13 +80,13 @@ def load_checkpoint(run_folder: Path) -> dict | None:
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """The folders of a run's checkpoints, torn ones too, the newest last."""
+    """Return the folders of a run's checkpoints, torn ones included, the newest last."""
     folders = (run_folder / "checkpoints").glob("step_*")
     return sorted(folder for folder in folders if folder.suffix != ".partial")
 
 
 def _check_sums(file: Path) -> None:
-    """Torch writes checksums but reads without looking at them."""
+    # torch writes checksums but does not verify them when it reads
     with zipfile.ZipFile(file) as archive:
         torn = archive.testzip()
     if torn is not None:

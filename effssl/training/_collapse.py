@@ -1,4 +1,4 @@
-"""Signs, seen without labels, that a run gives all images the same features."""
+"""Signs of collapse, measured without labels."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from torch import Tensor
 from effssl.distributed import count_rows, gather_rows
 from effssl.evaluation.spectrum import effective_rank, unit_std
 
-_ROWS = 512  # images that are looked at; the cost grows with the cube
+_ROWS = 512  # images to measure; the cost grows with the cube
 LEAST_STD = 0.05  # healthy runs stay above 0.4
-LEAST_RANK = 0.02  # of what the batch and the width would let it be
+_SETTLED = 0.1  # share of a run during which the features are still those of random weights
+LEAST_RANK = 0.02  # share of the largest rank that the batch and the width allow
 
 
 def sample_rows(x: Tensor) -> Tensor:
-    """Rows of all processes on the CPU, 512 at most; every process must call it.
+    """Gather up to 512 rows of all processes on the CPU; every process must call it.
 
-    They are the same for any number of processes, but for batches of more than 512 images that
-    pass in chunks, of which each number of processes sees others.
+    The rows do not depend on the number of processes, except in batches of more than 512 images
+    that are passed in chunks.
 
     Args:
-        x: Features or projections of one view of this process's images, (n, F).
+        x: Features or projections of one view of this process's images, shape (n, F).
     """
     return _of_all_processes(x)[:_ROWS].float().cpu()
 
 
 def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
-    """Spread and effective rank of what a batch became.
+    """Compute the spread and the effective rank of features and projections.
 
     Args:
-        features: Features of one view of each image, (n, F), from `sample_rows`.
-        projections: Their projections, (n, D).
+        features: Features of one view of each image, shape (n, F), from `sample_rows`.
+        projections: Projections of the same views, shape (n, D).
 
     Returns:
-        ``feature_std``, ``feature_rank``, ``projection_std``, ``projection_rank`` as `unit_std` and
-        `effective_rank` define them.
+        ``feature_std``, ``feature_rank``, ``projection_std`` and ``projection_rank``, see
+        `unit_std` and `effective_rank`.
     """
     signs = {}
     for name, x in {"feature": features, "projection": projections}.items():
@@ -44,12 +45,12 @@ def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
 
 
 def collapse_alarm(signs: dict[str, float], rows: int, width: int) -> str | None:
-    """What is wrong and what to change, in plain words; None if nothing is.
+    """Return a warning that says what is wrong and what to change, or None.
 
     Args:
-        signs: What `collapse_signs` returned.
-        rows: Images of the global batch.
-        width: Of the projections.
+        signs: Result of `collapse_signs`.
+        rows: Number of images of the global batch.
+        width: Width of the projections.
     """
     advice = (
         "try a lower lr, a longer warm-up, a larger batch, or views that differ more (another "
@@ -68,6 +69,38 @@ def collapse_alarm(signs: dict[str, float], rows: int, width: int) -> str | None
             f"{possible} dimensions: {advice}"
         )
     return None
+
+
+class CollapseWatch:
+    """Raises and ends an alarm only after two lines in a row, since signs fluctuate at the limit.
+
+    Args:
+        total_steps: Steps of the whole run; the first tenth is not watched.
+        rows: Number of images of the global batch.
+        width: Width of the projections.
+
+    Attributes:
+        alarm: Warning of `collapse_alarm`, or None.
+    """
+
+    def __init__(self, total_steps: int, rows: int, width: int) -> None:
+        self.total_steps, self.rows, self.width = total_steps, rows, width
+        self.alarm: str | None = None
+        self._doubts = 0
+
+    def update(self, step: int, signs: dict[str, float]) -> bool:
+        """Take in the signs of a step; return whether an alarm was raised or ended."""
+        if step < _SETTLED * self.total_steps:
+            return False
+        now = collapse_alarm(signs, self.rows, self.width)
+        if bool(now) == bool(self.alarm):
+            self.alarm, self._doubts = now, 0
+            return False
+        self._doubts += 1
+        if self._doubts < 2:
+            return False
+        self.alarm, self._doubts = now, 0
+        return True
 
 
 def _of_all_processes(x: Tensor) -> Tensor:

@@ -1,34 +1,46 @@
-"""Steps whose loss or gradient is not finite: skipped, counted, and too many end the run."""
+"""Skips steps whose loss or gradient is not finite, and ends a run with too many of them."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from effssl.training._checkpoint import checkpoints
-from effssl.training.config import PretrainConfig
 
-IN_A_ROW = 10  # steps that may be skipped one after another
+IN_A_ROW = 10  # consecutive skipped steps that end the run
 
 
 class NonFiniteGuard:
-    """Counts skipped steps and undoes what they did to running statistics.
+    """Counts skipped steps and restores the running statistics that they changed.
 
     Args:
-        config: Configuration of the run.
-        model: Its buffers are kept.
+        model: Model whose buffers are restored.
+        run_folder: Folder whose checkpoints an error names.
+        lr: Learning rate of the configuration, for the advice of an error.
+        precision: Precision of the configuration, likewise.
+        grad_clip: Gradient clipping of the configuration, likewise.
 
     Attributes:
         skipped: Steps skipped since the run began.
-        in_a_row: Of these the last ones without a good step between.
+        in_a_row: Consecutive skipped steps so far.
     """
 
-    def __init__(self, config: PretrainConfig, model: nn.Module) -> None:
-        self.config = config
+    def __init__(
+        self,
+        model: nn.Module,
+        run_folder: Path,
+        *,
+        lr: float,
+        precision: str,
+        grad_clip: float | None,
+    ) -> None:
+        self.run_folder = run_folder
+        self.lr, self.precision, self.grad_clip = lr, precision, grad_clip
         self.skipped = self.in_a_row = 0
-        # of one type each, which are copied together
+        # buffers of one dtype are copied together
         self._buffers: dict[torch.dtype, list[Tensor]] = {}
         for buffer in model.buffers():
             self._buffers.setdefault(buffer.dtype, []).append(buffer)
@@ -38,33 +50,34 @@ class NonFiniteGuard:
         }
 
     def state_dict(self) -> dict[str, int]:
-        """The counts."""
+        """Return the counts."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on counting where `state_dict` was called."""
+        """Restore the counts."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
     def before_step(self) -> None:
-        """Keep the buffers as they are."""
+        """Store the buffers."""
+        # the public copy_ would launch a kernel a buffer; torch has no public copy of a list
         for dtype, buffers in self._buffers.items():
             torch._foreach_copy_(self._kept[dtype], buffers)
 
     def good_step(self) -> None:
-        """End a row of skipped steps."""
+        """Note a step that was taken."""
         self.in_a_row = 0
 
     def skip(self, step: int, loss: float, norm: float, parts: dict[str, float]) -> None:
-        """Count a skipped step.
+        """Note a skipped step and restore the buffers.
 
         Args:
             step: Number of the step, from 1.
-            loss: The loss.
-            norm: Norm of its gradient.
-            parts: Parts of the loss by their names.
+            loss: Loss of the step.
+            norm: Norm of the gradient.
+            parts: Parts of the loss by name.
 
         Raises:
-            FloatingPointError: With a diagnosis, if it is the tenth in a row.
+            FloatingPointError: If it is the tenth in a row; the message is a diagnosis.
         """
         for dtype, buffers in self._buffers.items():
             torch._foreach_copy_(buffers, self._kept[dtype])
@@ -84,7 +97,7 @@ class NonFiniteGuard:
         """Check the weights before they are saved, with one wait for the device.
 
         Raises:
-            FloatingPointError: If one is not finite.
+            FloatingPointError: If a weight is not finite.
         """
         tensors = model.state_dict()
         tensors = {k: t for k, t in tensors.items() if t.is_floating_point() and t.numel()}
@@ -95,12 +108,12 @@ class NonFiniteGuard:
         raise FloatingPointError(f"{name} is no longer finite after step {step}: {self.advice()}")
 
     def advice(self) -> str:
-        """What to change, and where the run can go on from."""
-        lower = f"lower lr ({self.config.lr:g})"
-        if self.config.precision == "fp16":
+        """Return what to change, and which checkpoint to resume from."""
+        lower = f"lower lr ({self.lr:g})"
+        if self.precision == "fp16":
             lower += " or use precision bf16 or fp32 instead of fp16"
-        if self.config.grad_clip is None:
+        if self.grad_clip is None:
             lower += ", or set grad_clip"
-        saved = checkpoints(self.config.run_folder)
+        saved = checkpoints(self.run_folder)
         last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint"
         return f"{lower}; {last}"

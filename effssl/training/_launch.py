@@ -1,4 +1,4 @@
-"""The Accelerator of a run: as many processes as were launched, in the precision asked for."""
+"""Accelerator of a run, with the launched processes and the configured precision."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _NOT_DETERMINISTIC = " does not have a deterministic implementation"
 
 
 class _DdpOptions(DistributedDataParallelKwargs):
-    """Options of DDP, without the broadcast of buffers before each forward pass.
+    """Options of DDP that disable the broadcast of buffers before each forward pass.
 
-    Every process starts with the same buffers and updates its running statistics from sums over all
-    of them, so that a broadcast would change nothing.
+    All processes start with the same buffers and update running statistics from the same sums, so
+    a broadcast would change nothing.
     """
 
     def to_kwargs(self) -> dict:
         known = inspect.signature(DistributedDataParallel).parameters
-        new, old = "forward_sync_buffers", "broadcast_buffers"  # whose default is True
+        new, old = "forward_sync_buffers", "broadcast_buffers"  # its default is True
         return super().to_kwargs() | {new if new in known else old: False}
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:
-    """Start Accelerate and check that it did what was asked for.
+    """Start Accelerate and check that it follows the configuration.
 
     Raises:
         ValueError: If a launcher setting contradicts the configuration, or fewer processes run
@@ -45,9 +45,46 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     """
     has_accelerator = torch.cuda.is_available() or torch.backends.mps.is_available()
     cpu = config.cpu or not has_accelerator
-    precision = mixed_precision(config, cpu)
+    precision = mixed_precision(config.precision, cpu)
+    _check_launcher(config, precision)
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = not config.deterministic
+    group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+    # with a backend, Accelerate expects a group, which it creates only under a launcher
+    has_group = int(os.environ.get("LOCAL_RANK", -1)) != -1
+    if has_group and not cpu and torch.cuda.is_available():
+        group.backend = "cuda:nccl,cpu:gloo"  # gloo lets processes agree on when to stop
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=config.tracker,
+        project_dir=config.run_folder,
+        kwargs_handlers=[group],
+    )
+    # Accelerate refuses a subclass as an argument
+    accelerator.ddp_handler = _DdpOptions(gradient_as_bucket_view=True)
+    if accelerator.device.type == "cpu" and not cpu:
+        raise ValueError(
+            "this Python process has trained on the CPU before and Accelerate keeps to it: start "
+            "another to use the accelerator"
+        )
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise ValueError(
+            f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
+            "launch with torchrun, or with accelerate launch on as many accelerators"
+        )
+    if asked == 1 and accelerator.device.type == "cpu":
+        _warn_of_idle_cores()
+    return accelerator
+
+
+def _check_launcher(config: PretrainConfig, precision: str) -> None:
+    """Raise ValueError if the environment contradicts the configuration."""
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    # accelerate launch exports "no" when it was told nothing, so "no" contradicts nothing
+    # accelerate launch exports "no" by default, so "no" contradicts nothing
     if launched not in ("no", precision):
         raise ValueError(
             f"the launcher asks for mixed precision {launched!r}, the configuration for "
@@ -68,52 +105,27 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
                 f"the launcher asks for {plugin}, which shards models that do not fit on a device; "
                 "these do, and their losses are exact under DDP only: launch without it"
             )
-    torch.use_deterministic_algorithms(config.deterministic)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = not config.deterministic
-    group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
-    # given a backend, Accelerate asks for a group, which it makes only where a launcher started it
-    has_group = int(os.environ.get("LOCAL_RANK", -1)) != -1
-    if has_group and not cpu and torch.cuda.is_available():
-        group.backend = "cuda:nccl,cpu:gloo"  # processes also agree on when to stop, on the CPU
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=precision,
-        log_with=config.tracker,
-        project_dir=config.run_folder,
-        kwargs_handlers=[group],
-    )
-    # as an argument Accelerate takes no subclass
-    accelerator.ddp_handler = _DdpOptions(gradient_as_bucket_view=True)
-    if accelerator.device.type == "cpu" and not cpu:
-        raise ValueError(
-            "this Python process has trained on the CPU before and Accelerate keeps to it: start "
-            "another to use the accelerator"
-        )
-    asked = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != asked:
-        raise ValueError(
-            f"{asked} processes were launched but Accelerate runs {accelerator.num_processes}: "
-            "launch with torchrun, or with accelerate launch on as many accelerators"
-        )
+
+
+def _warn_of_idle_cores() -> None:
     cores = available_cores()
     threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else cores
-    if asked == 1 and accelerator.device.type == "cpu" and threads < cores:
+    if threads < cores:
         logger.warning(
             "using %d of %d CPU cores, as OMP_NUM_THREADS says; accelerate launch sets it to 1 "
             "unless it is given --num_cpu_threads_per_process %d",
-            *(threads, cores, cores),
+            threads,
+            cores,
+            cores,
         )
-    return accelerator
 
 
 @contextmanager
 def explain_determinism(backbone: str) -> Iterator[None]:
-    """Say what to do where a deterministic run meets an operation that cannot be deterministic.
+    """Explain the error of an operation that has no deterministic implementation.
 
     Args:
-        backbone: Name of the backbone that is trained inside.
+        backbone: Name of the backbone that the block trains.
 
     Raises:
         ValueError: In place of the RuntimeError of such an operation.
@@ -131,12 +143,17 @@ def explain_determinism(backbone: str) -> Iterator[None]:
         ) from error
 
 
-def mixed_precision(config: PretrainConfig, cpu: bool) -> str:
-    """Accelerate's name of the precision: no, bf16 or fp16."""
-    if config.precision != "auto":
-        return "no" if config.precision in ("fp32", "fp64") else config.precision
+def mixed_precision(precision: str, cpu: bool) -> str:
+    """Return Accelerate's name of a configured precision: no, bf16 or fp16.
+
+    Args:
+        precision: Precision of the configuration.
+        cpu: Whether the run is on the CPU.
+    """
+    if precision != "auto":
+        return "no" if precision in ("fp32", "fp64") else precision
     if cpu:
-        # emulated bf16 is ten times slower than fp32; AMX is what makes it faster
+        # without AMX, bf16 is emulated and ten times slower than fp32
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         return "bf16" if capabilities.get("amx_bf16") else "no"
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(False) else "no"

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, the tracker, the progress bar, the log."""
+"""Metrics of a run: metrics.jsonl, the tracker, the progress bar and the log."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from effssl.data._broken import BrokenImages
-from effssl.training._collapse import collapse_alarm, collapse_signs, sample_rows
+from effssl.training._collapse import CollapseWatch, collapse_signs, sample_rows
 from effssl.training._faults import NonFiniteGuard
+from effssl.training._metrics import METRICS, cut_metrics
 from effssl.training._step import StepOutput
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
-_SETTLED = 0.1  # share of a run after which collapse is no longer that of the first weights
-
 
 def start_tracker(
     accelerator: Accelerator, config: PretrainConfig, step: int, tracker_id: str
 ) -> None:
-    """Start the tracker that the configuration names, if any, or go on with that of the run.
+    """Start the configured tracker, if any; a resumed run continues its own.
 
     Args:
-        accelerator: Holds the tracker.
+        accelerator: Accelerator that holds the tracker.
         config: Configuration of the run.
-        step: Steps done before, when resuming.
-        tracker_id: Names the run among others of the project.
+        step: Number of steps done before, when resuming.
+        tracker_id: Identifier of the run in the project.
     """
     if config.tracker is None:
         return
@@ -51,43 +49,18 @@ def start_tracker(
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 
-def read_metrics(run_folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl, to the first that is torn; none if there is no file."""
-    lines: list[dict] = []
-    path = run_folder / "metrics.jsonl"
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-    return lines
-
-
-def read_history(run_folder: Path, step: int, points: int = 200) -> dict[str, list]:
-    """Columns of metrics.jsonl up to a step, of so many lines, evenly spread, and those of a look.
-
-    Numbers have five digits, and None stands where a line lacks one or it was not finite. Spectra
-    are left out.
-    """
-    lines = [x for x in read_metrics(run_folder) if x["step"] <= step]
-    every = math.ceil(len(lines) / points)
-    kept = [line for i, line in enumerate(lines, 1) if i % every == 0 or "spectrum" in line]
-    names = dict.fromkeys(name for line in kept for name in line if name != "spectrum")
-    return {name: [_short(line.get(name)) for line in kept] for name in names}
-
-
 class Monitor:
-    """Writes a run's metrics; silent on every process but the main one.
+    """Writes the metrics of a run; only the main process writes.
 
     Args:
-        accelerator: Says which process this is and holds the tracker.
+        accelerator: Accelerator that holds the tracker.
         config: Configuration of the run.
         broken: Images that could not be read.
-        faults: Steps that were skipped.
-        start_step: Steps done before, when resuming; later lines of metrics.jsonl are cut off.
-        total_steps: Steps of the whole run.
-        epoch_steps: Steps of an epoch.
+        faults: Counts of skipped steps.
+        start_step: Number of steps done before, when resuming; later lines of metrics.jsonl are
+            removed.
+        total_steps: Number of steps of the whole run.
+        epoch_steps: Number of steps of an epoch.
     """
 
     def __init__(
@@ -106,13 +79,12 @@ class Monitor:
         self.started = self.window_start = time.perf_counter()
         self.start_step = self.window_step = start_step
         self.waited = 0.0
-        self.alarmed, self.doubts = False, 0
-        self._due = None  # what a line is still to be written of
+        self.collapse = CollapseWatch(total_steps, config.batch_size, config.projector_dim)
+        self._due = None  # the line to be written
         self.file = None
         if accelerator.is_main_process:
-            path = config.run_folder / "metrics.jsonl"
-            _cut_after(path, start_step)
-            self.file = open(path, "a", buffering=1)
+            cut_metrics(config.run_folder, start_step)
+            self.file = open(config.run_folder / METRICS, "a", buffering=1)
         self.bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -123,7 +95,7 @@ class Monitor:
         )
 
     def waiting(self, batches: Iterable) -> Iterator:
-        """The batches of an epoch; the time that they take to come is counted."""
+        """Iterate over batches and measure the time spent waiting for them."""
         batches = iter(batches)
         while True:
             start = time.perf_counter()
@@ -135,17 +107,17 @@ class Monitor:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Do not count what is done meanwhile as time of training."""
+        """Exclude a block from the time of training."""
         start = time.perf_counter()
         yield
         self.window_start += time.perf_counter() - start
 
     def is_due(self, step: int) -> bool:
-        """Whether a step gets a line: every ``log_every``-th does, and an epoch's last."""
+        """Return whether a step gets a line: every ``log_every``-th and the last of an epoch."""
         return step % self.config.log_every == 0 or self.ends_epoch(step)
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether a step is the last of an epoch or of the run."""
+        """Return whether a step is the last of an epoch or of the run."""
         return step % self.epoch_steps == 0 or step == self.total_steps
 
     def step(
@@ -160,17 +132,17 @@ class Monitor:
         knn: float | None = None,
         spectrum: dict | None = None,
     ) -> None:
-        """Note a finished step; if a line is due, `write` writes it.
+        """Record a finished step; `write` writes its line if one is due.
 
         Args:
-            step: Its number, from 1.
-            gradient: What was computed, features included where a line is due.
-            loss: Its value.
-            norm: Norm of the gradient before it was clipped.
-            parts: Parts of the loss by their names.
+            step: Number of the step, from 1.
+            gradient: Output of the step, with features if a line is due.
+            loss: Value of the loss.
+            norm: Norm of the gradient before clipping.
+            parts: Values of the parts of the loss by name.
             lr: Learning rate.
             knn: Top-1 accuracy in percent, if it was measured after this step.
-            spectrum: Of features and projections, likewise, from `OnlineEvaluation`.
+            spectrum: Spectra from `OnlineEvaluation`, if they were measured after this step.
 
         Raises:
             ValueError: If more than 1 % of the images are broken.
@@ -199,10 +171,10 @@ class Monitor:
         self._due = step, before, rows, more | after, spectrum
 
     def write(self) -> None:
-        """Write the line of the last step that one was due for, if that was not done yet.
+        """Write the line that is due, if any.
 
-        Called while the device computes the next step: the ranks of features and projections take
-        a CPU tens of milliseconds.
+        Call it while the device computes the next step: the ranks of features and projections take
+        tens of milliseconds of CPU time.
         """
         if self._due is None:
             return
@@ -210,7 +182,9 @@ class Monitor:
         signs = {}
         if rows is not None:
             signs = collapse_signs(*rows)
-            self._sound_alarm(step, signs)
+            if self.collapse.update(step, signs):
+                alarm = self.collapse.alarm or "no sign of collapse any more"
+                logger.warning("step %d: %s", step, alarm)
         if self.file is None:
             return
         metrics = before | signs | after
@@ -227,38 +201,32 @@ class Monitor:
             of_knn = "" if knn is None else f", k-NN {knn:.1f} %"
             logger.info(
                 "step %d of %d: loss %.4g%s, %.0f views/s, %.1f min, %.1f min left",
-                *(step, self.total_steps, loss, of_knn, views_per_s, minutes, left),
+                step,
+                self.total_steps,
+                loss,
+                of_knn,
+                views_per_s,
+                minutes,
+                left,
             )
 
     def _write(self, line: dict) -> None:
         try:
             self.file.write(json.dumps(line) + "\n")
-        except OSError as error:  # a full disk; the checkpoint's message says what to do
+        except OSError as error:  # such as a full disk; the checkpoint's error says what to do
             logger.error("cannot write metrics.jsonl: %s", error.strerror)
-
-    def _sound_alarm(self, step: int, signs: dict[str, float]) -> None:
-        if step < _SETTLED * self.total_steps:
-            return
-        alarm = collapse_alarm(signs, self.config.batch_size, self.config.projector_dim)
-        if bool(alarm) == self.alarmed:
-            self.doubts = 0
-            return
-        self.doubts += 1
-        if self.doubts == 2:  # lines in a row: at the border the signs come and go
-            self.alarmed, self.doubts = bool(alarm), 0
-            logger.warning("step %d: %s", step, alarm or "no sign of collapse any more")
 
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *exception) -> None:
-        """Finish the last line, the bar, the file and the tracker."""
+    def __exit__(self, *exception: object) -> None:
+        """Write the last line and close the bar, the file and the tracker."""
         self.write()
         self.bar.close()
         if self.file is not None:
             try:
                 self.file.close()
-            except OSError as error:  # what a full disk has kept in its buffer
+            except OSError as error:  # a full disk leaves text in the buffer
                 logger.error("cannot write metrics.jsonl: %s", error.strerror)
         for tracker in self.accelerator.trackers:
             tracker.finish()
@@ -266,7 +234,7 @@ class Monitor:
 
 
 def _of_spectrum(spectrum: dict | None) -> dict[str, float]:
-    """What of a spectrum is one number each."""
+    """Metrics of a spectrum that are a single number."""
     return {
         f"{name.removesuffix('s')}_{key}": record[key]
         for name, record in (spectrum or {}).items()
@@ -275,23 +243,9 @@ def _of_spectrum(spectrum: dict | None) -> dict[str, float]:
     }
 
 
-def _short(value: float | None) -> float | None:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
 def _peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors on a GPU, else of the process, at the most so far."""
+    """Peak memory in bytes: of tensors on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _cut_after(path: Path, step: int) -> None:
-    """Drop the lines of later steps, and a torn last one, so that every step stands there once."""
-    if not path.exists():
-        return
-    kept = [json.dumps(x) + "\n" for x in read_metrics(path.parent) if x["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)

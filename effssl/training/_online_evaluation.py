@@ -1,4 +1,4 @@
-"""Features of some training images while a run goes on: their spectrum, and k-NN accuracy."""
+"""Evaluates features of some training images during a run: spectrum and k-NN accuracy."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from effssl.transform import create_transform
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 5120  # at most; with labels a fifth of them ask, the others vote
+IMAGES = 5120  # largest number; with labels, a fifth are classified by the others
 _BATCH = 256
-_WIDE = 2048  # eigenvalues of larger matrices take a CPU minutes
+_WIDE = 2048  # eigenvalues of a larger matrix take minutes on a CPU
 
 
 class OnlineEvaluation:
-    """Measures features, on the same images each time.
+    """Evaluates features on the same images each time.
 
-    With labels some images vote and others, held out from them, are classified; all are trained on,
-    without their labels. It draws from no random generator but its own. Each process of a run
-    takes a part of the images, in batches that do not depend on how many there are.
+    With labels, a fifth of the images is classified by the neighbors among the others. All of them
+    are also trained on, without labels. Random numbers come from a generator of its own. Each
+    process takes a part of the images, in batches that do not depend on the number of processes.
 
     Args:
         source: Map-style images.
-        images: The same rows decoded: ``__getitems__`` gives a uint8 tensor (C, h, w) each, or
-            what is no tensor where an image is broken.
-        seed: Of the choice of images.
+        images: Decoded rows of the source: ``__getitems__`` returns a uint8 tensor (C, h, w) for
+            each image, or another object if it is broken.
+        seed: Seed of the choice of images.
         labelled: Whether to read the labels.
 
     Raises:
-        ValueError: If the label column holds anything but classes from 0, or one class only.
+        ValueError: If the labels are not classes from 0, or there is a single class.
     """
 
     def __init__(self, source: Source, images: Dataset, seed: int, *, labelled: bool) -> None:
@@ -61,16 +61,16 @@ class OnlineEvaluation:
     def __call__(
         self, model: SSLModel, device: torch.device, autocast: Callable = nullcontext
     ) -> dict:
-        """What a line of metrics.jsonl gets; the model keeps its mode and its buffers.
+        """Evaluate a model, which keeps its mode and its buffers; every process must call it.
 
         Args:
-            model: The same on every process, all of which must call this.
-            device: Where the model is.
-            autocast: Gives a context to compute features and projections in.
+            model: Model, the same on every process.
+            device: Device of the model.
+            autocast: Function that returns the context to compute features and projections in.
 
         Returns:
             ``spectrum``, with `Spectrum.record` of ``features`` and ``projections``, and with
-            labels ``knn``, the top-1 accuracy in percent by 20 neighbours. Empty if the features
+            labels ``knn``, the top-1 accuracy in percent with 20 neighbors. Empty if the features
             are not finite, and on all processes but the first.
         """
         training = model.training
@@ -79,7 +79,7 @@ class OnlineEvaluation:
             parts = list(self._parts(model, device, autocast))
         finally:
             model.train(training)
-        # read at the end, since each reading waits for the device; and gathered on the CPU
+        # copied to the CPU once at the end, since a copy waits for the device
         features, projections, places = (
             gathered(torch.cat(part).cpu() if part else None)
             for part in (zip(*parts, strict=True) if parts else [()] * 3)
@@ -123,7 +123,7 @@ class OnlineEvaluation:
 
     def _knn(self, features: Tensor, labels: Tensor) -> dict[str, float]:
         voters = len(features) * 4 // 5
-        asked = torch.isin(labels[voters:], labels[:voters])  # of classes that somebody votes for
+        asked = torch.isin(labels[voters:], labels[:voters])  # of classes that the voters have
         k = min(20, voters)
         data = (features[voters:][asked], labels[voters:][asked])
         if not len(data[1]) or len(labels[:voters].unique()) < 2:

@@ -1,104 +1,61 @@
-"""Optimizer and learning-rate schedule of a run, both timm's."""
+"""Learning rate of a run, and which parameters it trains."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 
-import timm.optim
 import torch
-from timm.scheduler import CosineLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
 from effssl.model import SSLModel
 from effssl.seeding import seeded_generator
-from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
-_FUSED = ("adam", "adamw", "sgd")  # torch has them in one pass over the parameters
 _BASE_BATCH = 256
 _PROBE_IMAGES = 4
 
 
-def create_optimizer(
-    model: nn.Module, config: PretrainConfig, lr: float | None = None
-) -> torch.optim.Optimizer:
-    """The optimizer of a run; biases and norms get no weight decay.
+def scaled_lr(lr: float, scaling: str, batch_size: int) -> float:
+    """Return the learning rate scaled for the global batch, and log it.
 
     Args:
-        model: Its parameters that require a gradient are optimized.
-        config: Names the optimizer, one of timm's.
-        lr: Learning rate; that of the configuration, unscaled, if None.
-
-    Raises:
-        ValueError: If timm has no optimizer of that name.
+        lr: Learning rate of a batch of 256.
+        scaling: none, linear or sqrt.
+        batch_size: Images of the global batch.
     """
-    names = timm.optim.list_optimizers()
-    if config.optimizer not in names:
-        near = difflib.get_close_matches(config.optimizer, names, n=3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ValueError(
-            f"unknown optimizer {config.optimizer!r}; {hint}timm.optim.list_optimizers() gives all"
-        )
-    return timm.optim.create_optimizer_v2(
-        model,
-        opt=config.optimizer,
-        lr=config.lr if lr is None else lr,
-        weight_decay=config.weight_decay,
-        **({"fused": True} if config.optimizer in _FUSED else {}),
-    )
-
-
-def scaled_lr(config: PretrainConfig) -> float:
-    """The learning rate after warm-up, scaled by the global batch as configured, and logged."""
-    ratio = config.batch_size / _BASE_BATCH
-    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[config.lr_scaling]
-    lr = config.lr * factor
-    if config.lr_scaling != "none":
+    ratio = batch_size / _BASE_BATCH
+    factor = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[scaling]
+    if scaling != "none":
         logger.info(
             "learning rate %.4g = %g x %.4g, %s in the global batch of %d over %d",
-            *(lr, config.lr, factor, config.lr_scaling, config.batch_size, _BASE_BATCH),
+            lr * factor,
+            lr,
+            factor,
+            scaling,
+            batch_size,
+            _BASE_BATCH,
         )
-    return lr
-
-
-def create_schedule(
-    optimizer: torch.optim.Optimizer,
-    config: PretrainConfig,
-    lr: float,
-    total_steps: int,
-    epoch_steps: int,
-) -> CosineLRScheduler:
-    """Linear warm-up to lr, then cosine decay to zero, a function of the step alone."""
-    warmup = min(round(config.warmup_epochs * epoch_steps), total_steps // 10)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=total_steps - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=lr / (warmup + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    return lr * factor
 
 
 def freeze_unused_parameters(model: SSLModel) -> list[str]:
     """Freeze the parameters of the backbone on which the loss does not depend.
 
-    The projector's batch norm takes every constant off the features, so that a bias which only
-    shifts them, such as that of the last norm of a ViT or ConvNeXt, has a gradient of nothing but
-    rounding noise; AdamW, which divides by the size of the gradient, would walk on it and shift the
-    features that are published. They are found by passes in float64 of a few images whose features
-    are pulled in directions that sum to 0: what is common to all images then gets the gradient 0.
+    The batch norm of the projector removes any constant from the features. A bias that only shifts
+    them, such as that of the last norm of a ViT or ConvNeXt, has a gradient of rounding noise
+    alone. AdamW divides by the size of the gradient, so it would follow the noise and shift the
+    published features. Such parameters are found by float64 passes of a few images whose features
+    are pulled in directions that sum to 0: whatever is common to all images gets a gradient of 0.
 
     Args:
-        model: Is changed; its recorded input size is used.
+        model: Model to change; images of its recorded input size are passed through it.
 
     Returns:
-        The names of the frozen parameters.
+        Names of the frozen parameters.
     """
-    # by chance the images of one pass may be alike to a parameter that matters
+    # in a single pass the images may happen to be alike to a parameter that matters
     frozen = _without_gradient(model, 0)
     for attempt in (1, 2):
         frozen = frozen and [name for name in _without_gradient(model, attempt) if name in frozen]
@@ -116,7 +73,7 @@ def _without_gradient(model: SSLModel, attempt: int) -> list[str]:
 
     probe = copy.deepcopy(model.backbone).double().cpu().eval()
     with torch.no_grad():
-        for parameter in probe.parameters():  # some start at 0 and hide what lies behind them
+        for parameter in probe.parameters():  # some start at 0 and hide the layers behind them
             if parameter.ndim < 2 or not parameter.any():
                 parameter += 0.5 * noise(*parameter.shape)
     images = noise(_PROBE_IMAGES, *model.backbone.pretrained_cfg["input_size"])

@@ -1,4 +1,4 @@
-"""What training.json of a model folder says of the run that made it."""
+"""Record of a run, the training.json of its model folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from accelerate import Accelerator
 
 from effssl.data.sources import is_public
-from effssl.training._monitor import read_history
+from effssl.training._fields import names_where
+from effssl.training._metrics import read_history
 from effssl.training.config import PretrainConfig
 
 
@@ -24,23 +25,27 @@ def training_record(
     images: int,
     minutes: float,
 ) -> dict:
-    """How a model was trained, without anything of this machine: it goes where the folder goes.
+    """Return how a model was trained.
+
+    The record is published with the model, so it holds no path of this machine.
 
     Args:
-        config: Configuration of the run, from whose folder the metrics are read.
-        accelerator: Says on what it runs.
-        step: Steps done.
-        epoch_steps: Steps of an epoch.
-        images: Images of the data set.
-        minutes: Time of training, over all launches.
+        config: Configuration of the run; the metrics are read from its folder.
+        accelerator: Accelerator of the run.
+        step: Number of steps done.
+        epoch_steps: Number of steps of an epoch.
+        images: Number of images of the data set.
+        minutes: Minutes of training, over all launches.
     """
-    public = is_public(config.dataset)
-    flags = config.flags(without=("output", "resume", "overwrite", "dataset"))
-    if public:
-        flags += ["--dataset", config.dataset]
+    private = names_where(config, "published", "no")
+    if_public = names_where(config, "published", "if public")
+    if not is_public(config.dataset):
+        private |= if_public
+    flags = config.flags(private | if_public | names_where(config, "saved", False))
+    for name in if_public - private:
+        flags += ["--" + name, getattr(config, name)]
     return {
-        "config": dataclasses.asdict(config)
-        | {"output": None, "dataset": config.dataset if public else None},
+        "config": dataclasses.asdict(config) | dict.fromkeys(private),
         "command": shlex.join(["effssl", "pretrain", *flags]),
         "images": images,
         "step": step,
@@ -67,7 +72,7 @@ def _hardware(accelerator: Accelerator) -> str:
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run computes."""
+    """Versions of Python and of the packages that determine what a run computes."""
     packages = ("effssl", "torch", "torchvision", "timm", "accelerate", "datasets")
     return {"python": platform.python_version()} | {
         package: importlib.metadata.version(package) for package in packages

@@ -1,4 +1,4 @@
-"""Batches on their way to the device, copied while it computes the step before."""
+"""Copies the next batch to the device while it computes the current step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from effssl.distributed import gather_counts
 from effssl.seeding import seeded_generator
 from effssl.views import MultiView
 
-_FUSED = "cuda"  # where kernels read the plan on the device
+_FUSED = "cuda"  # type of device whose kernels read the plan on the device
 
 
 class Chunk(NamedTuple):
     """Images of a batch that pass through the backbone together.
 
     Attributes:
-        plan: Plan of their views, (P, V * n), on the CPU; see `MultiView.plan`.
-        device_plan: The same on a GPU; None elsewhere.
+        plan: Plan of the views, shape (P, V * n), on the CPU; see `MultiView.plan`.
+        device_plan: Copy of the plan on a GPU; None on other devices.
         counts: Number of images of the chunk on each process.
     """
 
@@ -31,15 +31,14 @@ class Chunk(NamedTuple):
 
 
 class StagedBatch(NamedTuple):
-    """One process's part of a global batch, on the device or on its way there.
+    """This process's part of a global batch, on the device or being copied there.
 
     Attributes:
-        pixels: Flat pixels, as those of `Batch`, on the device.
+        pixels: Flat pixels as in `Batch`, on the device.
         channels: Channels of the images.
-        chunks: One for each pass through the backbone.
-        broken: What was wrong with each broken image.
-        copied: Event that the device passes when all is there; None where nothing is copied
-            beside its work.
+        chunks: Chunks of images, one for each pass through the backbone.
+        broken: Error of each broken image.
+        copied: Event recorded after the copies; None if they are not asynchronous.
     """
 
     pixels: Tensor
@@ -56,23 +55,23 @@ class StagedBatch(NamedTuple):
         ]
 
     def wait(self) -> None:
-        """Let the work that the device is given from now on begin when the batch is there."""
+        """Make later work of the device wait for the copies; the host does not wait."""
         if self.copied is None:
             return
         stream = torch.cuda.current_stream()
         stream.wait_event(self.copied)
         for tensor in (self.pixels, self.chunks[0].device_plan):
-            tensor.record_stream(stream)  # or its memory could be given away while it is read
+            tensor.record_stream(stream)  # or its memory could be reused while it is read
 
 
 class Stager:
-    """Draws the views of a batch and copies what the device needs, without waiting for it.
+    """Draws the views of a batch and copies it to the device, without waiting.
 
-    A batch is two copies from pinned memory: its pixels, and one tensor with all that its views
-    need. They run on a stream of their own.
+    A batch takes two copies from pinned memory, its pixels and the plans of its views. They run on
+    a stream of their own.
 
     Args:
-        multi_view: Says what views are drawn.
+        multi_view: Views.
         local: This process's part of every batch.
         seed: Seed of the run.
         device: Device of the model.
@@ -83,17 +82,19 @@ class Stager:
     ) -> None:
         self.multi_view, self.local, self.seed, self.device = multi_view, local, seed, device
         self.stream = None
-        # which it is when the model lies there
+        # it is initialized if the model is there
         if device.type == "cuda" and torch.cuda.is_initialized():
             self.stream = torch.cuda.Stream(device)
 
     def __call__(self, batch: Batch, step: int) -> StagedBatch:
-        """Begin to copy a batch.
+        """Start to copy a batch.
+
+        The views are drawn for the whole global batch, so they do not depend on the number of
+        processes.
 
         Args:
             batch: This process's images.
-            step: Steps done before; the views follow from it. They are drawn for the whole global
-                batch, so that they do not depend on the number of processes.
+            step: Number of steps done before, which determines the views.
         """
         draws = self.multi_view.draw(
             self.local.batch_size,
@@ -116,10 +117,12 @@ class Stager:
         chunks = [Chunk(*parts) for parts in zip(plans, on_device, counts, strict=True)]
         return StagedBatch(pixels, batch.channels, chunks, batch.broken, copied)
 
-    def _copy(self, pixels: Tensor, plans: list[Tensor]) -> tuple[Tensor, list, object]:
-        if self.device.type != _FUSED:  # whose views are made by the plans on the host
+    def _copy(
+        self, pixels: Tensor, plans: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None], torch.cuda.Event | None]:
+        if self.device.type != _FUSED:  # its views are made from plans on the host
             return pixels.to(self.device), [None] * len(plans), None
-        # one after another, each with its rows together
+        # the plans follow each other, so that each is contiguous
         flat = torch.cat([plan.flatten() for plan in plans])
         with torch.cuda.stream(self.stream):
             pixels, flat = self._from_pinned(pixels), self._from_pinned(flat)
@@ -128,7 +131,7 @@ class Stager:
         return pixels, on_device, self.stream and self.stream.record_event()
 
     def _from_pinned(self, x: Tensor) -> Tensor:
-        if x.device.type == self.device.type:  # a data set that lies there
+        if x.device.type == self.device.type:  # a cached data set on the GPU
             return x
         if self.stream is not None and not x.is_pinned():
             x = x.pin_memory()
@@ -136,12 +139,12 @@ class Stager:
 
 
 class StagedBatches:
-    """The batches of an epoch, of which the next can be staged ahead of its turn.
+    """Iterates over the batches of an epoch and can stage the next one ahead.
 
     Args:
-        batches: Batches as they are loaded.
-        stage: Stages a batch, given the number of its step.
-        step: Steps done before the first of them.
+        batches: Loaded batches.
+        stage: Function that stages a batch, given the number of steps before it.
+        step: Number of steps before the first batch.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class StagedBatches:
         self._next: StagedBatch | None = None
 
     def prefetch(self) -> None:
-        """Load and stage the next batch, if there is one and it is not staged yet."""
+        """Load and stage the next batch, unless it is staged or the epoch ends."""
         if self._next is None and (batch := next(self._batches, None)) is not None:
             self._next = self._stage(batch, self._step)
             self._step += 1

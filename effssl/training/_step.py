@@ -1,4 +1,4 @@
-"""The gradient of one global batch, whole or in chunks of the backbone's passes."""
+"""Gradient of a global batch, passed through the backbone whole or in chunks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from effssl.chunk_statistics import ChunkStatistics
 from effssl.distributed import all_reduce_, rows_known, world_size
 from effssl.seeding import derived_seed
 from effssl.training._staging import StagedBatch
-from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 
 
 class StepOutput(NamedTuple):
-    """What was computed beside the gradient, which lies in the parameters.
+    """Result of a `TrainStep`, which leaves the gradient in the parameters.
 
     Attributes:
-        loss: Of the global batch, a scalar.
-        parts: Its parts, scalars.
-        features: Of the first view of this process's images, (n, F); None if not asked for.
-        projections: Likewise, (n, D).
+        loss: Loss of the global batch, a scalar.
+        parts: Parts of the loss by name, scalars.
+        features: Features of the first view of this process's images, shape (n, F), or None.
+        projections: Projections of the same, shape (n, D), or None.
     """
 
     loss: Tensor
@@ -36,48 +35,54 @@ class StepOutput(NamedTuple):
 class TrainStep:
     """Computes the gradient of the loss over a global batch.
 
-    In chunks (``config.micro_batch``) the features of all chunks are computed without a graph,
-    then the loss of the whole batch and its gradient at the features, and in a second pass of each
-    chunk the gradient of the backbone: what the whole batch gives, for one more forward pass and
-    the memory of one chunk. With batch norm in the backbone the statistics are those of a chunk.
+    In chunks, the features of all chunks are computed without a graph, then the loss of the whole
+    batch and its gradient at the features, and in a second pass over each chunk the gradient of
+    the backbone. The result is the gradient of the whole batch, for one more forward pass and the
+    memory of one chunk. Batch norm in the backbone uses the statistics of a chunk.
 
     Args:
-        accelerator: Accelerate, with the model prepared.
-        config: Configuration of the run.
+        accelerator: Accelerator that has prepared the model.
         model: The prepared `SSLModel`.
-        multi_view: Makes the views.
-        loss_fn: Of projections, (V, n, D), as `create_loss` gives it.
+        multi_view: Views.
+        loss_fn: Loss of projections of shape (V, n, D), from `create_loss`.
+        seed: Seed of the run, for dropout.
+        fp64: Compute in float64.
+        in_chunks: Pass the chunks of a batch one at a time.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        config: PretrainConfig,
         model: torch.nn.Module,
         multi_view: MultiView,
         loss_fn: Callable,
+        *,
+        seed: int,
+        fp64: bool = False,
+        in_chunks: bool = False,
     ) -> None:
-        self.accelerator, self.config = accelerator, config
+        self.accelerator = accelerator
         self.model, self.net = model, accelerator.unwrap_model(model)
         self.multi_view, self.loss_fn = multi_view, loss_fn
-        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        # the first layer would make them so; on a CPU views stay as they were made
+        self.seed, self.fp64, self.in_chunks = seed, fp64, in_chunks
+        self.dtype = torch.float64 if fp64 else torch.float32
+        # on a GPU autocast would cast the views in the first layer; on a CPU they stay as they are
         if accelerator.device.type == "cuda":
             reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}
             self.dtype = reduced.get(accelerator.mixed_precision, self.dtype)
 
     def __call__(self, batch: StagedBatch, step: int, *, watch: bool = False) -> StepOutput:
-        """Put the gradient of a batch into the parameters, which must have none.
+        """Write the gradient of a batch to the parameters, which must have none.
 
         Args:
             batch: This process's images.
-            step: Steps done before; dropout follows from it.
+            step: Number of steps done before, which determines dropout.
             watch: Also return features and projections.
         """
         batch.wait()
-        if self.config.precision == "fp64":
+        if self.fp64:
             batch = batch._replace(pixels=batch.pixels.double() / 255)
-        compute = self._whole if self.config.micro_batch is None else self._in_chunks
+        compute = self._in_chunks if self.in_chunks else self._whole
         with rows_known(batch.images):
             return compute(batch, step, watch)
 
@@ -93,7 +98,7 @@ class TrainStep:
         return StepOutput(loss.detach(), parts, seen[0][: z.shape[1]].detach(), z[0].detach())
 
     def _in_chunks(self, batch: StagedBatch, step: int, watch: bool) -> StepOutput:
-        # with more processes, all take part in the statistics of a chunk
+        # every process takes part in the statistics of a chunk, even without images of its own
         passes = [i for i, chunk in enumerate(batch.chunks) if sum(chunk.counts)] or [0]
         with ChunkStatistics(self.net.backbone).one_update() as statistics:
             features = []
@@ -126,9 +131,9 @@ class TrainStep:
     def _pass(
         self, network: Callable[[Tensor], Tensor], batch: StagedBatch, step: int, number: int
     ) -> Tensor:
-        """What a network makes of the views of a chunk, (V, n, ...)."""
+        """Output of a network for the views of a chunk, (V, n, ...)."""
         rank = self.accelerator.process_index
-        torch.manual_seed(derived_seed(self.config.seed, "dropout", step, rank, number))
+        torch.manual_seed(derived_seed(self.seed, "dropout", step, rank, number))
         chunk = batch.chunks[number]
         views = self.multi_view.render(
             batch.pixels,
@@ -142,11 +147,11 @@ class TrainStep:
         return out.reshape(*views.shape[:2], out.shape[-1])  # unflatten refuses n = 0
 
     def _average_gradients(self) -> None:
-        """As DDP does, whose own way takes one backward pass through all of the model."""
+        """Average gradients as DDP does, which expects one backward pass through the model."""
         if world_size() == 1:
             return
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         flat = all_reduce_(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
         parts = flat.split([gradient.numel() for gradient in gradients])
         means = [mean.view_as(g) for g, mean in zip(gradients, parts, strict=True)]
-        torch._foreach_copy_(gradients, means)
+        torch._foreach_copy_(gradients, means)  # has no public name

@@ -1,34 +1,28 @@
-"""What a pretraining run is: one frozen dataclass whose fields are the command-line flags.
+"""Configuration of a pretraining run: a frozen dataclass whose fields are the command-line flags.
 
-This module imports no torch, so that ``effssl --help`` answers at once.
+This module does not import torch, so that ``effssl --help`` answers at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, get_type_hints
 
+from effssl.atomic import write_json
+from effssl.hints import did_you_mean
 from effssl.loss_specs import LossName
 from effssl.naming import ModelName
+from effssl.training._fields import check_field, names_where, setting
 
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
-
-_KINDS = {
-    str: "text",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    type(None): "None",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,152 +32,122 @@ class PretrainConfig:
     Each field is a flag of ``effssl pretrain`` and of ``examples/pretrain.py``.
 
     Raises:
-        ValueError: If a value is outside of what its field allows.
+        ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    backbone: str = "resnet18"
-    """Any backbone of timm by name, or resnet18_cifar, resnet34_cifar, resnet50_cifar."""
-    pretrained: bool = False
-    """Start from timm's weights of the backbone instead of random ones."""
-    in_chans: int = 3
-    """Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA) of files, any number of arrays."""
-    img_size: int = 224
+    backbone: str = setting("resnet18")
+    """Name of a timm backbone, or resnet18_cifar, resnet34_cifar or resnet50_cifar."""
+    pretrained: bool = setting(False)
+    """Start from timm's pretrained weights instead of random ones."""
+    in_chans: int = setting(3, least=1)
+    """Channels of the images: 1 (gray), 3 (RGB) or 4 (RGBA) for files, any number for arrays."""
+    img_size: int = setting(224, least=1)
     """Side of a view in pixels."""
-    patch_size: int | None = None
-    """Patch of ViT, Swin and ConvNeXt backbones in pixels; the backbone's own if None."""
-    projector_dim: int = 256
-    """Width D of the projector; the loss's orthogonality weight follows from it."""
-    loss: LossName = "bt"
-    """bt (Barlow Twins), vicreg or spectral."""
-    loss_weight: float | None = None
-    """Of orthogonality in bt (lambd) and spectral (beta), of invariance and variance in vicreg
-    beside a covariance of 1; if None from projector_dim, and 1 in spectral."""
-    multiview: MultiViewForm = "pairs"
-    """Of bt with more than two views: every pair, or each view against the mean of the others."""
+    patch_size: int | None = setting(None, least=1)
+    """Patch size of ViT, Swin and ConvNeXt backbones in pixels; the backbone's default if None."""
+    projector_dim: int = setting(256, least=1)
+    """Width D of the projector; the default loss weight follows from it."""
+    loss: LossName = setting("bt")
+    """Loss: bt (Barlow Twins), vicreg or spectral."""
+    loss_weight: float | None = setting(None, above=0)
+    """Weight of the orthogonality term in bt (lambd) and spectral (beta), or of the invariance and
+    variance terms in vicreg, whose covariance term has weight 1. If None, it follows from
+    projector_dim, and is 1 for spectral."""
+    multiview: MultiViewForm = setting("pairs")
+    """How bt compares more than two views: every pair, or each view with the mean of the others."""
 
-    dataset: str = "fashion-mnist-sample"
-    """The sample in the package; a folder or glob of images, parquet, .tar or .npy; or a Hub id."""
-    split: str = "train"
+    dataset: str = setting("fashion-mnist-sample", published="if public")
+    """The packaged sample; a folder or glob of images, parquet, .tar or .npy files; or a Hub id."""
+    split: str = setting("train")
     """Split of the data set to train on."""
-    image_column: str | None = None
-    """Column with the images; found by its type if None."""
-    label_column: str | None = None
-    """Column with classes, which nothing but the k-NN sees; found by type and name if None."""
-    streaming: bool = False
+    image_column: str | None = setting(None)
+    """Column of the images; found by its type if None."""
+    label_column: str | None = setting(None, on_resume="free")
+    """Column of the classes, used only for k-NN accuracy; found by type and name if None."""
+    streaming: bool = setting(False)
     """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
-    workers: int | None = None
-    """Decoding processes (threads of a stream); if None one for each core, up to 8."""
-    cache_gb: float = 10.0
-    """Decode once, to a file under HF_HOME, if the decoded images take no more; 0: every epoch."""
+    workers: int | None = setting(None, least=0, on_resume="free")
+    """Number of processes (with streaming: threads) that decode; one per core up to 8 if None."""
+    cache_gb: float = setting(10.0, least=0, on_resume="free")
+    """Largest size in GB of decoded images that are cached under HF_HOME; 0 decodes every epoch."""
 
-    views: int = 4
-    """Views per image, V >= 2; a step costs V forward and backward passes."""
-    preset: Preset = "imagenet"
-    """What views look like: grey for 1 channel and larger crops, multispectral for any channels."""
+    views: int = setting(4, least=2, why="the loss compares views of the same image")
+    """Number of views V per image, at least 2; a step costs V forward and backward passes."""
+    preset: Preset = setting("imagenet")
+    """Augmentations of the views: grey suits 1 channel, multispectral any number of channels."""
 
-    batch_size: int = 256
+    batch_size: int = setting(256, least=2, why="the loss is a statistic")
     """Images per step, summed over all processes."""
-    micro_batch: int | None = None
-    """Images that pass through the backbone at a time, over all processes: the gradient of the
-    whole batch in less memory, for one more forward pass. All at once if None."""
-    epochs: int = 100
-    """Passes over the images."""
-    max_steps: int | None = None
-    """Stop after so many steps, if that is before the epochs end; the schedule ends there too."""
-    max_minutes: float | None = None
-    """Stop with a checkpoint after so many minutes; resume goes on from it."""
-    optimizer: str = "adamw"
-    """Any optimizer of timm by name: adamw, lars, lamb, sgd, ..."""
-    lr: float = 1e-3
+    micro_batch: int | None = setting(None, least=1, on_resume="warn")
+    """Images that pass through the backbone at a time, summed over all processes: the gradient of
+    the whole batch in less memory, for one more forward pass. The whole batch if None."""
+    epochs: int = setting(100, least=1, on_resume="warn")
+    """Number of passes over the images."""
+    max_steps: int | None = setting(None, least=1, on_resume="warn")
+    """Number of steps after which to stop, if the epochs take more; the schedule ends there too."""
+    max_minutes: float | None = setting(None, above=0, on_resume="free")
+    """Minutes after which to stop with a checkpoint, which --resume continues from."""
+    optimizer: str = setting("adamw")
+    """Name of a timm optimizer: adamw, lars, lamb, sgd, ..."""
+    lr: float = setting(1e-3, above=0, on_resume="warn")
     """Learning rate after warm-up."""
-    lr_scaling: LrScaling = "none"
+    lr_scaling: LrScaling = setting("none")
     """Multiply lr by batch_size / 256 (linear: sgd, lars) or by its root (sqrt: adamw, lamb)."""
-    weight_decay: float = 0.05
-    """Weight decay; biases and norms have none."""
-    warmup_epochs: float = 10.0
-    """Epochs of linear warm-up, at most a tenth of the run; cosine decay to zero follows."""
+    weight_decay: float = setting(0.05, least=0)
+    """Weight decay; biases and norms are exempt."""
+    warmup_epochs: float = setting(10.0, least=0)
+    """Epochs of linear warm-up, at most a tenth of the run, before cosine decay to zero."""
 
-    grad_clip: float | None = None
-    """Scale the gradient of a step down to this norm if it is larger."""
+    grad_clip: float | None = setting(None, above=0, on_resume="warn")
+    """Largest norm of the gradient; a larger gradient is scaled down to it."""
 
-    precision: Precision = "auto"
-    """Of the backbone; auto is bf16 where the hardware has it, else fp32. Losses are in fp32. fp64
-    is for checking that runs agree."""
-    compile: bool = False
+    precision: Precision = setting("auto", on_resume="warn")
+    """Precision of the backbone; auto is bf16 where the hardware supports it, else fp32. Losses are
+    computed in fp32. fp64 is for checking that runs agree."""
+    compile: bool = setting(False, on_resume="warn")
     """Compile the backbone with torch.compile; the first step then takes minutes."""
-    deterministic: bool = False
-    """On a GPU use deterministic operations only, which are slower. A CPU has no others."""
-    seed: int = 0
-    """Seed of the initial weights, the order of images and the views."""
-    cpu: bool = False
-    """Train on the CPU even where there is an accelerator."""
-    output: str | None = None
+    deterministic: bool = setting(False, on_resume="free")
+    """Use only deterministic operations on a GPU, which are slower. Those of a CPU always are."""
+    seed: int = setting(0, least=0)
+    """Seed of the initial weights, the order of the images and the views."""
+    cpu: bool = setting(False, on_resume="free")
+    """Train on the CPU even if there is an accelerator."""
+    output: str | None = setting(None, on_resume="free", published="no")
     """Run folder; runs/{backbone}-{loss}-p{projector_dim}-aug{views} if None."""
-    resume: bool = False
-    """Go on from the newest checkpoint of the run folder; starts if there is none."""
-    overwrite: bool = False
-    """Delete what an earlier run left in the run folder."""
-    checkpoint_steps: int | None = None
-    """Steps between two checkpoints, beside those at the end of every epoch."""
-    checkpoint_minutes: float | None = 30.0
-    """Minutes between two checkpoints at most; None: at the end of epochs only."""
-    keep_checkpoints: int = 2
-    """Checkpoints that are kept, the newest ones."""
-    stop_when_disk_full: bool = False
-    """Stop if a checkpoint cannot be written; else train on and try again with the next one."""
-    timeout_minutes: float = 30.0
-    """With several processes: how long to wait for one that does not answer."""
-    evaluate_every: int | None = None
-    """Epochs between two looks at features: their spectrum, and if the data has labels the k-NN
-    accuracy of held-out images. A tenth of the epochs if None; 0: never. Not of a stream."""
-    log_every: int = 10
-    """Steps between two lines of metrics.jsonl."""
-    tracker: Tracker | None = None
-    """Also log to tensorboard, trackio or wandb; pip install 'effssl[trackers]'."""
+    resume: bool = setting(False, on_resume="free", saved=False)
+    """Continue from the newest checkpoint in the run folder, or start if there is none."""
+    overwrite: bool = setting(False, on_resume="free", saved=False)
+    """Delete an earlier run in the run folder."""
+    checkpoint_steps: int | None = setting(None, least=1, on_resume="free")
+    """Steps between checkpoints, in addition to those at the end of every epoch."""
+    checkpoint_minutes: float | None = setting(30.0, above=0, on_resume="free")
+    """Most minutes between two checkpoints; None saves at the end of epochs only."""
+    keep_checkpoints: int = setting(2, least=1, on_resume="free")
+    """Number of newest checkpoints to keep."""
+    stop_when_disk_full: bool = setting(False, on_resume="free")
+    """Stop if a checkpoint cannot be written, instead of training on until the next one."""
+    timeout_minutes: float = setting(30.0, above=0, on_resume="free")
+    """Minutes to wait for a process of the run that does not answer."""
+    evaluate_every: int | None = setting(None, least=0, on_resume="free")
+    """Epochs between evaluations of the features: their spectrum and, if there are labels, the k-NN
+    accuracy of held-out images. A tenth of the epochs if None, never if 0 or streaming."""
+    log_every: int = setting(10, least=1, on_resume="free")
+    """Steps between lines of metrics.jsonl."""
+    tracker: Tracker | None = setting(None, on_resume="free")
+    """Also log to tensorboard, trackio or wandb: pip install 'effssl[trackers]'."""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            choices, value = get_args(hint), getattr(self, name)
-            if choices and all(isinstance(choice, str) for choice in choices):
-                self._require(value in choices, name, f"one of {', '.join(choices)}")
-            elif name != "tracker":
-                kinds = choices or (hint,)
-                allowed = isinstance(value, (*kinds, int) if float in kinds else kinds)
-                if isinstance(value, bool):  # which is an int to Python
-                    allowed = bool in kinds
-                self._require(allowed, name, " or ".join(_KINDS[kind] for kind in kinds))
-        trackers = get_args(Tracker)
-        self._require(
-            self.tracker in (None, *trackers), "tracker", f"one of {', '.join(trackers)}, or None"
-        )
-        whole = "in_chans img_size projector_dim batch_size epochs log_every keep_checkpoints"
-        for name in whole.split():
-            self._require(getattr(self, name) >= 1, name, "1 or more")
-        for name in ("patch_size", "max_steps", "micro_batch", "checkpoint_steps"):
-            value = getattr(self, name)
-            self._require(value is None or value >= 1, name, "1 or more")
-        for name in ("weight_decay", "warmup_epochs", "cache_gb", "seed"):
-            self._require(0 <= getattr(self, name) < math.inf, name, "0 or more")
-        for name in ("lr", "timeout_minutes"):
-            self._require(0 < getattr(self, name) < math.inf, name, "above 0")
-        for name in ("loss_weight", "grad_clip", "max_minutes", "checkpoint_minutes"):
-            value = getattr(self, name)
-            self._require(value is None or 0 < value < math.inf, name, "above 0")
-        for name in ("workers", "evaluate_every"):
-            value = getattr(self, name)
-            self._require(value is None or value >= 0, name, "0 or more")
-        self._require(
-            self.views >= 2, "views", "2 or more: the loss compares views of the same image"
-        )
-        self._require(self.batch_size >= 2, "batch_size", "2 or more: the loss is a statistic")
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            check_field(field, hints[field.name], getattr(self, field.name))
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
 
-    def flags(self, without: tuple[str, ...] = ()) -> list[str]:
-        """The command-line flags that make this configuration, but for those at their defaults.
+    def flags(self, without: Collection[str] = ()) -> list[str]:
+        """Return the command-line flags of all fields that are not at their defaults.
 
         Args:
-            without: Fields that are left out besides.
+            without: Names of fields to leave out.
         """
         flags = []
         for field in dataclasses.fields(self):
@@ -213,11 +177,9 @@ class PretrainConfig:
         fields = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in fields:
-                near = difflib.get_close_matches(name, fields, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise ValueError(
-                    f"{path}: {name!r} is not a field of this version's PretrainConfig; {hint}"
-                    "rename or delete it"
+                    f"{path}: {name!r} is not a field of this version's PretrainConfig; "
+                    f"{did_you_mean(name, fields)}rename or delete it"
                 )
         try:
             return cls(**values)
@@ -225,22 +187,17 @@ class PretrainConfig:
             raise ValueError(f"{path}: {error}") from error
 
     def save(self, file: Path) -> None:
-        """Write what `load` reads, without what is of one launch alone: resume and overwrite."""
-        values = dataclasses.asdict(self) | {"resume": False, "overwrite": False}
-        partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        partial.replace(file)
-
-    def _require(self, allowed: bool, name: str, what: str) -> None:
-        if not allowed:
-            raise ValueError(f"{name} must be {what}; got {getattr(self, name)!r}")
+        """Write the file that `load` reads; resume and overwrite are reset to their defaults."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        of_one_launch = {name: defaults[name] for name in names_where(self, "saved", False)}
+        write_json(file, dataclasses.asdict(self) | of_one_launch)
 
     @property
     def name(self) -> str:
-        """Name of the model that the run makes, such as ``resnet50-bt-p256-aug4``."""
+        """Name of the model, such as ``resnet50-bt-p256-aug4``."""
         return str(ModelName(self.backbone, self.loss, self.projector_dim, self.views))
 
     @property
     def run_folder(self) -> Path:
-        """Where the run writes."""
+        """Folder that the run writes to."""
         return Path("runs") / self.name if self.output is None else Path(self.output)

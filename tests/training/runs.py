@@ -47,7 +47,7 @@ def kill(monkeypatch, name, at_step, *, before=False):
     original = getattr(owner, name)
 
     def killed(self, *arguments, **more):
-        step = arguments[0] if owner is loop.Monitor else self.step
+        step = arguments[0] if owner is loop.Monitor else self.state.step
         if before and step == at_step:
             raise Killed
         original(self, *arguments, **more)

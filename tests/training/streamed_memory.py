@@ -14,6 +14,7 @@ import torch
 import effssl
 from effssl import PretrainConfig
 from effssl.data import load_source
+from effssl.data._loader import BatchShard, decode_size
 from effssl.training._batches import create_batches, create_loader
 
 
@@ -43,8 +44,11 @@ def main(data: str, output: str) -> None:
         effssl.pretrain(config)
     else:
         source = load_source(data, streaming=True)
-        batches = create_batches(config, source, rank=0, world_size=1)
-        read = sum(len(b.rows) for b in create_loader(config, source, batches, torch.device("cpu")))
+        shard, options = BatchShard(100), {"short_side": decode_size(32), "workers": 2}
+        batches = create_batches(source, shard, config.seed, **options)
+        cpu = torch.device("cpu")
+        loader = create_loader(source, batches, cpu, cache_bytes=0, **options)
+        read = sum(len(batch.rows) for batch in loader)
         assert read == source.num_images
     print(peak())
 

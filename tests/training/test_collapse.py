@@ -8,8 +8,8 @@ from runs import metrics, tiny
 
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std
-from effssl.training import _monitor as monitor
-from effssl.training import loop
+from effssl.training import _build
+from effssl.training import _collapse as collapse
 from effssl.training._collapse import (
     LEAST_RANK,
     LEAST_STD,
@@ -123,7 +123,7 @@ def test_the_alarm_takes_two_lines_after_a_tenth_of_the_run_and_is_sounded_once(
     tmp_path, caplog, monkeypatch
 ):
     answers = iter([*"AAA", None, None, *"BBBBB"])  # from step 3 of 30 on
-    monkeypatch.setattr(monitor, "collapse_alarm", lambda *_: next(answers, None))
+    monkeypatch.setattr(collapse, "collapse_alarm", lambda *_: next(answers, None))
     effssl.pretrain(tiny(tmp_path, epochs=6, log_every=1, evaluate_every=0))
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [message for message in said if message.startswith("step ")] == [
@@ -142,7 +142,7 @@ def test_a_run_that_collapses_says_so_once(tmp_path, caplog, monkeypatch):
 
         return loss
 
-    monkeypatch.setattr(loop, "create_loss", to_zero)
+    monkeypatch.setattr(_build, "create_loss", to_zero)
     effssl.pretrain(tiny(tmp_path, epochs=6, lr=0.1, log_every=1, evaluate_every=0))
     said = warnings_of(caplog)
     alarms = [message for message in said if "try a lower lr" in message]

@@ -25,7 +25,7 @@ from runs import (
 
 import effssl
 from effssl import PretrainConfig
-from effssl.training import loop
+from effssl.training import _build, loop
 from effssl.training._checkpoint import load_checkpoint
 from effssl.training._faults import NonFiniteGuard
 
@@ -124,7 +124,7 @@ def test_a_full_metrics_file_does_not_hide_what_to_do(copy):
 
 def spoil(monkeypatch, steps, *, loss=True):
     """Make the loss, or else only its gradient, not finite at some of the steps of a process."""
-    create_loss, calls = loop.create_loss, [0]
+    create_loss, calls = _build.create_loss, [0]
 
     def create_spoilt(*args, **kwargs):
         loss_fn = create_loss(*args, **kwargs)
@@ -142,7 +142,7 @@ def spoil(monkeypatch, steps, *, loss=True):
 
         return spoilt
 
-    monkeypatch.setattr(loop, "create_loss", create_spoilt)
+    monkeypatch.setattr(_build, "create_loss", create_spoilt)
 
 
 def pretrain(output, **changes):
@@ -254,8 +254,8 @@ def test_a_row_of_skipped_steps_goes_on_over_a_signal_and_a_resume(tmp_path, mon
     ],
 )
 def test_the_advice_fits_the_configuration(tmp_path, changes, advice):
-    config = PretrainConfig(output=str(tmp_path), **changes)
-    assert NonFiniteGuard(config, torch.nn.Linear(2, 2)).advice() == advice
+    settings = {"lr": 1e-3, "precision": "auto", "grad_clip": None} | changes
+    assert NonFiniteGuard(torch.nn.Linear(2, 2), tmp_path, **settings).advice() == advice
 
 
 @pytest.mark.gpu

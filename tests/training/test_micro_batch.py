@@ -65,7 +65,15 @@ class Step:
         assert accelerator.num_processes == world_size
         loss_fn = create_loss(config.loss, dim=config.projector_dim)
         model = accelerator.prepare(self.net).train()
-        self.gradient_of = TrainStep(accelerator, config, model, self.views, loss_fn)
+        self.gradient_of = TrainStep(
+            accelerator,
+            model,
+            self.views,
+            loss_fn,
+            seed=config.seed,
+            fp64=config.precision == "fp64",
+            in_chunks=config.micro_batch is not None,
+        )
         self.stage = Stager(self.views, self.local, config.seed, accelerator.device)
 
     def __call__(self, broken: tuple[int, ...] = (), step: int = 0) -> dict[str, Tensor]:

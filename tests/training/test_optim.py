@@ -8,8 +8,8 @@ import torch
 from runs import metrics, state, steps_of_checkpoints, tiny
 
 import effssl
-from effssl import PretrainConfig
-from effssl.training._optim import create_optimizer, freeze_unused_parameters, scaled_lr
+from effssl.optim import create_optimizer
+from effssl.training._optim import freeze_unused_parameters, scaled_lr
 
 SHIFTS = {
     "convnext_atto": ({"patch_size": 2}, ["head.norm.bias"]),
@@ -103,9 +103,8 @@ def test_frozen_parameters_keep_their_value_through_a_run(tmp_path, caplog, back
     ],
 )
 def test_the_learning_rate_is_scaled_by_the_batch_and_logged(caplog, scaling, batch_size, expected):
-    config = PretrainConfig(lr=0.1, lr_scaling=scaling, batch_size=batch_size)
     with caplog.at_level("INFO", logger="effssl"):
-        assert scaled_lr(config) == pytest.approx(expected)
+        assert scaled_lr(0.1, scaling, batch_size) == pytest.approx(expected)
     logged = [record.getMessage() for record in caplog.records]
     if scaling == "none":
         assert logged == []
@@ -128,8 +127,7 @@ def test_the_schedule_warms_up_to_the_scaled_rate_and_ends_near_zero(tmp_path, s
 def test_fused_optimizers_step_as_the_plain_ones_do(name):
     fused_model = create("test_resnet")
     plain_model = copy.deepcopy(fused_model)
-    config = PretrainConfig(optimizer=name, lr=1e-2, weight_decay=0.1)
-    fused = create_optimizer(fused_model, config)
+    fused = create_optimizer(fused_model, name, lr=1e-2, weight_decay=0.1)
     plain = timm.optim.create_optimizer_v2(plain_model, opt=name, lr=1e-2, weight_decay=0.1)
     assert all(group["fused"] for group in fused.param_groups)
     assert not any(group["fused"] for group in plain.param_groups)
@@ -152,9 +150,8 @@ def test_optimizers_by_name_train_and_decay_no_bias_and_no_norm(tmp_path, name):
     assert all(line["loss"] is not None for line in metrics(tmp_path / "run"))
 
     model = create("test_resnet")
-    config = PretrainConfig(optimizer=name, weight_decay=0.1)
     decayed = {}
-    for group in create_optimizer(model, config).param_groups:
+    for group in create_optimizer(model, name, lr=1e-3, weight_decay=0.1).param_groups:
         decayed |= {id(p): group["weight_decay"] for p in group["params"]}
     assert {n: decayed[id(p)] for n, p in model.named_parameters()} == {
         n: 0.0 if p.ndim < 2 else 0.1 for n, p in model.named_parameters()

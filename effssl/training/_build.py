@@ -1,0 +1,202 @@
+"""Parts of a run, built from its configuration before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from effssl.batch_norm import make_global
+from effssl.data._broken import BrokenImages
+from effssl.data._loader import Batch, BatchShard, EpochBatches, decode_size
+from effssl.data._stream import StreamBatches
+from effssl.data._workers import worker_count
+from effssl.data.sources import Source, load_source
+from effssl.losses import create_loss
+from effssl.model import SSLModel, check_input, create_model
+from effssl.optim import create_optimizer, create_schedule
+from effssl.seeding import derived_seed
+from effssl.training._batches import create_batches, create_loader
+from effssl.training._faults import NonFiniteGuard
+from effssl.training._online_evaluation import OnlineEvaluation
+from effssl.training._optim import freeze_unused_parameters, scaled_lr
+from effssl.training._staging import Stager
+from effssl.training._state import RunState
+from effssl.training._step import TrainStep
+from effssl.training.config import PretrainConfig
+from effssl.views import MultiView
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What a run is made of.
+
+    Attributes:
+        state: What changes during the run.
+        model: The model prepared by Accelerate.
+        saved_model: Copy on the CPU that model folders are written from.
+        batches: Order of the images.
+        loader: Batches of an epoch, loaded.
+        stage: Copies batches to the device.
+        train_step: Computes the gradient of a batch.
+        schedule: Learning-rate schedule.
+        evaluation: Evaluation during the run, if any.
+        total_steps: Number of steps of the whole run.
+    """
+
+    state: RunState
+    model: nn.Module
+    saved_model: SSLModel
+    batches: EpochBatches | StreamBatches
+    loader: Iterable[Batch]
+    stage: Stager
+    train_step: TrainStep
+    schedule: CosineLRScheduler
+    evaluation: OnlineEvaluation | None
+    total_steps: int
+
+
+def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
+    """Build the parts of a run.
+
+    Raises:
+        ValueError: If the configuration does not fit the data, the backbone or the launcher.
+        FileNotFoundError: If there is no such data set.
+    """
+    source = _load_source(config)
+    shard = BatchShard(
+        config.batch_size,
+        config.micro_batch,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    side, workers = decode_size(config.img_size), worker_count(config.workers)
+    batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
+    multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
+    loss_fn = create_loss(
+        config.loss,
+        dim=config.projector_dim,
+        weight=config.loss_weight,
+        multiview=config.multiview,
+    )
+    net = _create_model(config, multi_view)
+    if accelerator.num_processes > 1:
+        net = make_global(net)
+    total_steps = config.epochs * len(batches)
+    if config.max_steps is not None:
+        total_steps = min(total_steps, config.max_steps)
+    optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
+    loader = create_loader(
+        source,
+        batches,
+        accelerator.device,
+        short_side=side,
+        workers=workers,
+        cache_bytes=1e9 * config.cache_gb,
+        keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
+    )
+    evaluation = _online_evaluation(config, source, loader)
+
+    saved_model = copy.deepcopy(net)
+    if config.compile:
+        net.backbone.compile()
+    net = net.to(memory_format=torch.channels_last)
+    model, optimizer = accelerator.prepare(net, optimizer)
+    return RunParts(
+        state=RunState(
+            model=net,
+            optimizer=optimizer,
+            scaler=accelerator.scaler,
+            faults=_create_guard(config, net),
+            broken=BrokenImages(batches.images),
+        ),
+        model=model,
+        saved_model=saved_model,
+        batches=batches,
+        loader=loader,
+        stage=Stager(multi_view, shard, config.seed, accelerator.device),
+        train_step=TrainStep(
+            accelerator,
+            model,
+            multi_view,
+            loss_fn,
+            seed=config.seed,
+            fp64=config.precision == "fp64",
+            in_chunks=config.micro_batch is not None,
+        ),
+        schedule=schedule,
+        evaluation=evaluation,
+        total_steps=total_steps,
+    )
+
+
+def _load_source(config: PretrainConfig) -> Source:
+    return load_source(
+        config.dataset,
+        config.split,
+        in_chans=config.in_chans,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        streaming=config.streaming,
+    )
+
+
+def _create_optimizer(
+    config: PretrainConfig, net: nn.Module, total_steps: int, epoch_steps: int
+) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
+    lr = scaled_lr(config.lr, config.lr_scaling, config.batch_size)
+    optimizer = create_optimizer(net, config.optimizer, lr, config.weight_decay)
+    warmup_steps = min(round(config.warmup_epochs * epoch_steps), total_steps // 10)
+    return optimizer, create_schedule(optimizer, lr, total_steps, warmup_steps)
+
+
+def _create_guard(config: PretrainConfig, net: nn.Module) -> NonFiniteGuard:
+    return NonFiniteGuard(
+        net,
+        config.run_folder,
+        lr=config.lr,
+        precision=config.precision,
+        grad_clip=config.grad_clip,
+    )
+
+
+def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
+    torch.manual_seed(derived_seed(config.seed, "weights"))
+    model = create_model(
+        config.backbone,
+        projector_dim=config.projector_dim,
+        in_chans=config.in_chans,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+        pretrained=config.pretrained,
+    )
+    model.set_input(config.img_size, *multi_view.options.channel_stats(config.in_chans))
+    check_input(model)
+    frozen = freeze_unused_parameters(model)
+    if frozen:
+        logger.info("frozen, since the loss does not depend on it: %s", ", ".join(frozen))
+    return model.double() if config.precision == "fp64" else model
+
+
+def _online_evaluation(
+    config: PretrainConfig, source: Source, loader: Iterable[Batch]
+) -> OnlineEvaluation | None:
+    if config.evaluate_every == 0 or source.streaming:
+        return None
+    images, seed = loader.dataset, config.seed
+    if source.label_column is not None:
+        try:
+            return OnlineEvaluation(source, images, seed, labelled=True)
+        except ValueError as error:
+            if config.label_column is not None:
+                raise
+            logger.info("no k-NN accuracy: %s", error)  # such as -1 for unlabelled images
+    return OnlineEvaluation(source, images, seed, labelled=False)

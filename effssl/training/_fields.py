@@ -1,0 +1,96 @@
+"""Fields of a configuration: bounds, and what a resume and a published record make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
+
+OnResume = Literal["keep", "warn", "free"]
+Published = Literal["yes", "no", "if public"]
+
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "None",
+}
+
+
+def setting(
+    default: T,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    why: str = "",
+    on_resume: OnResume = "keep",
+    published: Published = "yes",
+    saved: bool = True,
+) -> T:
+    """Declare a field of a configuration.
+
+    Args:
+        default: Default value.
+        least: Smallest allowed value. Numbers must be finite, and None is exempt.
+        above: Bound that the value must exceed.
+        why: Reason for the bound, for the error.
+        on_resume: What happens if a resumed run has another value: ``keep`` refuses it, ``warn``
+            allows it with a warning (it changes what is computed), ``free`` allows it.
+        published: Whether the record of a model folder tells the value: ``yes``, ``no`` (it is a
+            path of this machine), or ``if public`` (a data set that others can load).
+        saved: False for an option of a single launch, reset in the saved configuration.
+    """
+    metadata = {
+        "least": least,
+        "above": above,
+        "why": why,
+        "on_resume": on_resume,
+        "published": published,
+        "saved": saved,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def names_where(config: Any, key: str, value: Any) -> set[str]:
+    """Return the names of the fields declared with a value, such as ``on_resume="free"``."""
+    return {f.name for f in dataclasses.fields(config) if f.metadata[key] == value}
+
+
+def check_field(field: dataclasses.Field, hint: Any, value: Any) -> None:
+    """Check the type and the bounds of a value.
+
+    Args:
+        field: Field made by `setting`.
+        hint: Resolved type of the field.
+        value: Value to check.
+
+    Raises:
+        ValueError: If the value is not allowed; the message says what is.
+    """
+    allowed, what = _has_type(hint, value)
+    if allowed and isinstance(value, int | float) and not isinstance(value, bool):
+        least, above = field.metadata["least"], field.metadata["above"]
+        if least is not None:
+            allowed, what = least <= value < math.inf, f"{least} or more"
+        if above is not None:
+            allowed, what = above < value < math.inf, f"above {above}"
+        what += field.metadata["why"] and f": {field.metadata['why']}"
+    if not allowed:
+        raise ValueError(f"{field.name} must be {what}; got {value!r}")
+
+
+def _has_type(hint: Any, value: Any) -> tuple[bool, str]:
+    """Whether a value has a type, and what the type allows in words."""
+    kinds = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
+    choices = [choice for kind in kinds for choice in get_args(kind)]
+    if choices:
+        optional = type(None) in kinds
+        allowed = value in choices or (optional and value is None)
+        return allowed, f"one of {', '.join(choices)}" + (", or None" if optional else "")
+    allowed = isinstance(value, (*kinds, int) if float in kinds else kinds)
+    if isinstance(value, bool):  # bool is a subclass of int
+        allowed = bool in kinds
+    return allowed, " or ".join(_KINDS[kind] for kind in kinds)
