@@ -83,7 +83,7 @@ def check_field(field: dataclasses.Field, hint: Any, value: Any) -> None:
 
 
 def _has_type(hint: Any, value: Any) -> tuple[bool, str]:
-    """Whether a value has a type, and what the type allows in words."""
+    """Return whether a value has a type, and the values of the type in words."""
     kinds = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
     choices = [choice for kind in kinds for choice in get_args(kind)]
     if choices:

@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, metrics.jsonl, checkpoints, and the model folder."""
+"""Folder of a run: config.json, metrics.jsonl, checkpoints, and the model folder."""
 
 from __future__ import annotations
 

@@ -70,7 +70,10 @@ def launch(tmp_path, *flags, launcher):
 
 def torchrun(processes):
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
         f"--nproc_per_node={processes}",
     ]
 

@@ -19,8 +19,19 @@ PARTS = {
     "spectral": None,
 }
 ALWAYS = {
-    *("step", "epoch", "loss", "lr", "grad_norm", "feature_std", "feature_rank"),
-    *("projection_std", "projection_rank", "views_per_s", "waiting", "memory_mb", "broken"),
+    "step",
+    "epoch",
+    "loss",
+    "lr",
+    "grad_norm",
+    "feature_std",
+    "feature_rank",
+    "projection_std",
+    "projection_rank",
+    "views_per_s",
+    "waiting",
+    "memory_mb",
+    "broken",
     "skipped_steps",
 }
 
