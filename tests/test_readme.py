@@ -1,27 +1,28 @@
-"""The README: its table is that of results.csv, its flags exist, its snippets run."""
+"""README and results: their tables are those of results.csv, the first screen is what CI types."""
 
 import re
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import effssl
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "model_cards" / "results.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 
 
 def test_the_tables_come_from_the_results(reproduce):
     rows = reproduce.run.read_results(reproduce.run.RESULTS)
     first = [row for row in rows if row["scale"] == "readme"]
-    assert len(first) == 9 and reproduce.tables.features_table(first) in README
+    assert len(first) == 9 and reproduce.tables.features_table(first) in RESULTS
     scale, rows = reproduce.experiments.CPU, [row for row in rows if row["scale"] == "cpu"]
-    assert reproduce.tables.claims(scale, rows) in README
+    assert reproduce.tables.claims(scale, rows) in RESULTS
     linear, knn = (reproduce.tables.Runs(rows, name) for name in ("linear", "k-NN 20"))
-    assert reproduce.tables.time_to_reference(scale, linear) in README
-    text = " ".join(README.split())
+    assert reproduce.tables.time_to_reference(scale, linear) in RESULTS
+    text = " ".join(RESULTS.split())
     packaged = scale.run(views=4, loss="spectral")
     assert f"k-NN {knn.mean(packaged):.1f} %, linear {linear.mean(packaged):.1f} %" in text
     strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]
@@ -31,64 +32,44 @@ def test_the_tables_come_from_the_results(reproduce):
     assert f"RankMe goes with k-NN ({of_knn['rankme']:.2f})" in text
 
 
-def test_every_figure_in_the_readme_is_there():
-    figures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+def test_the_table_of_the_readme_is_that_of_its_command(reproduce):
+    rows = reproduce.run.read_results(reproduce.run.RESULTS)
+    rows = [row for row in rows if row["scale"] == "cpu"]
+    packaged = reproduce.experiments.CPU.run(views=4, loss="spectral")
+    pretrained = reproduce.tables.Runs(rows).rows[packaged]
+    baselines = [row for row in rows if row["encoder"] != "pretrained"]
+    pretrained = [row | {"encoder": "pretrained"} for row in pretrained]
+    assert len(pretrained) == 3
+    assert reproduce.tables.features_table(baselines + pretrained) in README
+    (line,) = re.findall(r"^effssl pretrain --backbone test_convnext2 .*$", README, re.M)
+    config = reproduce.tables.parse(line)
+    for name in ("seed", "cpu", "evaluate_every", "output"):  # none of which the weights show
+        value = getattr(packaged, name)
+        config = effssl.PretrainConfig(**{**vars(config), name: value})
+    assert config == packaged
+
+
+def test_every_figure_is_there():
+    figures = re.findall(r"!\[.+?\]\((.+?)\)", RESULTS)
     assert len(figures) >= 3
     for figure in figures:
-        with Image.open(ROOT / figure) as image:
+        with Image.open(ROOT / "model_cards" / figure) as image:
             assert image.width > 400
 
 
-def test_every_flag_in_the_readme_is_a_field():
+def test_every_flag_in_the_table_is_a_field():
     fields = set(effssl.PretrainConfig.__dataclass_fields__)
-    table = README.split("| flag | meaning |")[1].split("\n\n")[0]
+    table = TRAINING.split("| flag | meaning |")[1].split("\n\n")[0]
     flags = re.findall(r"`--([a-z-]+)`", table)
     assert len(flags) >= 8 and {flag.replace("-", "_") for flag in flags} <= fields
 
 
-def snippets():
-    return [code for code in re.findall(r"```python\n(.*?)```", README, re.S)]
-
-
-def test_the_first_snippet_prints_what_it_says(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    model = effssl.create_model("convnext_zepto_rms", patch_size=4, img_size=32, in_chans=1)
-    effssl.save_pretrained(model, "runs/first/model")
-    code = snippets()[0]
-    exec(code, {})
-    assert capsys.readouterr().out.strip() == "torch.Size([1, 256])" and "[1, 256]" in code
-    with torch.no_grad():
-        fine = effssl.from_pretrained("runs/first/model", num_classes=10)
-        assert fine(torch.rand(2, 1, 32, 32)).shape == (2, 10)
-
-
-def test_the_second_snippet_runs_on_a_small_backbone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for i in range(8):
-        (tmp_path / "path/to/images").mkdir(parents=True, exist_ok=True)
-        Image.effect_noise((40, 40), 60 + i).convert("RGB").save(f"path/to/images/{i}.png")
-    (code,) = [code for code in snippets() if "effssl.pretrain(" in code]
-    assert code.count("resnet50") == 1
-    code = code.replace("resnet50", "test_resnet").replace(
-        'output="runs/mine"',
-        'output="runs/mine", backbone="test_resnet", batch_size=4, max_steps=1, cpu=True',
-    )
-    images = torch.randint(0, 256, (4, 3, 60, 50), dtype=torch.uint8)
-    names = {"images": images}
-    exec(code, names)
-    assert names["features"].shape == (8, 96)
-    assert names["model"].projector[0].weight.grad.abs().sum() > 0
-
-
-def test_the_examples_are_short_and_say_how_to_run_them():
-    examples = sorted((ROOT / "examples").glob("*.py"))
-    assert len(examples) >= 2
-    for example in examples:
-        text = example.read_text()
-        assert f"examples/{example.name}" in text.split('"""')[1], example
-    assert len((ROOT / "examples" / "pretrain.py").read_text().splitlines()) <= 60
+def test_the_first_block_is_what_ci_types():
+    first = re.search(r"```bash\n(.*?)```", README, re.S)[1].splitlines()
+    assert first[0] == "pip install ." and first[1].startswith("effssl pretrain ")
+    assert first[2].startswith("effssl evaluate runs/first") and "\n## Test\n" in README
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "train.parquet", "test.parquet"])
-def test_the_sample_and_its_licence_are_in_the_package(name):
+def test_the_sample_and_its_license_are_in_the_package(name):
     assert (Path(effssl.__file__).parent / "data" / "sample" / name).stat().st_size > 500
