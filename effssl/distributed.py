@@ -4,6 +4,7 @@ Statistics of a batch are computed from sums and counts, never from means, so th
 hold different numbers of images.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.parallel import DistributedDataParallel
 
 _PATIENCE = timedelta(hours=12)  # one process may write results for long while the others wait
 
@@ -33,6 +35,17 @@ def join(*, cpu: bool = False) -> torch.device:
         backend = {"backend": "cuda:nccl,cpu:gloo"} if cuda else {}
         return PartialState(cpu=not cuda, timeout=_PATIENCE, **backend).device
     return torch.device("cuda" if cuda else "cpu")
+
+
+def own_buffers() -> dict[str, bool]:
+    """Return the option of DistributedDataParallel that leaves buffers alone.
+
+    All processes start with the same buffers and update running statistics from the same sums, so
+    that a broadcast before every forward pass would change nothing.
+    """
+    known = inspect.signature(DistributedDataParallel).parameters
+    new, old = "forward_sync_buffers", "broadcast_buffers"  # torch 2.14 warns of the old name
+    return {new if new in known else old: False}
 
 
 def world_size() -> int:

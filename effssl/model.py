@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-
 import timm
 import torch
 from torch import Tensor, nn
 
 import effssl.backbones  # noqa: F401  registers the small-image ResNets
+from effssl.hints import did_you_mean
 
 BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
 """Arguments of `timm.create_model` that a model folder records."""
@@ -115,8 +114,7 @@ def create_model(
     """
     architecture = backbone.partition(".")[0]
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
+        hint = did_you_mean(architecture, timm.list_models(), most=3)
         raise ValueError(
             f"unknown backbone {backbone!r}; {hint}effssl.list_models('resnet*') lists names"
         )

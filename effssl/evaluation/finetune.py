@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import timm.optim
 import torch
 import torch.distributed as dist
-from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -30,7 +28,7 @@ from effssl.data._loader import (
 )
 from effssl.data.sources import Source
 from effssl.device import to_device
-from effssl.distributed import join, world_size
+from effssl.distributed import join, own_buffers, world_size
 from effssl.evaluation._device import (
     Precision,
     autocast,
@@ -40,6 +38,7 @@ from effssl.evaluation._device import (
 from effssl.evaluation.accuracy import Accuracy, dense_labels, topk_classes
 from effssl.evaluation.features import extract_features
 from effssl.model import SSLModel
+from effssl.optim import create_optimizer, create_schedule
 from effssl.seeding import derived_seed, seeded_generator
 from effssl.views import MultiView
 from effssl.views.options import ViewOptions
@@ -163,12 +162,12 @@ def _train(
     """Train for the steps of the bar; the processes share the batches."""
     device = next(net.parameters()).device
     steps, local, batches = bar.total, data.local, data.batches
-    optimizer, schedule = _create_optimizer(net, lr, layer_decay, steps)
+    optimizer = create_optimizer(net, "adamw", lr, WEIGHT_DECAY, layer_decay=layer_decay)
+    schedule = create_schedule(optimizer, lr, steps, warmup_steps=steps // 10)
     trained = net
     if world_size() > 1:
         devices = [device.index] if device.type == "cuda" else None
-        # batch norm keeps the buffers of all processes the same
-        trained = DistributedDataParallel(net, devices, broadcast_buffers=False)
+        trained = DistributedDataParallel(net, devices, **own_buffers())
     trained.train()
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     losses: list[Tensor] = []  # read once an epoch, because each reading waits for the device
@@ -192,24 +191,6 @@ def _train(
             _check_finite(losses, step + 1, lr)
             losses.clear()
         bar.update()
-
-
-def _create_optimizer(
-    net: nn.Module, lr: float, layer_decay: float | None, steps: int
-) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
-    optimizer = timm.optim.create_optimizer_v2(
-        net, opt="adamw", lr=lr, weight_decay=WEIGHT_DECAY, layer_decay=layer_decay, fused=True
-    )
-    warmup = steps // 10
-    schedule = CosineLRScheduler(
-        optimizer,
-        steps - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=lr / (warmup + 1),
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-    return optimizer, schedule
 
 
 def check_tuning(share: float, epochs: int | None) -> None:

@@ -1,11 +1,11 @@
 """Create a loss by its name, with the weights for the width of the projector."""
 
-import difflib
 import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from effssl.hints import did_you_mean
 from effssl.loss_specs import LOSSES
 from effssl.losses._projections import check_weights
 
@@ -31,8 +31,7 @@ def create_loss(
             multi-view form.
     """
     if name not in LOSSES:
-        near = difflib.get_close_matches(str(name), LOSSES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, LOSSES)
         raise ValueError(f"unknown loss {name!r}; {hint}the losses are {', '.join(LOSSES)}")
     if dim < 1:
         raise ValueError(f"dim must be the projector's width, 1 or more, got {dim}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import logging
 import os
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch.nn.parallel import DistributedDataParallel
 
 from effssl.data._loader import available_cores
+from effssl.distributed import own_buffers
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
@@ -24,16 +23,10 @@ _NOT_DETERMINISTIC = " does not have a deterministic implementation"
 
 
 class _DdpOptions(DistributedDataParallelKwargs):
-    """Options of DDP that disable the broadcast of buffers before each forward pass.
-
-    All processes start with the same buffers and update running statistics from the same sums, so
-    a broadcast would change nothing.
-    """
+    """Options of DDP that disable the broadcast of buffers before each forward pass."""
 
     def to_kwargs(self) -> dict:
-        known = inspect.signature(DistributedDataParallel).parameters
-        new, old = "forward_sync_buffers", "broadcast_buffers"  # its default is True
-        return super().to_kwargs() | {new if new in known else old: False}
+        return super().to_kwargs() | own_buffers()
 
 
 def create_accelerator(config: PretrainConfig) -> Accelerator:

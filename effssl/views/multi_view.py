@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from effssl.hints import did_you_mean
 from effssl.views import _eager as eager
 from effssl.views import _fallback as fallback
 from effssl.views._geometry import draw_crops
@@ -44,8 +44,7 @@ class MultiView:
     def __init__(self, options: str | ViewOptions = "cifar", *, views: int, size: int) -> None:
         if isinstance(options, str):
             if options not in PRESETS:
-                near = difflib.get_close_matches(options, PRESETS, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(options, PRESETS)
                 raise ValueError(
                     f"unknown preset {options!r}; {hint}presets are {', '.join(PRESETS)}"
                 )
