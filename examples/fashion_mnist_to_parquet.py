@@ -26,10 +26,12 @@ CLASSES = [
 
 
 def read_idx(path: Path, header: int) -> np.ndarray:
+    """Read the bytes of an IDX file after its header."""
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
 
 
 def png(pixels: np.ndarray) -> bytes:
+    """Encode gray pixels, (H, W), as PNG."""
     buffer = io.BytesIO()
     PILImage.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from effssl.cli import expand_config, run
 
 
 def main() -> None:
+    """Parse the flags and train."""
     flags = (tyro.conf.FlagCreatePairsOff,)
     args = expand_config(sys.argv[1:])
     config = tyro.cli(effssl.PretrainConfig, description=__doc__, args=args, config=flags)
