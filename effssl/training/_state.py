@@ -67,7 +67,7 @@ class RunState:
         """Restore a state from `load_checkpoint`, on every process."""
         self.step, self.tracker_id = state["step"], state["tracker_id"]
         self.earlier_minutes = state.get("minutes", 0.0)  # older checkpoints have none
-        self.broken = BrokenImages(self.broken.images, state["broken"])
+        self.broken = BrokenImages(self.broken.num_images, state["broken"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         # a run that had another precision saved no scaler: it starts afresh
