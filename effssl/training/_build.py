@@ -72,12 +72,8 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         FileNotFoundError: If there is no such data set.
     """
     source = _load_source(config)
-    shard = BatchShard(
-        config.batch_size,
-        config.micro_batch,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    shard = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
     side, workers = decode_size(config.img_size), worker_count(config.workers)
     batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
     multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
@@ -88,7 +84,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         multiview=config.multiview,
     )
     net = _create_model(config, multi_view)
-    if accelerator.num_processes > 1:
+    if world_size > 1:
         net = make_global(net)
     total_steps = config.epochs * len(batches)
     if config.max_steps is not None:
