@@ -84,10 +84,11 @@ def test_a_step_of_one_of_eight_processes_waits_and_copies_as_one_alone(tmp_path
     check_steady(gpu, marks)
 
 
-def test_a_run_on_a_gpu_is_resumed(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])  # fp16 has a scaler, bf16 had none
+def test_a_run_on_a_gpu_is_resumed(tmp_path, precision):
     whole = {"max_steps": None, "epochs": 1}
     train(tmp_path, **whole, max_minutes=1e-6)
-    gpu, marks = train(tmp_path, **whole, resume=True)
+    gpu, marks = train(tmp_path, **whole, resume=True, precision=precision)
     assert len(marks) == 4  # of five steps the first was done before
     check_steady(gpu, marks)
 
