@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
 
-from effssl.data._loader import available_cores
+from effssl.data._workers import worker_count
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_MOST_WORKERS = 8
 _FEW = 2000  # images for which starting workers does not pay
 
 
@@ -45,9 +43,6 @@ def decoding_workers(workers: int | None, images: int, device: torch.device) -> 
     The default is one for each core of this process's share, at most 8; none for fewer than 2,000
     images, or for a model on the CPU, which needs the cores itself.
     """
-    if workers is not None:
-        return workers
-    if images < _FEW or device.type == "cpu":
+    if workers is None and (images < _FEW or device.type == "cpu"):
         return 0
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return min(_MOST_WORKERS, max(1, available_cores() // processes))
+    return worker_count(workers)

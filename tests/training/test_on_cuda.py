@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from fake_cuda import FakeCuda
 from fake_machine import one_of, pretend
 from runs import TINY
@@ -88,6 +89,7 @@ def test_a_step_of_one_of_eight_processes_waits_and_copies_as_one_alone(tmp_path
 def test_a_run_on_a_gpu_is_resumed(tmp_path, precision):
     whole = {"max_steps": None, "epochs": 1}
     train(tmp_path, **whole, max_minutes=1e-6)
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in another process
     gpu, marks = train(tmp_path, **whole, resume=True, precision=precision)
     assert len(marks) == 4  # of five steps the first was done before
     check_steady(gpu, marks)
