@@ -86,7 +86,7 @@ class PretrainConfig:
     max_steps: int | None = setting(None, least=1, on_resume="warn")
     """Number of steps after which to stop, if the epochs take more; the schedule ends there too."""
     max_minutes: float | None = setting(None, above=0, on_resume="free")
-    """Minutes after which to stop with a checkpoint, which --resume continues from."""
+    """Minutes after which to stop with a checkpoint, from which a resume continues."""
     optimizer: str = setting("adamw")
     """Name of a timm optimizer: adamw, lars, lamb, sgd, ..."""
     lr: float = setting(1e-3, above=0, on_resume="warn")

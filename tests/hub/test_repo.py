@@ -134,9 +134,9 @@ def run_lines(code):
     return widths, type(names["same"]).__name__
 
 
-def test_the_lines_of_the_readme_load_what_was_published(tmp_path, hub, old_and_new):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = [c for c in re.findall(r"```python\n(.*?)```", readme, re.S) if "AutoModel" in c]
+def test_the_lines_of_the_docs_load_what_was_published(tmp_path, hub, old_and_new):
+    docs = (Path(__file__).parents[2] / "docs" / "hub.md").read_text()
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", docs, re.S) if "AutoModel" in c]
     (repo_id,) = set(re.findall(r"org/[\w-]+", code))
     hub.add_repo(repo_id, old_and_new[1])
     found = client(tmp_path, hub, run_lines, code)
