@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+PARTIAL = ".partial"
+"""Ending of the names of files and folders that are not complete."""
+_EARLIER = ".earlier"
 
 
 @contextmanager
@@ -26,17 +31,18 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     Raises:
         OSError: If it cannot be written.
     """
-    handle, name = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
-    try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+    partial = _beside(path, PARTIAL)
+    # "x" follows no link, and the new file has the rights that the umask leaves
+    with open(partial, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # as for any new file; tempfile makes private ones
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        except BaseException:
+            file.close()
+            partial.unlink(missing_ok=True)
+            raise
+    os.replace(partial, path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,29 +71,43 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Args:
         path: Path of the folder; its parent is made if missing. An existing folder stays if the
-            block raises, and is deleted after the new one has its name.
+            block raises or the new one cannot get its name, and is deleted after it has. Leftovers
+            of killed processes are deleted, too.
 
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(".partial", f".{path.name}.", path.parent))
+    _delete_leftovers(path)
+    partial, earlier = _beside(path, PARTIAL), _beside(path, _EARLIER)
+    partial.mkdir()
     try:
-        partial.chmod(0o777 & ~_umask())
         yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _flush(file)
         if path.exists():
-            earlier = Path(tempfile.mkdtemp(".earlier", f".{path.name}.", path.parent))
-            path.rename(earlier / path.name)
-            partial.rename(path)
-            shutil.rmtree(earlier, ignore_errors=True)
-        else:
-            partial.rename(path)
+            path.rename(earlier)
+        partial.rename(path)
     except BaseException:
+        if earlier.exists() and not path.exists():
+            earlier.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
+
+
+def _delete_leftovers(path: Path) -> None:
+    """Delete what killed processes left; a folder has one writer at a time."""
+    for ending in (PARTIAL, _EARLIER):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{ending}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from effssl.distributed import all_reduce_max, world_size
 
 _LISTEN = 5.0  # seconds, after a lost connection
-_LOOK_EVERY = 1.0  # seconds between checks of the other processes
+_LOOK_EVERY = 5.0  # seconds between checks of the other processes
 _POLL_EVERY = 1e-4  # seconds between checks of the device, far less than a step takes
 
 

@@ -4,6 +4,7 @@
     accelerate launch --multi_gpu --num_processes 8 examples/own_loop.py --batch-size 64
 
 The loss is that of the images of all processes, and so is its gradient once DDP has averaged it.
+The projector's batch norm takes the images of its own process here; effssl.pretrain takes all.
 """
 
 import numpy as np
@@ -31,7 +32,7 @@ def main(
 ) -> None:
     """Train, and save a model folder that effssl, timm and transformers load."""
     accelerator = Accelerator(cpu=cpu)
-    set_seed(0)
+    set_seed(0, device_specific=True)  # each process draws views of its own
     model = effssl.create_model("test_convnext2", in_chans=1, img_size=32, patch_size=4)
     views = effssl.MultiView("grey", views=4, size=32)
     loss_fn = effssl.create_loss("vicreg", dim=model.projector_dim)  # or any function of (V, N, D)

@@ -2,6 +2,8 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +61,39 @@ def test_a_folder_takes_the_place_of_the_earlier_one_or_leaves_it(tmp_path):
     with pytest.raises(KeyError), replacing_folder(path):
         raise KeyError
     assert os.listdir(path) == ["two"] and os.listdir(path.parent) == ["model"]
+
+
+def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with replacing_folder(path) as partial:
+        (partial / "one").write_text("1")
+    rename = Path.rename
+
+    def fails(self, target):
+        if ".partial" in self.name:
+            raise PermissionError("it is open elsewhere")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(PermissionError), replacing_folder(path):
+        pass
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(path) == ["one"]
+
+
+def test_what_killed_processes_left_of_a_folder_is_deleted(tmp_path):
+    path = tmp_path / "model"
+    for name in (".model.00112233.partial", ".model.00112233.earlier", ".model2.0011.partial"):
+        (tmp_path / name).mkdir()
+    with replacing_folder(path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".model2.0011.partial", "model"]
+
+
+def test_threads_leave_the_umask_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda i: write_text(tmp_path / str(i % 3), "x"), range(200)))
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)

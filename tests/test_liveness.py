@@ -10,6 +10,8 @@ from torch import distributed as dist
 
 from effssl import liveness
 
+liveness._LOOK_EVERY = 0.5
+
 PATIENCE = 3.0
 
 

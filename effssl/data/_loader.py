@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -215,7 +216,13 @@ def image_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory and workers > 0,
+        worker_init_fn=_ignore_interrupt,
     )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Leave Ctrl-C, which the terminal sends to all, to the main process: it finishes its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def available_cores() -> int:

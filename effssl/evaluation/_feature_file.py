@@ -107,7 +107,8 @@ class FeatureFile:
     def write(self, batch: int, rows: range, features: Tensor) -> None:
         """Write the features of a batch, (n, F), to their rows."""
         place = self.start + 4 * self.shape[1] * rows.start
-        os.pwrite(self.file, features.contiguous().numpy().tobytes(), place)
+        os.lseek(self.file, place, os.SEEK_SET)  # Windows has no pwrite
+        os.write(self.file, features.contiguous().numpy().tobytes())
         self.pending.append(batch)
         if time.monotonic() - self.saved > _SAVE_SECONDS:
             self._save()

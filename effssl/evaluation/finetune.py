@@ -28,7 +28,7 @@ from effssl.data._loader import (
 )
 from effssl.data.sources import Source
 from effssl.device import to_device
-from effssl.distributed import join, own_buffers, world_size
+from effssl.distributed import all_reduce_, join, own_buffers, world_size
 from effssl.evaluation._device import (
     Precision,
     autocast,
@@ -208,7 +208,7 @@ def default_epochs(share: float) -> int:
 
 def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
     """Raise FloatingPointError if a loss is not finite; the last one is that of step `steps`."""
-    for step, loss in enumerate(torch.stack(losses).tolist(), steps - len(losses) + 1):
+    for step, loss in enumerate(all_reduce_(torch.stack(losses)).tolist(), steps - len(losses) + 1):
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of fine-tuning is {loss} at step {step}: lower lr {lr:g}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 class BackgroundWriter:
@@ -28,6 +31,10 @@ class BackgroundWriter:
         """Return whether a finished job has failed, without waiting."""
         return any(job.done() and job.exception() is not None for job in self._jobs)
 
+    def wait(self) -> None:
+        """Wait for all jobs; `finish` raises what they raised."""
+        wait(self._jobs)
+
     def finish(self) -> None:
         """Wait for all jobs.
 
@@ -43,6 +50,9 @@ class BackgroundWriter:
 
     def __exit__(self, *exception: object) -> None:
         self._thread.shutdown(wait=True)
+        for job in self._jobs:
+            if job.exception() is not None and exception[0] is not None:
+                logger.error("%s", job.exception())
 
 
 def host_copy(state: Any) -> Any:
@@ -63,7 +73,7 @@ def host_copy(state: Any) -> Any:
 def _copied(state: Any) -> Any:
     if isinstance(state, Tensor):
         # from a GPU this copies to pinned memory without waiting
-        return state.detach().to("cpu", non_blocking=True, copy=True)
+        return state.detach().to("cpu", non_blocking=state.device.type == "cuda", copy=True)
     if isinstance(state, dict):
         return {name: _copied(value) for name, value in state.items()}
     if isinstance(state, list):

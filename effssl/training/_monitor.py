@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -247,5 +246,9 @@ def _peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: of tensors on a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from effssl.atomic import PARTIAL
 from effssl.training._fields import names_where
 from effssl.training.config import PretrainConfig
 
@@ -27,7 +28,8 @@ def check_run_folder(config: PretrainConfig) -> None:
     folder = config.run_folder
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output {folder} is a file: choose a folder")
-    if not folder.exists() or not any(folder.iterdir()):
+    # what a kill leaves of a first config.json does not count
+    if not folder.exists() or all(path.suffix == PARTIAL for path in folder.iterdir()):
         return
     now = dataclasses.asdict(config)
     try:

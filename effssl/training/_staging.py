@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from effssl.data._loader import Batch, BatchShard
+from effssl.device import to_device
 from effssl.distributed import gather_counts
 from effssl.seeding import seeded_generator
 from effssl.views import MultiView
@@ -125,17 +126,10 @@ class Stager:
         # the plans follow each other, so that each is contiguous
         flat = torch.cat([plan.flatten() for plan in plans])
         with torch.cuda.stream(self.stream):
-            pixels, flat = self._from_pinned(pixels), self._from_pinned(flat)
+            pixels, flat = to_device(pixels, self.device), to_device(flat, self.device)
         parts = flat.split([plan.numel() for plan in plans])
         on_device = [part.view_as(plan) for part, plan in zip(parts, plans, strict=True)]
         return pixels, on_device, self.stream and self.stream.record_event()
-
-    def _from_pinned(self, x: Tensor) -> Tensor:
-        if x.device.type == self.device.type:  # a cached data set on the GPU
-            return x
-        if self.stream is not None and not x.is_pinned():
-            x = x.pin_memory()
-        return x.to(self.device, non_blocking=True)
 
 
 class StagedBatches:

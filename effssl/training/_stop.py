@@ -15,7 +15,7 @@ class StopSignals:
     """Context manager that records SIGTERM and SIGINT instead of ending the process.
 
     SLURM and torchrun send SIGTERM before they take the machine away, sometimes both do, so a
-    second one changes nothing. SIGINT is Ctrl-C; a second one ends the process at once.
+    second one changes nothing. SIGINT is Ctrl-C; a second one does not wait for the step.
 
     Attributes:
         received: Number of the first signal, 0 if there was none.

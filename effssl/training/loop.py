@@ -109,6 +109,7 @@ class _Run:
         if not is_model_folder(folder) or read_training(folder).get("step") != self.state.step:
             if self.accelerator.is_main_process:
                 self._save_model(host_copy(self.state.model.state_dict()), last=False)
+                self.writer.finish()
 
     def train(self, signals: StopSignals) -> int:
         """Train to the end or to a signal; return the signal's number, else 0."""
@@ -168,6 +169,7 @@ class _Run:
             faults.good_step()
         else:
             self.update.skip()
+            self.writer.wait()  # the guard may name the last checkpoint
             faults.skip(state.step, loss, norm_value, loss_parts)
         more = self._evaluate(monitor)
         lr = state.optimizer.param_groups[0]["lr"]
@@ -239,7 +241,7 @@ class _Run:
                     self._save_model(weights, last=last)
                 if last:
                     self.writer.finish()
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # RuntimeError: no memory to pin
                 failure = error
         if all_reduce_max(int(failure is not None)):
             raise failure or OSError("process 0 could not write to the run folder and stopped")

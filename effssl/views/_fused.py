@@ -76,9 +76,9 @@ def render(
         first, last = blurred_before[start], blurred_before[end]
         if first < last:
             blurred = blur_down(plan, first, last - first, start, scratch, radius)
-            del scratch  # free it before the next chunk
             blur_across(plan, first, start, blurred, part, scale, shift, radius)
             del blurred
+        del scratch, sums  # free them before the next chunk
     return out
 
 

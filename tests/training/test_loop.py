@@ -269,3 +269,13 @@ def test_accelerate_launch_runs_and_names_the_threads_it_took_away(tmp_path):
     assert result.returncode == 0, result.stderr
     if len(os.sched_getaffinity(0)) > 1:
         assert "using 1 of" in result.stderr
+
+
+def test_what_a_kill_leaves_of_a_first_config_is_no_run(tmp_path):
+    config = tiny(tmp_path)
+    config.run_folder.mkdir()
+    (config.run_folder / ".config.json.00112233.partial").write_text("{")
+    check_run_folder(config)
+    (config.run_folder / "photo.jpg").write_text("")
+    with pytest.raises(FileExistsError, match="is not a run folder"):
+        check_run_folder(config)
