@@ -13,6 +13,7 @@ from runs import TINY, Killed, kill, launch, metrics, tiny, torchrun
 import effssl
 from effssl import PretrainConfig, cli
 from effssl.optim import create_optimizer
+from effssl.training._run_folder import check_run_folder
 
 BACKBONES = {
     "resnet18": {},
