@@ -65,7 +65,8 @@ class Evaluate:
     json: Path | None = None
     """File to write all numbers to, with accuracy by class and confusion matrices."""
     workers: int | None = None
-    """Processes that decode images; if None one for each core up to 8, none on a CPU."""
+    """Processes that decode images; if None one for each core up to 8, but none on a CPU or for
+    fewer than 2,000 images."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     cpu: bool = False

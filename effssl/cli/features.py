@@ -45,7 +45,8 @@ class Features:
     """fp32 gives the features of timm to the bit; bf16 and fp16, by autocast, are several times
     faster on a GPU; auto is bf16 there if the GPU has it, else fp32."""
     workers: int | None = None
-    """Processes that decode images; if None one for each core up to 8, none on a CPU."""
+    """Processes that decode images; if None one for each core up to 8, but none on a CPU or for
+    fewer than 2,000 images."""
     seed: int = 0
     """Seed of the views."""
     revision: str | None = None

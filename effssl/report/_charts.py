@@ -74,7 +74,7 @@ def knn_chart(run: Run) -> Chart:
             va="center",
         )
 
-    return draw("knn", title, plot, text="By a vote of 20 neighbours; nothing is chosen by it.")
+    return draw("knn", title, plot, text="By a vote of 20 neighbors; nothing is chosen by it.")
 
 
 def _why_no_knn(run: Run, points: list[tuple[float, float]]) -> str:

@@ -180,7 +180,7 @@ def feature_map(sample: Sample, embedded: Tensor) -> tuple[Chart, list[tuple[str
         axes.set_xlabel(f"first component, {shares[0]:.0f} % of the variance")
         axes.set_ylabel(f"second, {shares[1]:.0f} %")
 
-    text = "" if classes or not present else f"{len(present)} classes are too many for colours."
+    text = "" if classes or not present else f"{len(present)} classes are too many for colors."
     return draw("map", title, plot, text=text, size=(4.6, 4.2)), legend
 
 

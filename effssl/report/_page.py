@@ -129,7 +129,7 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
     kept = embedded.isfinite().all(1).nonzero()[:, 0].tolist()
     if len(kept) < 2:
         shown["without_model"] = (
-            f"{len(kept)} of {len(embedded):,} images have finite features; neighbours need two."
+            f"{len(kept)} of {len(embedded):,} images have finite features; neighbors need two."
         )
         return shown
     sample, embedded = sample.take(kept), embedded[kept]
