@@ -33,16 +33,16 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     """
     partial = _beside(path, PARTIAL)
     # "x" follows no link, and the new file has the rights that the umask leaves
-    with open(partial, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
-        try:
+    try:
+        encoding = None if "b" in mode else "utf-8"
+        with open(partial, mode.replace("w", "x"), encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            file.close()
-            partial.unlink(missing_ok=True)
-            raise
-    os.replace(partial, path)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,13 +72,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Args:
         path: Path of the folder; its parent is made if missing. An existing folder stays if the
             block raises or the new one cannot get its name, and is deleted after it has. Leftovers
-            of killed processes are deleted, too.
+            of killed processes are deleted, too, but for an earlier folder that lost its name.
 
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _delete_leftovers(path)
+    _clear_leftovers(path)
     partial, earlier = _beside(path, PARTIAL), _beside(path, _EARLIER)
     partial.mkdir()
     try:
@@ -101,11 +101,14 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
 
 
-def _delete_leftovers(path: Path) -> None:
-    """Delete what killed processes left; a folder has one writer at a time."""
-    for ending in (PARTIAL, _EARLIER):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{ending}"):
-            shutil.rmtree(left, ignore_errors=True)
+def _clear_leftovers(path: Path) -> None:
+    """Clear what killed processes left; a folder has one writer at a time."""
+    left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*"))
+    for folder in left:
+        if folder.suffix == _EARLIER and not path.exists():
+            folder.rename(path)  # the kill came between two renames
+        elif folder.suffix in (PARTIAL, _EARLIER):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -177,6 +177,22 @@ def gather_rows(z: Tensor, longest: int) -> Tensor:
     return gather(z).transpose(0, 1).reshape(views, world_size() * longest, dim)
 
 
+def gather_uneven(x: Tensor) -> Tensor:
+    """Gather the rows of all processes, which may hold different numbers, without a gradient.
+
+    Args:
+        x: Rows of this process, (n, D).
+
+    Returns:
+        The rows in the order of ranks, (N, D).
+    """
+    counts = count_rows(len(x), x.device)
+    if len(counts) == 1:
+        return x
+    padded = gather_rows(x.unsqueeze(0), max(counts))[0].split(max(counts))
+    return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
+
+
 def gather_objects(value: object) -> list:
     """Gather a value that can be pickled from every process, in the order of ranks."""
     values = [value] * world_size()

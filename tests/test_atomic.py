@@ -89,6 +89,22 @@ def test_what_killed_processes_left_of_a_folder_is_deleted(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".model2.0011.partial", "model"]
 
 
+def test_an_earlier_folder_that_a_kill_left_without_its_name_is_not_lost(tmp_path):
+    earlier = tmp_path / ".model.00112233.earlier"
+    earlier.mkdir()
+    (earlier / "one").write_text("1")
+    with pytest.raises(KeyError), replacing_folder(tmp_path / "model"):
+        raise KeyError
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["one"]
+
+
+def test_a_file_that_cannot_get_its_name_leaves_nothing(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError):
+        write_text(tmp_path / "a", "text")
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_threads_leave_the_umask_alone(tmp_path):
     before = os.umask(0o022)
     try:

@@ -128,7 +128,7 @@ class Extraction:
             batch_sampler=[list(self.rows(b))[: 1 if first_only else None] for b in batches],
             collate_fn=_stack
             if self.views is None
-            else partial(_padded, channels=self.source.in_chans),
+            else partial(_packed, channels=self.source.in_chans),
             num_workers=workers if len(batches) > 1 else 0,
             pin_memory=self.device.type == "cuda" and workers > 0,  # by a thread
         )
@@ -202,6 +202,6 @@ def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:
     return BrokenImage(f"{broken[0]}; {_EVERY}") if broken else torch.stack(images)
 
 
-def _padded(images: list[Tensor | BrokenImage], channels: int) -> Batch | BrokenImage:
+def _packed(images: list[Tensor | BrokenImage], channels: int) -> Batch | BrokenImage:
     batch = collate(images, channels)
     return BrokenImage(f"{batch.broken[0]}; {_EVERY}") if batch.broken else batch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from effssl.data.sources import Source
-from effssl.distributed import all_reduce_max, count_rows, gather_rows, world_size
+from effssl.distributed import all_reduce_max, gather_uneven, world_size
 from effssl.evaluation._device import Precision, decoding_workers
 from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile
@@ -130,10 +130,7 @@ def gathered(mine: Tensor | None) -> Tensor:
     if world_size() == 1:
         return mine
     width = all_reduce_max(0 if mine is None else mine.shape[1])
-    mine = torch.empty(0, width) if mine is None else mine
-    counts = count_rows(len(mine), mine.device)
-    padded = gather_rows(mine.unsqueeze(0), max(counts))[0].split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
+    return gather_uneven(torch.empty(0, width) if mine is None else mine)
 
 
 def _bar(images: int, progress: bool) -> tqdm:

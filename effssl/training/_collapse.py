@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from effssl.distributed import count_rows, gather_rows
+from effssl.distributed import gather_uneven
 from effssl.evaluation.spectrum import effective_rank, unit_std
 
 _ROWS = 512  # images to measure; the cost grows with the cube
@@ -23,7 +22,7 @@ def sample_rows(x: Tensor) -> Tensor:
     Args:
         x: Features or projections of one view of this process's images, shape (n, F).
     """
-    return _of_all_processes(x)[:_ROWS].float().cpu()
+    return gather_uneven(x)[:_ROWS].float().cpu()
 
 
 def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
@@ -101,11 +100,3 @@ class CollapseWatch:
             return False
         self.alarm, self._doubts = now, 0
         return True
-
-
-def _of_all_processes(x: Tensor) -> Tensor:
-    counts = count_rows(len(x), x.device)
-    if len(counts) == 1:
-        return x
-    padded = gather_rows(x.unsqueeze(0), max(counts))[0].split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
