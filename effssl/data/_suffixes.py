@@ -1,0 +1,58 @@
+"""Suffixes of the image files that can be decoded here, and what others need."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+
+import PIL.Image
+
+NPY = ".npy"
+# Pillow tells what these are, but leaves the decoding to programs that are rarely installed
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+_NEEDED = {
+    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "pip install 'effssl[heic]'"),
+    **dict.fromkeys((".avif", ".avifs"), "pip install 'pillow>=11.3'"),
+}
+
+
+@cache
+def register_heif() -> bool:
+    """Let Pillow open HEIF files, for the rest of the process.
+
+    Returns:
+        Whether it can: pillow-heif is an extra.
+    """
+    if find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of the files that can be decoded here, in lower case, with the dot.
+
+    They are those of Pillow's plugins that decode by themselves, .npy, and those of HEIF if
+    pillow-heif is installed.
+    """
+    register_heif()
+    PIL.Image.init()
+    kinds = PIL.Image.registered_extensions()
+    found = {s for s, kind in kinds.items() if kind in PIL.Image.OPEN and kind not in _NOT_DECODED}
+    return frozenset(found | {NPY})
+
+
+def lacking_extra(suffix: str) -> str | None:
+    """Return what to install for a suffix of images that cannot be decoded here.
+
+    Args:
+        suffix: Suffix with the dot, in lower or upper case.
+
+    Returns:
+        A pip command; None if the files can be decoded, or are no images.
+    """
+    suffix = suffix.lower()
+    return None if suffix in image_suffixes() else _NEEDED.get(suffix)
