@@ -1,11 +1,16 @@
-"""The image and label columns of a data set, and the types in which cells are read."""
+"""The image column of a data set, and the types in which cells are read."""
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from effssl.data._folders import suffix_of
+from effssl.data._paths import file_cell
+from effssl.data._suffixes import image_suffixes, lacking_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
@@ -19,26 +24,13 @@ def find_image_column(features: Features, name: str | None) -> str:
     Raises:
         ValueError: If the column named holds no images, or without a name there is not exactly one.
     """
-    from datasets import Array2D, Array3D, Image, Value
-
-    files, arrays, bytes_, lists = [], [], [], []
-    for column, kind in features.items():
-        if isinstance(kind, Image):
-            files.append(column)
-        elif isinstance(kind, Array2D | Array3D):
-            arrays.append(column)
-        elif kind in (Value("binary"), Value("large_binary")) or (
-            isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
-        ):
-            bytes_.append(column)
-        elif _array_dtype(kind):
-            lists.append(column)
+    files, arrays, contents, lists = _image_columns(features)
     if name is not None:
-        images = files + arrays + bytes_ + lists
+        images = files + arrays + contents + lists
         if name not in images:
             raise ValueError(f"image_column {name!r} is not among the image columns {images}")
         return name
-    images = files or arrays or bytes_
+    images = files or arrays or contents
     if len(images) != 1:
         raise ValueError(
             f"the data set has {len(images)} image columns {images} among {list(features)}: "
@@ -47,21 +39,75 @@ def find_image_column(features: Features, name: str | None) -> str:
     return images[0]
 
 
-def find_label_column(features: Features, name: str | None) -> str | None:
-    """Return the column named, or else one found by its type, then by a usual name.
+def has_images(features: Features) -> bool:
+    """Return whether there is a column of images by its type."""
+    return any(_image_columns(features)[:3])
 
-    Raises:
-        ValueError: If the column named does not exist.
+
+def _image_columns(features: Features) -> tuple[list[str], ...]:
+    """Return the columns of image files, of arrays, of bytes, and of lists of numbers."""
+    from datasets import Array2D, Array3D, Image, Value
+
+    files, arrays, contents, lists = [], [], [], []
+    for column, kind in features.items():
+        if isinstance(kind, Image):
+            files.append(column)
+        elif isinstance(kind, Array2D | Array3D):
+            arrays.append(column)
+        elif kind in (Value("binary"), Value("large_binary")) or (
+            isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
+        ):
+            contents.append(column)
+        elif _array_dtype(kind):
+            lists.append(column)
+    return files, arrays, contents, lists
+
+
+def find_path_column(rows: Dataset | IterableDataset, name: str | None) -> str | None:
+    """Return the only column of text whose first value is the path of an image, or None.
+
+    Args:
+        rows: Rows without an image column.
+        name: Name of the column, if the user gave one.
     """
-    from datasets import ClassLabel
+    from datasets import Value
 
+    text = (Value("string"), Value("large_string"))
+    columns = [column for column, kind in rows.features.items() if kind in text]
     if name is not None:
-        if name not in features:
-            raise ValueError(f"label_column {name!r} is not among the columns {list(features)}")
-        return name
-    classes = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
-    named = [column for column in _LABEL_NAMES if column in features]
-    return next(iter(classes if len(classes) == 1 else named), None)
+        return name if name in columns else None
+    first = next(iter(rows.take(1)), {})
+    suffixes = {column: suffix_of(os.path.basename(first.get(column) or "")) for column in columns}
+    found = [c for c, s in suffixes.items() if s in image_suffixes() or lacking_extra(s)]
+    return found[0] if len(found) == 1 else None
+
+
+def images_at_paths(
+    rows: Dataset | IterableDataset, column: str, root: str
+) -> Dataset | IterableDataset:
+    """Make an image column of a column of paths.
+
+    Args:
+        rows: Rows with the column.
+        column: Column of paths, absolute or relative to ``root``.
+        root: Absolute path of a folder.
+    """
+    from datasets import Features, Image
+
+    features = Features(rows.features | {column: Image(decode=False)})
+    convert = partial(_as_cells, column=column, root=root)
+    if not hasattr(rows, "data"):  # a stream
+        return rows.map(convert, batched=True, features=features)
+    return rows.map(convert, batched=True, features=features, keep_in_memory=True)
+
+
+def _as_cells(rows: dict, column: str, root: str) -> dict:
+    paths = [None if path is None else os.path.join(root, path) for path in rows[column]]
+    return {
+        column: [
+            {"bytes": None, "path": None if path is None else file_cell(path)} for path in paths
+        ]
+    }
 
 
 def undecoded(

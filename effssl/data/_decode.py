@@ -15,6 +15,7 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Resampling, Transpose
 
+from effssl.data._paths import open_cell, shown
 from effssl.data._pixels import (
     BrokenImage,
     channels_first,
@@ -49,7 +50,7 @@ def image_name(value: object, place: str) -> str:
     A path is not enough: webdataset has none, and in some data sets all are the same.
     """
     path = value.get("path") if isinstance(value, dict) else value
-    return f"{path} ({place})" if isinstance(path, str) and path else place
+    return f"{shown(path)} ({place})" if isinstance(path, str) and path else place
 
 
 def image_size(value: object, in_chans: int) -> tuple[int, int]:
@@ -185,7 +186,7 @@ def _content(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
     if value is None:
         if path.endswith(".npy") and "://" not in path:
             return np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length first
-        file = open_path(path)
+        file = open_cell(path)
         if header_only and file.read(len(_NPY)) != _NPY:
             file.seek(0)
             return file
@@ -197,16 +198,6 @@ def _content(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
     if value[: len(_NPY)] == _NPY:
         return np.load(BytesIO(value), allow_pickle=False)
     return BytesIO(value)
-
-
-def open_path(path: str) -> BinaryIO:
-    """Open a file by its path, or by a URL that ``datasets`` reads."""
-    if "://" not in path:
-        return open(path, "rb")
-    # as datasets.Image opens them: hf://, https://, zip://photo.png::archive.zip; not public
-    from datasets.utils.file_utils import xopen
-
-    return xopen(path, "rb")
 
 
 def _read_file(file: BinaryIO, mode: str, short_side: int | None) -> PIL.Image.Image:

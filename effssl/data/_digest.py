@@ -17,7 +17,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from effssl.atomic import write_text
-from effssl.data._decode import open_path
+from effssl.data._paths import file_of, member_of, open_cell
 
 logger = logging.getLogger(__name__)
 
@@ -120,20 +120,14 @@ def _path(cell: object) -> str | None:
 def _is_cached(path: str) -> bool:
     """Tell whether a file was downloaded or extracted, so that its time means nothing."""
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
-    return _file(path).startswith(tuple(os.path.join(cache, "") for cache in caches))
-
-
-def _file(path: str) -> str:
-    """Return the file that contains a path: ``x.zip`` for ``zip://photo.png::x.zip``."""
-    return path.rpartition("::")[2]
+    return file_of(path).startswith(tuple(os.path.join(cache, "") for cache in caches))
 
 
 def _identity(path: str) -> str:
-    file = _file(path)
+    file = file_of(path)
     if "://" in file:
         return path
-    inside = path[: -len(file)]
-    return f"{inside}{os.path.basename(file)} {_size_and_time(file)}"
+    return f"{member_of(path) or ''}{os.path.basename(file)} {_size_and_time(file)}"
 
 
 def _size_and_time(path: str) -> list[int] | None:
@@ -146,7 +140,7 @@ def _size_and_time(path: str) -> list[int] | None:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open_path(path) as file:
+        with open_cell(path) as file:
             return file.read()
     except OSError:
         return None

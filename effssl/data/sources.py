@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tarfile import TarError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from effssl.data._columns import find_image_column, find_label_column, undecoded
+from effssl.data._columns import (
+    find_image_column,
+    find_path_column,
+    has_images,
+    images_at_paths,
+    undecoded,
+)
 from effssl.data._decode import decode_image
+from effssl.data._labels import class_names, find_label_column, number_classes
+from effssl.data._paths import shown
 from effssl.data._pixels import BrokenImage, WrongChannels
 from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, DatasetDict, IterableDataset
+
+    Images = str | os.PathLike | Dataset | DatasetDict | IterableDataset | Sequence[Any]
+
+_ROWS = 10_000  # rows whose paths are read at a time
 
 
 @dataclass(frozen=True)
@@ -27,9 +40,11 @@ class Source:
         dataset: Rows, a ``datasets.Dataset``, or an ``IterableDataset`` when streaming;
             ``decode_image(dataset[i][image_column], in_chans)`` gives pixels.
         image_column: Name of the column with the undecoded images.
-        label_column: Name of the column with integer class labels, or None.
+        label_column: Name of the column with class labels, or None.
         in_chans: Number of channels to decode images to.
         num_images: Number of rows; None for a stream whose length is not known.
+        class_names: Name of every class, if the labels are names.
+        root: Folder of the images on this machine, if they lie in one.
     """
 
     dataset: Dataset | IterableDataset
@@ -37,6 +52,8 @@ class Source:
     label_column: str | None
     in_chans: int
     num_images: int | None
+    class_names: tuple[str, ...] | None = None
+    root: str | None = None
 
     @property
     def streaming(self) -> bool:
@@ -48,9 +65,13 @@ class Source:
     def labels(self) -> list[int]:
         """Return the class of every image, in order.
 
+        Returns:
+            Numbers from 0; -1 for an image without a label. Names are numbered in the order of
+            `class_names`.
+
         Raises:
-            ValueError: If the source is a stream, or has no label column, or has labels that are
-                not whole numbers from 0.
+            ValueError: If the source is a stream, has no label column, or has labels that are
+                neither names nor whole numbers.
         """
         if self.streaming:
             raise ValueError("labels need a map-style source; load it without streaming")
@@ -59,14 +80,31 @@ class Source:
                 f"the data set has no label column among {self.dataset.column_names}: "
                 "name one with label_column"
             )
-        labels = self.dataset[self.label_column][:]
-        wrong = [label for label in labels if not isinstance(label, int) or label < 0]
-        if wrong:
-            raise ValueError(
-                f"label column {self.label_column!r} holds {wrong[0]!r}; classes are whole numbers "
-                "from 0"
+        return number_classes(
+            self.dataset[self.label_column][:], self.class_names, self.label_column
+        )
+
+    def paths(self) -> list[str | None]:
+        """Return the path of every image, relative to `root`, in order; None for one without.
+
+        Raises:
+            ValueError: If the source is a stream.
+        """
+        import pyarrow
+        import pyarrow.compute
+
+        if self.streaming:
+            raise ValueError("paths need a map-style source; load it without streaming")
+        paths: list[str | None] = []
+        for rows in self.dataset.with_format("arrow").iter(_ROWS):
+            column = rows[self.image_column]
+            if pyarrow.types.is_struct(column.type):  # leaves the bytes where they are
+                column = pyarrow.compute.struct_field(column, "path")
+            found = (
+                column.to_pylist() if pyarrow.types.is_string(column.type) else [None] * len(rows)
             )
-        return labels
+            paths += [None if path is None else shown(path, self.root) for path in found]
+        return paths
 
     def digest(self, *, read: bool = True) -> str | None:
         """Return a digest of the images; see `effssl.data._digest.digest_images`.
@@ -88,7 +126,7 @@ class Source:
 
 
 def load_source(
-    dataset: str = SAMPLE,
+    dataset: Images = SAMPLE,
     split: str = "train",
     *,
     in_chans: int = 3,
@@ -98,25 +136,35 @@ def load_source(
 ) -> Source:
     """Open a data set of images. Only the first one is decoded, as a check.
 
+    Every file below a folder that can be decoded by its suffix is an image, links are followed, and
+    hidden files are not read. If every image lies below top-level folders called train, training,
+    val, valid, validation, dev, test or testing, these are the splits. Within a split, if every
+    image lies in a folder and there are several, the first folder below the split is its class.
+    One line in the log says what was read and what was left, and images that are not read are
+    named.
+
     Args:
         dataset: One of
 
             - ``fashion-mnist-sample``: 10,000 training and 2,000 test images that come with the
               package;
-            - a folder of images, whose class subfolders become labels;
-            - a folder of .npy files, one image each, with any number of channels; class subfolders
-              become labels, and subfolders such as train and test become splits;
-            - a .parquet file, a .tar file in webdataset format, or a folder of either;
+            - a folder or pattern of images, such as ``photos/**/*.jpg``, or of .npy files, one
+              image each, with any number of channels. metadata.csv, .jsonl or .parquet with a
+              column ``file_name`` gives labels and other columns;
+            - an archive of images, or a folder of archives: .zip, .tar.gz and its like;
+            - a .parquet file, a .tar file in webdataset format, a folder or pattern of either;
+            - a .csv or .jsonl file with a column of paths, relative to the file's folder;
             - a folder written by ``save_to_disk``;
-            - a pattern of images, .npy, .parquet or .tar files, such as ``shards/*.parquet`` or
-              ``photos/**/*.jpg``, which form the split train;
-            - a Hub id such as ``uoft-cs/cifar10``.
+            - a Hub id such as ``uoft-cs/cifar10``;
+            - a ``datasets.Dataset``, ``DatasetDict`` or ``IterableDataset``, or a list of paths,
+              PIL images or arrays, which have no labels and form the split train.
         split: ``train``, ``test`` or any split expression of ``datasets``, such as ``train[:10%]``.
         in_chans: Channels to decode to: 1 (gray), 3 (RGB) or 4 (RGBA) for image files; for arrays,
             the number that they have.
-        image_column: Column with the images; found by its type if None. A column of nested lists
-            must be named.
-        label_column: Column with integer labels; found by its type, then by its name, if None.
+        image_column: Column with the images; found by its type if None, then by the paths in it. A
+            column of nested lists must be named.
+        label_column: Column with labels, names or whole numbers; found by its type, then by its
+            name, if None.
         streaming: Read rows in order as they are needed, without preparing or downloading the
             whole data set; ``split`` must then be a whole split.
 
@@ -124,32 +172,50 @@ def load_source(
         FileNotFoundError: If there is no data set of that name.
         ValueError: If the split or a column does not exist, there are no images, they do not have
             ``in_chans`` channels, or a stream is to be sliced.
+        TypeError: If an object is no data set.
     """
-    with _named_errors(dataset, split):
-        rows, count = read(dataset, split, streaming)
+    from datasets import IterableDataset
+
+    named = _name(dataset)
+    with _named_errors(named, split):
+        rows, count, root = read(dataset, split, streaming)
     if count == 0:
-        raise ValueError(f"data set {dataset!r}, split {split!r}, is empty")
+        raise ValueError(f"data set {named}, split {split!r}, is empty")
     if rows.features is None:  # a stream of unknown columns; nothing public looks at its first rows
         rows = rows._resolve_features()
+    if root is not None:
+        paths = find_path_column(rows, image_column)
+        if paths is not None and (image_column or not has_images(rows.features)):
+            rows, image_column = images_at_paths(rows, paths, root), paths
     image_column = find_image_column(rows.features, image_column)
     label_column = find_label_column(rows.features, label_column)
     rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
-    rows = undecoded(rows, image_column, streaming)
-    with _named_errors(dataset, split):
+    names = None
+    if label_column is not None and not isinstance(rows, IterableDataset):
+        names = class_names(rows, label_column)
+    rows = undecoded(rows, image_column, isinstance(rows, IterableDataset))
+    with _named_errors(named, split):
         first = list(rows.take(1))
     if not first:
-        raise ValueError(f"data set {dataset!r}, split {split!r}, is empty")
+        raise ValueError(f"data set {named}, split {split!r}, is empty")
     try:
         decode_image(first[0][image_column], in_chans)
     except WrongChannels as error:
-        raise ValueError(f"data set {dataset!r}: {error}") from error
+        raise ValueError(f"data set {named}: {error}") from error
     except BrokenImage:
         pass  # may be one of many; readers of all images decide how many may be broken
-    return Source(rows, image_column, label_column, in_chans, count)
+    return Source(rows, image_column, label_column, in_chans, count, names, root)
+
+
+def _name(dataset: Images) -> str:
+    """Return a data set's name for messages."""
+    if isinstance(dataset, str | os.PathLike):
+        return repr(os.fspath(dataset))
+    return f"of type {type(dataset).__name__}"
 
 
 @contextmanager
-def _named_errors(dataset: str, split: str) -> Iterator[None]:
+def _named_errors(named: str, split: str) -> Iterator[None]:
     """Raise errors of ``datasets`` as ours, in one line that names the data set."""
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import (
@@ -162,19 +228,19 @@ def _named_errors(dataset: str, split: str) -> Iterator[None]:
         yield
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
-            f"no data set {dataset!r}: no such file or folder here, and the Hub says: {error}"
+            f"no data set {named}: no such file or folder here, and the Hub says: {error}"
         ) from error
     except ConnectionError as error:
         raise FileNotFoundError(
-            f"no data set {dataset!r}: no such file or folder here, and the Hub cannot be reached"
+            f"no data set {named}: no such file or folder here, and the Hub cannot be reached"
         ) from error
     except (DataFilesNotFoundError, EmptyDatasetError) as error:
-        raise FileNotFoundError(f"no images or parquet files in {dataset!r}: {error}") from error
+        raise FileNotFoundError(f"no images or parquet files in {named}: {error}") from error
     except (ValueError, TarError) as error:
-        raise ValueError(f"data set {dataset!r}, split {split!r}: {error}") from error
+        raise ValueError(f"data set {named}, split {split!r}: {error}") from error
     except DatasetGenerationError as error:  # its own text says nothing
         raise ValueError(
-            f"data set {dataset!r}, split {split!r}: {error.__cause__ or error}"
+            f"data set {named}, split {split!r}: {error.__cause__ or error}"
         ) from error
     except IndexError as error:  # datasets raises it for a save_to_disk folder without rows
-        raise ValueError(f"data set {dataset!r}, split {split!r}, is empty") from error
+        raise ValueError(f"data set {named}, split {split!r}, is empty") from error

@@ -151,13 +151,10 @@ def test_a_folder_named_like_a_reader_of_datasets_is_that_folder(tmp_path, monke
         load_source("imagefolder")
 
 
-def _with(dataset, read_labels=False, **columns):
+def _with(dataset, **columns):
     with tempfile.TemporaryDirectory() as folder:
         dataset.save_to_disk(f"{folder}/data")
-        source = load_source(f"{folder}/data", **columns)
-        if read_labels:
-            source.labels()
-        return source
+        return load_source(f"{folder}/data", **columns)
 
 
 def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
@@ -175,10 +172,26 @@ def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
     rows().remove_columns("label").save_to_disk(tmp_path / "unlabelled")
     with pytest.raises(ValueError, match="no label column among"):
         load_source(str(tmp_path / "unlabelled")).labels()
-    for labels in (["cat", "dog"], [0, -1], [0, None]):
+    for labels, said in (([0.5, 1.5], "0.5; a class is a name or"), ([[0], [1, 2]], "lists")):
         data = rows(2).remove_columns("label").add_column("label", labels)
-        with pytest.raises(ValueError, match="'label' holds .*; classes are whole numbers from 0"):
-            _with(data, label_column="label", read_labels=True)
+        with pytest.raises(ValueError, match=f"'label' holds {said}"):
+            load_source(data, label_column="label").labels()
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "names"),
+    [
+        (["dog", "cat", "dog"], [1, 0, 1], ("cat", "dog")),
+        (["10", "9", None], [1, 0, -1], ("9", "10")),
+        ([0.0, 2.0, float("nan")], [0, 2, -1], None),
+        ([3, -1, None], [3, -1, -1], None),
+        ([True, False, True], [1, 0, 1], None),
+    ],
+)
+def test_labels_of_any_kind_are_numbered(labels, numbers, names):
+    data = rows(3).remove_columns("label").add_column("label", labels)
+    source = load_source(data)
+    assert (source.labels(), source.class_names) == (numbers, names)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "no such thing"])
@@ -194,11 +207,13 @@ def test_a_hub_id_that_cannot_be_reached_says_so():
 
 def test_a_folder_without_images_and_a_file_that_is_no_parquet_are_refused(tmp_path):
     (tmp_path / "notes").mkdir()
-    with pytest.raises(FileNotFoundError, match="no images or parquet files in"):
+    with pytest.raises(FileNotFoundError, match="no images, archives.*there is nothing"):
         load_source(str(tmp_path / "notes"))
-    (tmp_path / "photo.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="must be .parquet or .tar"):
-        load_source(str(tmp_path / "photo.png"))
+    (tmp_path / "notes" / "a.doc").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="no images, archives.*there are 1 .doc"):
+        load_source(str(tmp_path / "notes"))
+    with pytest.raises(ValueError, match="these are .doc files: a file or a pattern must give"):
+        load_source(str(tmp_path / "notes" / "a.doc"))
 
 
 def test_a_stream_has_no_slices(tmp_path):
@@ -220,8 +235,8 @@ def test_patterns_that_match_nothing_or_other_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'.*/\*.tar': no file matches that pattern"):
         load_source(f"{tmp_path}/*.tar")
     (tmp_path / "a.txt").write_text("text")
-    (tmp_path / "b.png").write_bytes(png(noise(1, 8, 9, 3)[0].T))
-    with pytest.raises(ValueError, match="these are .png, .txt files; a pattern must give"):
+    (tmp_path / "b.md").write_text("text")
+    with pytest.raises(ValueError, match="these are .md, .txt files: a file or a pattern must"):
         load_source(f"{tmp_path}/*")
 
 

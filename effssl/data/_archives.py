@@ -1,0 +1,115 @@
+"""Archives of images, read in place; a compressed tar is copied once, to be read in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub.constants import HF_HOME
+from tqdm import tqdm
+
+from effssl.data._folders import suffix_of
+from effssl.data._suffixes import image_suffixes
+
+logger = logging.getLogger(__name__)
+
+_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+SUFFIXES = (".zip", *_TARS)
+"""Endings of the names of archives, in lower case."""
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file is an archive of images by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def stem_of(name: str) -> str:
+    """Return the name of an archive without its ending."""
+    ending = next(ending for ending in SUFFIXES if name.lower().endswith(ending))
+    return name[: -len(ending)]
+
+
+def as_zip(archive: str) -> tuple[str, list[str]]:
+    """Return a zip archive with the files of an archive, and their names.
+
+    Args:
+        archive: Absolute path. A zip is returned as it is. A compressed tar can only be read from
+            front to back: its images are copied, still encoded, to a zip under HF_HOME.
+
+    Raises:
+        ValueError: If it is damaged.
+        OSError: If it cannot be read, or the copy cannot be written.
+    """
+    try:
+        if archive.lower().endswith(_TARS):
+            archive = str(_copied(archive))
+        with zipfile.ZipFile(archive) as opened:
+            return archive, [info.filename for info in opened.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{archive} is damaged: {error}") from error
+
+
+def without_common_folder(names: list[str], stem: str) -> tuple[str, list[str]]:
+    """Take the folder that holds everything out of the names of files in an archive.
+
+    Most programs put a folder into an archive of the same name. A folder that is called like a
+    split and unlike the archive stays.
+
+    Returns:
+        What was taken out, such as ``photos/``, and the rest of the names.
+    """
+    from effssl.data._layout import SPLITS
+
+    tops = {name.partition("/")[0] if "/" in name else "" for name in names}
+    (top,) = tops if len(tops) == 1 else ("",)
+    if not top or (top.lower() in SPLITS and top.lower() != stem.lower()):
+        return "", names
+    return f"{top}/", [name[len(top) + 1 :] for name in names]
+
+
+def _copied(archive: str) -> Path:
+    status = os.stat(archive)
+    key = json.dumps([os.path.basename(archive), status.st_size, status.st_mtime_ns])
+    folder = Path(HF_HOME) / "effssl" / "archives"
+    folder.mkdir(parents=True, exist_ok=True)
+    copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            partial = copy.with_suffix(".partial")  # under the lock no other process writes it
+            _copy(archive, partial)
+            # the time is part of what images are recognized by, so that a new copy is the same
+            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
+            os.replace(partial, copy)
+    return copy
+
+
+def _copy(archive: str, copy: Path) -> None:
+    """Copy the images of a tar to a zip without compressing them again."""
+    logger.info("copying the images of %s to %s, to read them in any order", archive, copy.parent)
+    with (
+        tarfile.open(archive) as source,
+        zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,
+        tqdm(desc="copy", unit="image", disable=not sys.stderr.isatty()) as bar,
+    ):
+        for member in source:
+            name = member.name.removeprefix("./")
+            if member.isdir() or suffix_of(name) not in image_suffixes():
+                continue
+            try:
+                content = source.extractfile(member)
+            except KeyError:  # a link to what the archive lacks
+                content = None
+            if content is None:
+                logger.warning("%s: %s is left: it is no regular file", archive, name)
+                continue
+            with content, target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
+                shutil.copyfileobj(content, file)
+            bar.update()

@@ -1,0 +1,88 @@
+"""The label column of a data set, and labels of any kind as classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+UNLABELED = -1
+_NAMES = ("label", "labels", "class", "target", "fine_label", "cls")
+
+
+def find_label_column(features: Features, name: str | None) -> str | None:
+    """Return the column named, or else one found by its type, then by a usual name.
+
+    Raises:
+        ValueError: If the column named does not exist.
+    """
+    from datasets import ClassLabel
+
+    if name is not None:
+        if name not in features:
+            raise ValueError(f"label_column {name!r} is not among the columns {list(features)}")
+        return name
+    classes = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+    named = [column for column in _NAMES if column in features]
+    return next(iter(classes if len(classes) == 1 else named), None)
+
+
+def class_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Return the names of the classes of a column, in the order of their numbers, or None.
+
+    Text is sorted; if all of it is whole numbers, by their value.
+    """
+    from datasets import ClassLabel, Value
+
+    kind = rows.features[column]
+    if isinstance(kind, ClassLabel):
+        return tuple(kind.names) if kind.names else None
+    if kind not in (Value("string"), Value("large_string")):
+        return None
+    names = set(rows[column][:]) - {None}
+    return tuple(sorted(names, key=int if all(map(_is_whole, names)) else None))
+
+
+def number_classes(values: Iterable[object], names: Sequence[str] | None, column: str) -> list[int]:
+    """Return the class of every value: a whole number from 0, or -1 for one without a label.
+
+    Args:
+        values: Names, whole numbers, or None. A negative number or NaN is no label either.
+        names: All names, in the order of their numbers.
+        column: Name of the column, for errors.
+
+    Raises:
+        ValueError: If a value is anything else.
+    """
+    number = {name: i for i, name in enumerate(names or ())}
+    return [_class(value, number, column) for value in values]
+
+
+def _class(value: object, number: dict[str, int], column: str) -> int:
+    if value is None:
+        return UNLABELED
+    if isinstance(value, str) and value in number:
+        return number[value]
+    if isinstance(value, float):
+        if math.isnan(value):
+            return UNLABELED
+        if value.is_integer():
+            value = int(value)
+    if isinstance(value, int):
+        return max(value, UNLABELED)
+    if isinstance(value, list):
+        raise ValueError(
+            f"label column {column!r} holds lists such as {value!r}: images of several classes can "
+            "be pretrained on, and measured by the protocol spectrum; knn, linear and finetune "
+            "need a column with one class an image: name it with label_column"
+        )
+    raise ValueError(
+        f"label column {column!r} holds {value!r}; a class is a name or a whole number from 0"
+    )
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()

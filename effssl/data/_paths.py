@@ -1,0 +1,155 @@
+"""Paths of images as cells hold them: plain, or a URL where a name is no text or in an archive.
+
+A cell holds text, and so does a log. A plain path is its own cell. A path that is not UTF-8, or
+that reads like a URL, becomes ``file:///folder/caf%E9.png``, and a file in an archive
+``zip+file:///folder/photos.zip#cat/1.png``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import zipfile
+from functools import lru_cache
+from typing import BinaryIO
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_FILE, _MEMBER = "file://", "zip+file://"
+
+
+def file_cell(path: str) -> str:
+    """Return the cell of a file.
+
+    Args:
+        path: Absolute path, with undecodable bytes as surrogates, as `os.fsdecode` gives it.
+    """
+    if "://" not in path and "::" not in path and path.isprintable():
+        return path
+    return _FILE + _quote(path)
+
+
+def member_cell(archive: str, member: str) -> str:
+    """Return the cell of a file in a zip archive.
+
+    Args:
+        archive: Absolute path of the archive, as for `file_cell`.
+        member: Name of the file in the archive.
+    """
+    return f"{_MEMBER}{_quote(archive)}#{_quote(member)}"
+
+
+def is_url(cell: str) -> bool:
+    """Return whether a cell is neither a path nor one of the URLs of this module."""
+    return "://" in cell and not cell.startswith((_FILE, _MEMBER))
+
+
+def file_of(cell: str) -> str:
+    """Return the path of the file that a cell names, or of the archive that holds it."""
+    if cell.startswith((_FILE, _MEMBER)):
+        return _unquote(cell.partition("://")[2].partition("#")[0])
+    # as datasets names files in archives: zip://photo.png::archive.zip
+    return cell.rpartition("::")[2] if "://" in cell else cell
+
+
+def member_of(cell: str) -> str | None:
+    """Return the name that a file has in its archive, or None if it is in none."""
+    if cell.startswith(_MEMBER):
+        return _unquote(cell.partition("#")[2])
+    return cell.rpartition("::")[0] if is_url(cell) and "::" in cell else None
+
+
+def shown(cell: str, root: str | None = None) -> str:
+    r"""Return the path of a cell as text for people.
+
+    Args:
+        cell: Cell of `file_cell` or `member_cell`, or any other path.
+        root: Folder to leave out at the beginning.
+
+    Returns:
+        Path with ``/`` between an archive and the names in it. Bytes that are not UTF-8 and
+        characters that cannot be printed are escaped, such as ``caf\xe9.png``.
+    """
+    if is_url(cell):
+        return cell
+    path = file_of(cell)
+    if cell.startswith(_MEMBER):
+        path = f"{path}/{member_of(cell)}"
+    if root is not None and path.startswith(os.path.join(root, "")):
+        path = path[len(os.path.join(root, "")) :]
+    return printable(path)
+
+
+def printable(name: str) -> str:
+    """Return a file name with bytes that are not UTF-8 and control characters escaped."""
+    if name.isprintable():
+        return name
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def open_cell(cell: str) -> BinaryIO:
+    """Open the file of a cell, wherever it lies.
+
+    Raises:
+        OSError: If there is no such file.
+        KeyError: If the archive has no such member.
+    """
+    if cell.startswith(_MEMBER):
+        return io.BytesIO(_archive(file_of(cell)).read(member_of(cell)))
+    if not is_url(cell):
+        return open(file_of(cell), "rb")
+    # as datasets.Image opens them: hf://, https://, zip://photo.png::archive.zip; not public
+    from datasets.utils.file_utils import xopen
+
+    return xopen(cell, "rb")
+
+
+def _quote(path: str) -> str:
+    return quote_from_bytes(os.fsencode(path))
+
+
+def _unquote(text: str) -> str:
+    return os.fsdecode(unquote_to_bytes(text))
+
+
+@lru_cache(maxsize=32)
+def _archive(path: str) -> zipfile.ZipFile:
+    return zipfile.ZipFile(_ForkSafeFile(path))
+
+
+class _ForkSafeFile(io.RawIOBase):
+    """File with a position of its own in each process; forked workers share that of the system."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115  closed with this object
+        self._size, self._position = os.fstat(self._file.fileno()).st_size, 0
+        self._lock = threading.Lock()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            count = os.preadv(self._file.fileno(), [buffer], self._position)
+        else:  # systems without it do not fork workers either
+            with self._lock:
+                self._file.seek(self._position)
+                count = self._file.readinto(buffer)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
