@@ -92,22 +92,30 @@ def images_at_paths(
         column: Column of paths, absolute or relative to ``root``.
         root: Absolute path of a folder.
     """
-    from datasets import Features, Image
+    import pyarrow
+    from datasets import Dataset, DatasetInfo, Features, Image
 
     features = Features(rows.features | {column: Image(decode=False)})
-    convert = partial(_as_cells, column=column, root=root)
     if not hasattr(rows, "data"):  # a stream
+        convert = partial(_batch_at_paths, column=column, root=root)
         return rows.map(convert, batched=True, features=features)
-    return rows.map(convert, batched=True, features=features, keep_in_memory=True)
+    table = rows.with_format("arrow")[:]
+    cells = pyarrow.array(
+        _cells(table[column].to_pylist(), root), features.arrow_schema.field(column).type
+    )
+    table = table.set_column(table.column_names.index(column), column, cells)
+    return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
 
 
-def _as_cells(rows: dict, column: str, root: str) -> dict:
-    paths = [None if path is None else os.path.join(root, path) for path in rows[column]]
-    return {
-        column: [
-            {"bytes": None, "path": None if path is None else file_cell(path)} for path in paths
-        ]
-    }
+def _batch_at_paths(rows: dict, column: str, root: str) -> dict:
+    return {column: _cells(rows[column], root)}
+
+
+def _cells(paths: list[str | None], root: str) -> list[dict | None]:
+    return [
+        None if path is None else {"bytes": None, "path": file_cell(os.path.join(root, path))}
+        for path in paths
+    ]
 
 
 def undecoded(

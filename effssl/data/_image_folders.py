@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 8  # suffixes or classes that the line names
+_MOST_NAMED = 8  # suffixes that the line names
 
 
 @dataclass
@@ -45,14 +45,16 @@ class ImageFolder:
 
     def log(self, split: str) -> None:
         """Log what was read for a split expression and what was left, and name what was lost."""
-        counts = [f"{name} {len(rows):,}" for name, rows in self.rows.items()]
-        parts = [f"{sum(len(rows) for rows in self.rows.values()):,} images"]
-        parts.append(f"{len(self.classes):,} classes" if self.classes else "no classes")
-        parts.append(f"splits {', '.join(counts)}" if len(counts) > 1 else f"split {counts[0]}")
-        left = _left(self.listing.others)
-        logger.info(
-            "%s, read %s: %s%s", self.name, split, "; ".join(parts), left and f"; left: {left}"
-        )
+        images = sum(len(rows) for rows in self.rows.values())
+        classes = f"{len(self.classes):,} classes" if self.classes else "no classes"
+        parts = [f"{images:,} images", classes]
+        if self.rows.keys() != {"train"}:
+            parts.append("splits " + ", ".join(f"{n} {len(r):,}" for n, r in self.rows.items()))
+        if split != "train" or len(self.rows) > 1:
+            parts.append(f"reading {split}")
+        if self.listing.others:
+            parts.append(f"left {_left(self.listing.others)}")
+        logger.info("%s: %s", self.name, "; ".join(parts))
         for message in self.listing.left:
             logger.warning("%s: left %s", self.name, message)
 

@@ -183,13 +183,14 @@ def load_source(
         raise ValueError(f"data set {named}, split {split!r}, is empty")
     if rows.features is None:  # a stream of unknown columns; nothing public looks at its first rows
         rows = rows._resolve_features()
-    if root is not None:
+    paths = None
+    if root is not None and (image_column or not has_images(rows.features)):
         paths = find_path_column(rows, image_column)
-        if paths is not None and (image_column or not has_images(rows.features)):
-            rows, image_column = images_at_paths(rows, paths, root), paths
-    image_column = find_image_column(rows.features, image_column)
+    image_column = paths or find_image_column(rows.features, image_column)
     label_column = find_label_column(rows.features, label_column)
     rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
+    if paths is not None:
+        rows = images_at_paths(rows, paths, root)
     names = None
     if label_column is not None and not isinstance(rows, IterableDataset):
         names = class_names(rows, label_column)
