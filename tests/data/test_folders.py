@@ -261,17 +261,20 @@ def test_a_fifo_is_named_and_not_waited_for(tmp_path, caplog):
 
 
 def test_folders_may_be_nested_more_deeply_than_python_calls(tmp_path):
-    deep = "/".join("d" * 1 for _ in range(1500))
-    here = os.getcwd()
+    here, depth = os.getcwd(), 1500
     os.chdir(tmp_path)
     try:
-        for _ in range(1500):
+        for _ in range(depth):
             os.mkdir("d")
             os.chdir("d")
         Path("x.png").write_bytes(png())
-    finally:
+        assert list_folder(str(tmp_path)).images == ["d/" * depth + "x.png"]
+    finally:  # pytest's own removal is recursive
+        os.remove("x.png")
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
         os.chdir(here)
-    assert list_folder(str(tmp_path)).images == [f"{deep}/x.png"]
 
 
 # metadata
