@@ -58,9 +58,9 @@ class PretrainConfig:
 
     dataset: str = setting("fashion-mnist-sample", published="if public")
     """The packaged sample; a folder, pattern or archive of images or .npy files; parquet, .tar or
-    .csv files; or a Hub id. In a folder every file that can be decoded by its suffix is an image, top
-    folders that are all called train, val, test or the like are splits, and the first folder below is
-    the class, if every image has one."""
+    .csv files; or a Hub id. In a folder, every file that can be decoded by its suffix is an image;
+    top folders that are all called train, val, test or the like are splits; the first folder below
+    is the class, if every image has one."""
     split: str = setting("train")
     """Split of the data set to train on."""
     image_column: str | None = setting(None)
