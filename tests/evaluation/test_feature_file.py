@@ -24,6 +24,7 @@ from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile
 
 IMAGES = 70
+DATA = "fashion-mnist-sample"
 
 
 def net(seed=0):
@@ -32,10 +33,12 @@ def net(seed=0):
 
 
 def images(count=IMAGES):
-    return load_source(split=f"train[:{count}]", in_chans=1)
+    return load_source(DATA, f"train[:{count}]", in_chans=1)
 
 
 def extract_with_cache(cache, *arguments):
+    global DATA
+    DATA = str(Path(effssl.data.__file__).parent / "sample" / "train.parquet")
     datasets.config.HF_DATASETS_CACHE = cache["HF_DATASETS_CACHE"]
     return extract(*arguments)
 
