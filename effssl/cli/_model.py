@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from effssl.training.config import PretrainConfig
+from effssl.training.config import IN_MEMORY, PretrainConfig
 
 if TYPE_CHECKING:
     from effssl.model import SSLModel
@@ -39,7 +38,7 @@ def load_model(
     # a run folder knows where the images of this machine are, a published folder does not
     run = folder.parent / "config.json"
     if folder.name == "model" and run.is_file():
-        return folder, encoder, dataclasses.asdict(PretrainConfig.load(run))
+        return folder, encoder, PretrainConfig.load(run).values()
     trained = dict.fromkeys(("dataset", "image_column")) | read_training(folder).get("config", {})
     # anybody may have written it: it must not name files of this machine
     if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
@@ -59,6 +58,8 @@ def images_of(
         return dataset, image_column
     if trained["dataset"] is None:
         raise ValueError(f"{model} does not name public images: give --dataset")
+    if trained["dataset"] == IN_MEMORY:
+        raise ValueError(f"{model} was trained on objects in memory: give --dataset")
     return trained["dataset"], image_column or trained["image_column"]
 
 

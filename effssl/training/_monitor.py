@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -44,7 +43,7 @@ def start_tracker(
         "trackio": {"name": f"{name}-{tracker_id[:6]}", "resume": "allow"},
         "wandb": {"name": name, "id": tracker_id, "resume": "allow", "dir": config.run_folder},
     }
-    flat = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    flat = {k: v for k, v in config.values().items() if v is not None}
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import platform
 import shlex
@@ -45,7 +44,7 @@ def training_record(
     for name in if_public - private:
         flags += ["--" + name, getattr(config, name)]
     return {
-        "config": dataclasses.asdict(config) | dict.fromkeys(private),
+        "config": config.values() | dict.fromkeys(private),
         "command": shlex.join(["effssl", "pretrain", *flags]),
         "images": images,
         "step": step,

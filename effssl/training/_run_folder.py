@@ -31,7 +31,7 @@ def check_run_folder(config: PretrainConfig) -> None:
     # what a kill leaves of a first config.json does not count
     if not folder.exists() or all(path.suffix == PARTIAL for path in folder.iterdir()):
         return
-    now = dataclasses.asdict(config)
+    now = config.values()
     try:
         before = json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, ValueError):

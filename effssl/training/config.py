@@ -10,13 +10,21 @@ import json
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from effssl.atomic import write_json
 from effssl.hints import did_you_mean
 from effssl.loss_specs import LossName
 from effssl.naming import ModelName
 from effssl.training._fields import check_field, names_where, setting
+
+if TYPE_CHECKING:
+    from effssl.data.sources import Images
+else:
+    Images = str  # what a flag or a configuration file can say
+
+IN_MEMORY = "(objects in memory)"
+"""What a configuration file says of a data set that was given as an object."""
 
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
@@ -29,7 +37,8 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 class PretrainConfig:
     """Pretrain a backbone on images without labels.
 
-    Each field is a flag of ``effssl pretrain`` and of ``examples/pretrain.py``.
+    Each field is a flag of ``effssl pretrain`` and of ``examples/pretrain.py``. In Python,
+    ``dataset`` also takes a path, a ``datasets.Dataset``, or a list of paths, PIL images or arrays.
 
     Raises:
         ValueError: If a value has the wrong type or is out of bounds.
@@ -56,7 +65,7 @@ class PretrainConfig:
     multiview: MultiViewForm = setting("pairs")
     """How bt compares more than two views: every pair, or each view with the mean of the others."""
 
-    dataset: str = setting("fashion-mnist-sample", published="if public")
+    dataset: Images = setting("fashion-mnist-sample", published="if public")
     """The packaged sample; a folder, pattern or archive of images or .npy files; parquet, .tar or
     .csv files; or a Hub id. In a folder, every file that can be decoded by its suffix is an image;
     top folders that are all called train, val, test or the like are splits; the first folder below
@@ -141,7 +150,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
+        if isinstance(self.dataset, os.PathLike):
+            object.__setattr__(self, "dataset", os.fspath(self.dataset))
         for field in dataclasses.fields(self):
+            if field.name == "dataset" and not isinstance(self.dataset, str):
+                continue  # an object, which load_source checks
             check_field(field, hints[field.name], getattr(self, field.name))
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
@@ -152,9 +165,9 @@ class PretrainConfig:
         Args:
             without: Names of fields to leave out.
         """
-        flags = []
+        flags, values = [], self.values()
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value = values[field.name]
             if value != field.default and field.name not in without:
                 flags.append("--" + field.name.replace("_", "-"))
                 flags += [] if value is True else [str(value)]
@@ -193,7 +206,14 @@ class PretrainConfig:
         """Write the file that `load` reads; resume and overwrite are reset to their defaults."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         of_one_launch = {name: defaults[name] for name in names_where(self, "saved", False)}
-        write_json(file, dataclasses.asdict(self) | of_one_launch)
+        write_json(file, self.values() | of_one_launch)
+
+    def values(self) -> dict[str, Any]:
+        """Return the values of all fields, with a word in place of a data set in memory."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not isinstance(self.dataset, str):
+            values["dataset"] = IN_MEMORY
+        return values
 
     @property
     def name(self) -> str:

@@ -360,3 +360,34 @@ def test_the_memory_of_a_stream_does_not_grow_with_the_data(tmp_path, train):
         for data in (small, large)
     ]
     assert peaks[1] - peaks[0] < 20, peaks
+
+
+@pytest.mark.parametrize("kind", ["dataset", "paths", "pictures", "arrays", "path"])
+def test_objects_are_a_data_set(tmp_path, kind):
+    files = [tmp_path / "images" / f"{i:02}.png" for i in range(40)]
+    files[0].parent.mkdir()
+    pictures = [PILImage.fromarray(pixels) for pixels in noise(40, 40, 40, 3)]
+    for file, picture in zip(files, pictures, strict=True):
+        picture.save(file)
+    data = {
+        "dataset": lambda: Dataset.from_dict({"image": pictures}),
+        "paths": lambda: files,
+        "pictures": lambda: pictures,
+        "arrays": lambda: np.stack([np.asarray(picture) for picture in pictures]),
+        "path": lambda: tmp_path / "images",
+    }[kind]()
+    run = {"output": str(tmp_path / "run"), "evaluate_every": 0}
+    effssl.pretrain(PretrainConfig(**TINY | {"dataset": data} | run))
+    effssl.pretrain(PretrainConfig(**TINY | {"dataset": data, "resume": True} | run))
+    again = {"output": str(tmp_path / "again"), "evaluate_every": 0}
+    folder = effssl.pretrain(PretrainConfig(**TINY | {"dataset": str(tmp_path / "images")} | again))
+    assert metrics(tmp_path / "run")[-1]["loss"] == metrics(tmp_path / "again")[-1]["loss"]
+    assert "in memory" not in (folder / "training.json").read_text()
+    said = PretrainConfig.load(tmp_path / "run" / "config.json").dataset
+    assert said == (str(data) if kind == "path" else "(objects in memory)")
+
+
+def test_what_is_no_data_set_is_named(tmp_path):
+    for wrong in (3, None, {"a": 1}, [b"bytes"]):
+        with pytest.raises(TypeError, match="is no data set|item 0 of the list"):
+            effssl.pretrain(PretrainConfig(**TINY | {"dataset": wrong, "output": str(tmp_path)}))
