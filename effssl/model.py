@@ -48,7 +48,18 @@ class SSLModel(nn.Module):
         """Width D of the projections; None without a projector."""
         return None if self.projector is None else self.projector[-1].out_features
 
-    def set_input(self, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Stored values that became black and white in training; None for those of 8 bits."""
+        return self.backbone.pretrained_cfg.get("value_range")
+
+    def set_input(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        value_range: tuple[float, float] | None = None,
+    ) -> None:
         """Record the input that the backbone is trained on, for transforms and saved folders.
 
         Facts about the weights that training started from, such as their tag, are dropped.
@@ -57,9 +68,11 @@ class SSLModel(nn.Module):
             size: Side of the square image in pixels.
             mean: Mean of each channel, for pixels scaled to [0, 1].
             std: Standard deviation of each channel, likewise.
+            value_range: Stored values that become 0 and 1; None for the full range of their type.
         """
         cfg = untrained_cfg(self.backbone.pretrained_cfg)
         cfg |= {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
+        cfg |= {} if value_range is None else {"value_range": value_range}
         self.backbone.pretrained_cfg = self.backbone.default_cfg = cfg
 
     def no_weight_decay(self) -> set[str]:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from effssl.data._pixels import convert_image, pil_mode
+from effssl.data._modes import convert_image
+from effssl.data._pixels import channels_first, eight_bits, pil_mode
 from effssl.device import to_device
 from effssl.model import SSLModel
 
@@ -21,11 +22,13 @@ class EvalTransform:
 
     Args:
         config: Result of ``timm.data.resolve_data_config``.
+        value_range: Stored values that become black and white; None for those of 8 bits.
     """
 
-    def __init__(self, config: dict) -> None:
+    def __init__(self, config: dict, value_range: tuple[float, float] | None = None) -> None:
         self.channels = config["input_size"][0]
         self.mean, self.std = (list(config[key]) for key in ("mean", "std"))
+        self.value_range = value_range
         self.resize_and_crop = timm.data.create_transform(
             **config, is_training=False, normalize=False
         )
@@ -33,15 +36,38 @@ class EvalTransform:
     def crop(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
         """Resize and crop an image.
 
+        With a value range, stored values are mapped first: those of a PIL image of any mode, and of
+        an array of any type but uint8, which is taken for the result of `decode_image`.
+
         Returns:
             Shape (C, S, S): uint8 for a PIL image, floats in [0, 1] for an array or tensor.
 
         Raises:
-            ValueError: If it is neither a PIL image nor uint8 pixels of the model's channels.
+            ValueError: If it is neither a PIL image nor pixels of the model's channels; without a
+                value range pixels must be uint8.
         """
         if isinstance(image, Image.Image):
-            return self.resize_and_crop(convert_image(image, pil_mode(self.channels)))
-        pixels = torch.as_tensor(image)
+            mode = pil_mode(self.channels)
+            return self.crop_pixels(convert_image(image, mode, self.value_range))
+        if self.value_range is None:
+            return self.crop_pixels(image)
+        stored = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+        if stored.dtype != np.uint8:
+            stored = eight_bits(channels_first(stored, self.channels), self.value_range)
+        return self.crop_pixels(stored)
+
+    def crop_pixels(self, pixels: Image.Image | np.ndarray | Tensor) -> Tensor:
+        """Resize and crop 8-bit pixels, as `decode_image` and `open_image` return them.
+
+        Returns:
+            Shape (C, S, S), as for `crop`.
+
+        Raises:
+            ValueError: If they are neither a PIL image nor uint8 pixels of the model's channels.
+        """
+        if isinstance(pixels, Image.Image):
+            return self.resize_and_crop(convert_image(pixels, pil_mode(self.channels)))
+        pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != self.channels:
             raise ValueError(
                 f"{pixels.dtype} pixels of shape {tuple(pixels.shape)}: a PIL image or uint8 "
@@ -64,7 +90,9 @@ class EvalTransform:
         return self.normalize(self.crop(image))
 
     def __repr__(self) -> str:
-        return f"EvalTransform({self.resize_and_crop}, {self.mean}, {self.std})"
+        how = f"{self.resize_and_crop}, {self.mean}, {self.std}"
+        how += "" if self.value_range is None else f", value_range={self.value_range}"
+        return f"EvalTransform({how})"
 
 
 def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None) -> EvalTransform:
@@ -77,10 +105,11 @@ def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None
     Returns:
         A function that maps a PIL image of any size and mode, or uint8 pixels (an array or tensor
         (C, H, W)), to a tensor (C, S, S). For a model whose channels are not 1, 3 or 4 it takes
-        pixels only. It raises ValueError for anything else.
+        pixels only. It raises ValueError for anything else. For a model that was trained with a
+        value range it maps stored values as the training did, and takes pixels of any type.
     """
     backbone = model.backbone if isinstance(model, SSLModel) else model
     config = timm.data.resolve_data_config(pretrained_cfg=backbone.pretrained_cfg)
     if img_size is not None:
         config["input_size"] = (config["input_size"][0], img_size, img_size)
-    return EvalTransform(config)
+    return EvalTransform(config, backbone.pretrained_cfg.get("value_range"))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from effssl.training.config import IN_MEMORY, PretrainConfig
+from effssl.training.config import IN_MEMORY, PretrainConfig, ValueRange
 
 if TYPE_CHECKING:
     from effssl.model import SSLModel
@@ -61,6 +61,20 @@ def images_of(
     if trained["dataset"] == IN_MEMORY:
         raise ValueError(f"{model} was trained on objects in memory: give --dataset")
     return trained["dataset"], image_column or trained["image_column"]
+
+
+def pixel_options(
+    encoder: SSLModel,
+    trained: dict[str, Any],
+    value_range: ValueRange | None,
+    max_pixels: int | None,
+) -> dict[str, Any]:
+    """Return how images are decoded, as options of `load_source`: as given, else as in training."""
+    limit = trained.get("max_pixels")
+    return {
+        "value_range": value_range or encoder.value_range,
+        "max_pixels": max_pixels or (limit if isinstance(limit, int) else None),
+    }
 
 
 def python_name(name: str, revision: str | None) -> str:

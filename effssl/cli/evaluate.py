@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from effssl.cli._model import Precision, images_of, is_main_process, load_model, python_name
+from effssl.cli._model import (
+    Precision,
+    images_of,
+    is_main_process,
+    load_model,
+    pixel_options,
+    python_name,
+)
+from effssl.training.config import ValueRange
 
 if TYPE_CHECKING:
     from effssl.data import Source
@@ -44,6 +52,10 @@ class Evaluate:
     """Column with the images; found by its type if None."""
     label_column: str | None = None
     """Column with integer classes; found by type and name if None."""
+    value_range: ValueRange | None = None
+    """Stored values that become black and white, or auto; those of the pretraining if None."""
+    max_pixels: int | None = None
+    """Most pixels of an image; that of the pretraining if None."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the random weights, of the held-out part of train, and of fine-tuning."""
     k: tuple[int, ...] | None = None
@@ -85,10 +97,11 @@ class Evaluate:
             "in_chans": encoder.backbone.pretrained_cfg["input_size"][0],
             "image_column": image_column,
             "label_column": self.label_column,
-        }
+        } | pixel_options(encoder, trained, self.value_range, self.max_pixels)
         train = None
         if self.protocols != ("spectrum",):
             train = load_source(dataset, self.train_split, **options)
+            options["value_range"] = train.value_range  # not found anew if it is auto
         test = load_source(dataset, self.test_split, **options)
         found = evaluate(
             encoder,

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from effssl.cli._model import Precision, images_of, is_main_process, load_model
-from effssl.training.config import Preset
+from effssl.cli._model import Precision, images_of, is_main_process, load_model, pixel_options
+from effssl.training.config import Preset, ValueRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Features:
     """Column with the images; found by its type if None."""
     label_column: str | None = None
     """Column with integer classes; found by type and name if None."""
+    value_range: ValueRange | None = None
+    """Stored values that become black and white, or auto; those of the pretraining if None."""
+    max_pixels: int | None = None
+    """Most pixels of an image; that of the pretraining if None."""
     views: int = 0
     """Random views of each image to average over; 0: the image itself."""
     preset: Preset | None = None
@@ -69,6 +73,7 @@ class Features:
             in_chans=channels,
             image_column=image_column,
             label_column=self.label_column,
+            **pixel_options(encoder, trained, self.value_range, self.max_pixels),
         )
         views = None
         if self.views:

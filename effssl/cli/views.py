@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from effssl.training.config import Preset
+from effssl.training.config import Preset, ValueRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Views:
     """Split of the data set."""
     image_column: str | None = None
     """Column with the images; found by its type if None."""
+    value_range: ValueRange | None = None
+    """Stored values that become black and white, or auto, as for pretrain."""
+    max_pixels: int | None = None
+    """Most pixels of an image, as for pretrain."""
     seed: int = 0
     """Seed of the views."""
 
@@ -48,7 +52,12 @@ class Views:
         if self.images < 1:
             raise ValueError(f"images must be 1 or more; got {self.images}")
         source = load_source(
-            self.dataset, self.split, in_chans=self.in_chans, image_column=self.image_column
+            self.dataset,
+            self.split,
+            in_chans=self.in_chans,
+            image_column=self.image_column,
+            value_range=self.value_range,
+            max_pixels=self.max_pixels,
         )
         step = max(1, source.num_images // self.images)
         rows = range(0, source.num_images, step)[: self.images]

@@ -25,12 +25,13 @@ from effssl.data._broken import check_broken
 from effssl.data._cached_images import CachedImages
 from effssl.data._decode import image_size
 from effssl.data._loader import DecodedImages
-from effssl.data._pixels import BrokenImage
+from effssl.data._pixels import BrokenImage, pixel_limit
+from effssl.data._suffixes import is_installed_now
 from effssl.data.sources import Source
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # increase it when decoding or the files of a cache folder change
+_FORMAT = 2  # increase it when decoding or the files of a cache folder change
 _BATCH = 64  # images a worker decodes at a time
 _SAMPLED = 256  # images whose size is read to estimate the bytes of all
 
@@ -66,7 +67,8 @@ def cache_images(
             if _is_too_large(source, short_side, caches, max_bytes):
                 return None  # had an earlier run made one, the digest would be known
             digest = source.digest()
-        key = json.dumps([_FORMAT, digest, source.in_chans, short_side])
+        how = [source.in_chans, short_side, source.value_range, pixel_limit(source.max_pixels)]
+        key = json.dumps([_FORMAT, digest, *how])
         folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
         with FileLock(f"{folder}.lock"):
             return _open(folder) or _make(source, short_side, folder, max_bytes, workers)
@@ -77,9 +79,10 @@ def cache_images(
 
 def _open(folder: Path) -> CachedImages | None:
     try:
-        return CachedImages(folder)
+        images = CachedImages(folder)
     except (OSError, ValueError, SafetensorError):  # missing, or damaged by a power cut
         return None
+    return None if any(map(is_installed_now, images.broken.values())) else images
 
 
 def _is_too_large(source: Source, short_side: int, caches: Path, max_bytes: float) -> bool:
@@ -124,7 +127,7 @@ def _estimate(source: Source, short_side: int) -> float:
     for row in range(0, rows, 1 + rows // _SAMPLED):
         value = source.dataset[row][source.image_column]
         try:
-            height, width = image_size(value, source.in_chans)
+            height, width = image_size(value, source.in_chans, source.max_pixels)
         except BrokenImage:
             continue
         scale = min(1.0, short_side / min(height, width))

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
@@ -15,21 +9,25 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Resampling, Transpose
 
-from effssl.data._paths import open_cell, shown
+from effssl.data._cells import OUR_FAULT, broken_if_it_fails, content_of, no_pil_warnings
+from effssl.data._cells import image_name as image_name
+from effssl.data._deep import deep_values
+from effssl.data._files import open_picture
+from effssl.data._modes import convert_image
 from effssl.data._pixels import (
+    PIL_MODES,
     BrokenImage,
+    WrongChannels,
     channels_first,
     check_size,
-    convert_image,
     eight_bits,
     pil_mode,
     shrink_array,
     shrunk_size,
 )
+from effssl.data._suffixes import has_tifffile
+from effssl.data._tiff import is_beyond_pillow, is_tiff, read_tiff, tiff_size
 
-# the process has run out of something, which says nothing about the image
-_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_NPY = b"\x93NUMPY"  # first bytes of an .npy file
 _EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 # ImageOps.exif_transpose also writes the metadata anew: it takes up to twice as long as decoding a
 # small image, and raises on damaged metadata whose orientation can be read
@@ -44,16 +42,7 @@ _TURNS = {
 }
 
 
-def image_name(value: object, place: str) -> str:
-    """Return a name for messages: ``photos/a.png (row 12)``, or the place alone.
-
-    A path is not enough: webdataset has none, and in some data sets all are the same.
-    """
-    path = value.get("path") if isinstance(value, dict) else value
-    return f"{shown(path)} ({place})" if isinstance(path, str) and path else place
-
-
-def image_size(value: object, in_chans: int) -> tuple[int, int]:
+def image_size(value: object, in_chans: int, max_pixels: int | None = None) -> tuple[int, int]:
     """Read the height and width in pixels from the header, before EXIF rotation.
 
     For an array, ``in_chans`` tells the channels from the sides, as in `open_image`.
@@ -61,8 +50,8 @@ def image_size(value: object, in_chans: int) -> tuple[int, int]:
     Raises:
         BrokenImage: If the header cannot be read, or the size is not that of an image.
     """
-    with _broken_if_it_fails(), _no_pil_warnings:
-        content = _content(value, header_only=True)
+    with broken_if_it_fails(), no_pil_warnings:
+        content = content_of(value, header_only=True)
         if isinstance(content, np.ndarray):
             shape = content.shape
             if len(shape) == 3:
@@ -72,12 +61,29 @@ def image_size(value: object, in_chans: int) -> tuple[int, int]:
             height, width = shape
         else:
             with content as file:
-                width, height = PIL.Image.open(file).size
-        check_size(height, width)
+                height, width = _file_size(file)
+        check_size(height, width, max_pixels)
     return height, width
 
 
-def decode_image(value: object, in_chans: int, short_side: int | None = None) -> np.ndarray:
+def _file_size(file: BinaryIO) -> tuple[int, int]:
+    try:
+        width, height = open_picture(file).size
+    except PIL.UnidentifiedImageError:
+        if not is_tiff(file):
+            raise
+        return tiff_size(file)
+    return height, width
+
+
+def decode_image(
+    value: object,
+    in_chans: int,
+    short_side: int | None = None,
+    *,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """Read one image like `open_image`, as an array.
 
     Returns:
@@ -87,7 +93,7 @@ def decode_image(value: object, in_chans: int, short_side: int | None = None) ->
         BrokenImage: If the image cannot be read.
         ValueError: If image files cannot have ``in_chans`` channels.
     """
-    image = open_image(value, in_chans, short_side)
+    image = open_image(value, in_chans, short_side, value_range=value_range, max_pixels=max_pixels)
     if isinstance(image, np.ndarray):
         return image
     # np.asarray of a Pillow image takes as long as decoding a small one
@@ -96,7 +102,12 @@ def decode_image(value: object, in_chans: int, short_side: int | None = None) ->
 
 
 def open_image(
-    value: object, in_chans: int, short_side: int | None = None
+    value: object,
+    in_chans: int,
+    short_side: int | None = None,
+    *,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
 ) -> PIL.Image.Image | np.ndarray:
     """Read one image in the channels asked for, upright and in 8 bits.
 
@@ -105,115 +116,162 @@ def open_image(
 
     An array must have the channels asked for, first or last (first if both fit). uint8 is kept,
     uint16 divided by 257, bool multiplied by 255, floats in [0, 1] multiplied by 255; other
-    integers must lie in 0..255.
+    integers must lie in 0..255. So must a TIFF file for other channels than 1, 3 and 4, which needs
+    the extra ``tiff``.
 
     Args:
         value: A cell of a source's image column: ``{"bytes": ..., "path": ...}``, the bytes or
             path of an image or .npy file (or a URL that ``datasets`` reads), or an array or
             nested list, (H, W), (C, H, W) or (H, W, C).
-        in_chans: Channels, C; 1 (gray), 3 (RGB) or 4 (RGBA) for image files, any for arrays.
+        in_chans: Channels, C; 1 (gray), 3 (RGB) or 4 (RGBA) for image files, any for arrays and
+            TIFF files.
         short_side: Most pixels of the shorter side. A larger image is shrunk, antialiased
             bilinear; a smaller one keeps its size.
+        value_range: Stored values that become 0 and 255, whatever the type of the image, 8 bits
+            included; values between are scaled linearly, and values beyond are clipped. NaN becomes
+            0. bool and transparency have no range.
+        max_pixels: Most pixels of an image; ``2 * PIL.Image.MAX_IMAGE_PIXELS`` if None.
 
     Returns:
-        A Pillow image in mode L, RGB or RGBA; for arrays uint8 pixels, (C, H, W).
+        A Pillow image in mode L, RGB or RGBA; for arrays, and TIFF files of other channels, uint8
+        pixels, (C, H, W).
 
     Raises:
-        BrokenImage: If the image cannot be read, has more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS``, a side of 0, or one more than 32 times the other.
+        BrokenImage: If the image cannot be read, has more than ``max_pixels`` pixels, a side of 0,
+            or one more than 32 times the other.
         ValueError: If image files cannot have ``in_chans`` channels.
     """
-    with _broken_if_it_fails():
-        content = _content(value)
+    with broken_if_it_fails():
+        content = content_of(value)
         if isinstance(content, np.ndarray):
-            return shrink_array(eight_bits(channels_first(content, in_chans)), short_side)
+            array = eight_bits(channels_first(content, in_chans, max_pixels), value_range)
+            return shrink_array(array, short_side)
+        if in_chans not in PIL_MODES and is_tiff(content):
+            array = eight_bits(read_tiff(content, in_chans, max_pixels), value_range)
+            return shrink_array(array, short_side)
     mode = pil_mode(in_chans)
-    with _broken_if_it_fails(), _no_pil_warnings:
-        return _read_file(content, mode, short_side)
-
-
-@contextmanager
-def _broken_if_it_fails() -> Iterator[None]:
-    try:
-        yield
-    except (BrokenImage, MemoryError):
-        raise
-    except PIL.UnidentifiedImageError as error:
-        raise BrokenImage("not an image of a known format") from error
-    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        if getattr(error, "errno", None) in _OUR_FAULT:
+    with broken_if_it_fails(), no_pil_warnings, content:
+        try:
+            return _read_picture(content, mode, short_side, value_range, max_pixels)
+        except (BrokenImage, MemoryError):
             raise
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BrokenImage(" ".join(reason.split())) from error
+        except Exception as error:
+            if not _may_tifffile_read(content, error):
+                raise
+            picture = _read_tiff_picture(content, mode, value_range, max_pixels, error)
+        shrunk = shrunk_size(picture.height, picture.width, short_side)
+        return picture if shrunk is None else picture.resize(shrunk[::-1], Resampling.BILINEAR)
 
 
-class _NoPilWarnings:
-    """Silence Pillow's warnings, mostly about bad metadata, while any thread is inside.
+def stored_values(
+    value: object, in_chans: int, max_pixels: int | None = None, *, deep_only: bool = False
+) -> tuple[np.ndarray, float] | None:
+    """Return the numbers of an image as they are stored, without transparency.
 
-    With ``warnings.catch_warnings`` alone, overlapping threads would leave its filter behind.
+    Args:
+        value: As for `open_image`.
+        in_chans: Channels, as for `open_image`.
+        max_pixels: Most pixels of an image.
+        deep_only: Leave images of 8 bits alone.
+
+    Returns:
+        Numbers, in any shape, and the largest that their type holds, which is 1 for floats; None
+        for an image of 8 bits that is to be left alone.
+
+    Raises:
+        BrokenImage: If the image cannot be read.
+        ValueError: If image files cannot have ``in_chans`` channels.
     """
-
-    def __init__(self) -> None:
-        self.lock, self.inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.inside == 0:
-                self.catch = warnings.catch_warnings()
-                self.catch.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-            self.inside += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.catch.__exit__(*exception)
-
-
-_no_pil_warnings = _NoPilWarnings()
-
-
-def _content(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
-    """Return an open image file, or the array that the cell holds or names."""
-    path = None
-    if isinstance(value, dict):
-        value, path = value.get("bytes"), value.get("path")
-    if isinstance(value, str):
-        value, path = None, value
-    if value is None and path is None:
-        raise BrokenImage("the cell is empty")
-    if value is None:
-        if path.endswith(".npy") and "://" not in path:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length first
-        file = open_cell(path)
-        if header_only and file.read(len(_NPY)) != _NPY:
-            file.seek(0)
-            return file
-        with file:
-            file.seek(0)
-            value = file.read()
-    if not isinstance(value, bytes | bytearray | memoryview):
-        return np.asarray(value)
-    if value[: len(_NPY)] == _NPY:
-        return np.load(BytesIO(value), allow_pickle=False)
-    return BytesIO(value)
+    with broken_if_it_fails():
+        content = content_of(value)
+        if isinstance(content, np.ndarray):
+            array = channels_first(content, in_chans, max_pixels)
+            return _of_type(array, deep_only)
+        if in_chans not in PIL_MODES and is_tiff(content):
+            return _of_type(read_tiff(content, in_chans, max_pixels), deep_only)
+    mode = pil_mode(in_chans)
+    with broken_if_it_fails(), no_pil_warnings, content:
+        try:
+            image = open_picture(content)
+            check_size(image.height, image.width, max_pixels)
+            beyond = is_beyond_pillow(image, mode, deep=True)
+        except PIL.UnidentifiedImageError:
+            if not is_tiff(content):
+                raise
+            beyond = True
+        if beyond:
+            return _of_type(read_tiff(content, None, max_pixels), deep_only)
+        deep = deep_values(image)
+        if deep is not None:
+            return (deep.values[..., :-1] if deep.alpha else deep.values), deep.full
+        if deep_only:
+            return None
+        return np.asarray(convert_image(image, "L" if mode == "L" else "RGB")), 255.0
 
 
-def _read_file(file: BinaryIO, mode: str, short_side: int | None) -> PIL.Image.Image:
-    with file, PIL.Image.open(file) as image:
-        check_size(image.height, image.width)
+def _of_type(array: np.ndarray, deep_only: bool) -> tuple[np.ndarray, float] | None:
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "buif":
+        raise BrokenImage(f"an array of {array.dtype} is no image")
+    full = 1.0 if kind == "f" else 65535.0 if kind == "u" and size == 2 else 255.0
+    return None if deep_only and full == 255 else (array, full)
+
+
+class _NotForPillow(Exception):
+    """Pillow would read less than there is."""
+
+
+def _read_picture(
+    file: BinaryIO,
+    mode: str,
+    short_side: int | None,
+    value_range: tuple[float, float] | None,
+    max_pixels: int | None,
+) -> PIL.Image.Image:
+    with open_picture(file) as image:
+        check_size(image.height, image.width, max_pixels)
+        if is_beyond_pillow(image, mode, deep=value_range is not None):
+            raise _NotForPillow
         shrunk = shrunk_size(image.height, image.width, short_side)
         box = None
-        if shrunk is not None:
-            # a JPEG decodes to 1/2, 1/4 or 1/8 at a fraction of the cost, if that is large enough
+        if shrunk is not None and image.format in ("JPEG", "MPO"):
+            # it decodes to 1/2, 1/4 or 1/8 at a fraction of the cost, if that is large enough
             drafted = image.draft(None, (short_side, short_side))
             box = drafted[1] if drafted else None
-        image.load()
+        if value_range is None:
+            image.load()
+        converted = convert_image(image, mode, value_range)
         turn = None
         if hasattr(image, "tag_v2") or not _EXIF_KEYS.isdisjoint(image.info):
             turn = _TURNS.get(image.getexif().get(Base.Orientation))
-        image = convert_image(image, mode)
         if shrunk is not None:
-            image = image.resize(shrunk[::-1], Resampling.BILINEAR, box)
-        return image if turn is None else image.transpose(turn)
+            converted = converted.resize(shrunk[::-1], Resampling.BILINEAR, box)
+        return converted if turn is None else converted.transpose(turn)
+
+
+def _may_tifffile_read(file: BinaryIO, error: Exception) -> bool:
+    """Return whether tifffile is worth a try, or to be named, after an error of Pillow."""
+    if getattr(error, "errno", None) in OUR_FAULT or not is_tiff(file):
+        return False
+    return has_tifffile() or isinstance(error, _NotForPillow | PIL.UnidentifiedImageError)
+
+
+def _read_tiff_picture(
+    file: BinaryIO,
+    mode: str,
+    value_range: tuple[float, float] | None,
+    max_pixels: int | None,
+    failure: Exception,
+) -> PIL.Image.Image:
+    """Read with tifffile what Pillow failed to read."""
+    try:
+        array = read_tiff(file, None, max_pixels)
+    except Exception:
+        if isinstance(failure, _NotForPillow | PIL.UnidentifiedImageError):
+            raise
+        raise failure from None  # the file is damaged
+    if mode == "RGBA" and len(array) != 4:
+        raise WrongChannels(f"a TIFF file of {len(array)} channels does not have in_chans=4")
+    pixels = np.moveaxis(eight_bits(array, value_range), 0, -1)
+    picture = PIL.Image.fromarray(pixels[..., 0] if len(array) == 1 else pixels.copy())
+    return picture.convert(mode)

@@ -62,11 +62,18 @@ def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
 
 
 def decode_or_broken(
-    value: object, place: str, channels: int, short_side: int
+    value: object, place: str, source: Source, short_side: int
 ) -> Tensor | BrokenImage:
     """Decode a cell to a uint8 tensor, (C, H, W), or say where it is and why it cannot be read."""
     try:
-        return torch.from_numpy(decode_image(value, channels, short_side))
+        pixels = decode_image(
+            value,
+            source.in_chans,
+            short_side,
+            value_range=source.value_range,
+            max_pixels=source.max_pixels,
+        )
+        return torch.from_numpy(pixels)
     except BrokenImage as error:
         return BrokenImage(f"{image_name(value, place)}: {error}")
 
@@ -96,7 +103,7 @@ class DecodedImages(Dataset):
     def __getitems__(self, indices: list[int]) -> list[Tensor | BrokenImage]:
         values = self.source.dataset[indices][self.source.image_column]
         return [
-            decode_or_broken(value, f"row {row}", self.source.in_chans, self.short_side)
+            decode_or_broken(value, f"row {row}", self.source, self.short_side)
             for row, value in zip(indices, values, strict=True)
         ]
 

@@ -142,7 +142,7 @@ class StreamBatches:
 
     def _decode(self, record: tuple[str, object]) -> Tensor | BrokenImage:
         place, value = record
-        return decode_or_broken(value, place, self.source.in_chans, self.short_side)
+        return decode_or_broken(value, place, self.source, self.short_side)
 
     def _collate(self, images: list[Tensor | BrokenImage]) -> Batch:
         return collate(images, self.source.in_chans)

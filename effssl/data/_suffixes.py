@@ -8,10 +8,12 @@ from importlib.util import find_spec
 import PIL.Image
 
 NPY = ".npy"
+TIFF_EXTRA = "pip install 'effssl[tiff]'"
+HEIC_EXTRA = "pip install 'effssl[heic]'"
 # Pillow tells what these are, but leaves the decoding to programs that are rarely installed
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _NEEDED = {
-    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), "pip install 'effssl[heic]'"),
+    **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), HEIC_EXTRA),
     **dict.fromkeys((".avif", ".avifs"), "pip install 'pillow>=11.3'"),
 }
 
@@ -29,6 +31,16 @@ def register_heif() -> bool:
 
     pillow_heif.register_heif_opener()
     return True
+
+
+def has_tifffile() -> bool:
+    """Return whether tifffile is installed: it is an extra."""
+    return find_spec("tifffile") is not None
+
+
+def is_installed_now(reason: str) -> bool:
+    """Return whether an image is said to be broken for want of an extra that is installed now."""
+    return (HEIC_EXTRA in reason and register_heif()) or (TIFF_EXTRA in reason and has_tifffile())
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tarfile import TarError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from effssl.data._columns import (
     find_image_column,
@@ -23,6 +23,7 @@ from effssl.data._pixels import BrokenImage, WrongChannels
 from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
+from effssl.data._value_range import settle_range
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -45,6 +46,8 @@ class Source:
         num_images: Number of rows; None for a stream whose length is not known.
         class_names: Name of every class, if the labels are names.
         root: Folder of the images on this machine, if they lie in one.
+        value_range: Stored values that become 0 and 255; None for the full range of their type.
+        max_pixels: Most pixels of an image; those that Pillow opens if None.
     """
 
     dataset: Dataset | IterableDataset
@@ -54,6 +57,8 @@ class Source:
     num_images: int | None
     class_names: tuple[str, ...] | None = None
     root: str | None = None
+    value_range: tuple[float, float] | None = None
+    max_pixels: int | None = None
 
     @property
     def streaming(self) -> bool:
@@ -133,8 +138,10 @@ def load_source(
     image_column: str | None = None,
     label_column: str | None = None,
     streaming: bool = False,
+    value_range: tuple[float, float] | Literal["auto"] | None = None,
+    max_pixels: int | None = None,
 ) -> Source:
-    """Open a data set of images. Only the first one is decoded, as a check.
+    """Open a data set of images. The first one, and a few of more than 8 bits, are decoded.
 
     Every file below a folder that can be decoded by its suffix is an image, links are followed, and
     hidden files are not read. If every image lies below top-level folders called train, training,
@@ -167,11 +174,15 @@ def load_source(
             name, if None.
         streaming: Read rows in order as they are needed, without preparing or downloading the
             whole data set; ``split`` must then be a whole split.
+        value_range: Stored values that become 0 and 255, in images of any type, with a straight
+            line between them and clipping beyond; ``auto`` takes them from a sample of images. If
+            None, 16-bit images are scaled over their full range.
+        max_pixels: Most pixels of an image; ``2 * PIL.Image.MAX_IMAGE_PIXELS`` if None.
 
     Raises:
         FileNotFoundError: If there is no data set of that name.
         ValueError: If the split or a column does not exist, there are no images, they do not have
-            ``in_chans`` channels, or a stream is to be sliced.
+            ``in_chans`` channels, a stream is to be sliced, or the range does not rise.
         TypeError: If an object is no data set.
     """
     from datasets import IterableDataset
@@ -200,12 +211,25 @@ def load_source(
     if not first:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
     try:
-        decode_image(first[0][image_column], in_chans)
+        decode_image(first[0][image_column], in_chans, max_pixels=max_pixels)
     except WrongChannels as error:
         raise ValueError(f"data set {named}: {error}") from error
     except BrokenImage:
         pass  # may be one of many; readers of all images decide how many may be broken
-    return Source(rows, image_column, label_column, in_chans, count, names, root)
+    value_range = settle_range(
+        rows, image_column, value_range, in_chans=in_chans, max_pixels=max_pixels
+    )
+    return Source(
+        rows,
+        image_column,
+        label_column,
+        in_chans,
+        count,
+        class_names=names,
+        root=root,
+        value_range=value_range,
+        max_pixels=max_pixels,
+    )
 
 
 def _name(dataset: Images) -> str:

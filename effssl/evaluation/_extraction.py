@@ -67,7 +67,7 @@ class Extraction:
                 f"model must be a module, got {type(model).__name__}; effssl.extract_features "
                 "loads a model by name"
             )
-        self.model, self.source, self.views, self.seed = model, source, views, seed
+        self.model, self.views, self.seed = model, views, seed
         self.project, self.average, self.batch_size = project, average, batch_size
         parameter = next(model.parameters(), torch.empty(0))
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -82,6 +82,7 @@ class Extraction:
                 raise ValueError(
                     f"a {type(model).__name__} does not say what input it takes: give transform"
                 ) from error
+        self.source = _mapped_for(self.transform, source)
         if views is not None and isinstance(self.transform, EvalTransform):
             mean, std = tuple(self.transform.mean), tuple(self.transform.std)
             options = replace(views.options, mean=mean, std=std)
@@ -109,7 +110,7 @@ class Extraction:
         how = Hasher.hash(self.transform)  # by its code, not by its address
         digest.update(f"{self.model} {what} {how} {self.project} {self.batch_size}".encode())
         digest.update(self.precision.encode())
-        digest.update(self.source.digest().encode())
+        digest.update(f"{self.source.value_range} {self.source.digest()}".encode())
         if self.source.label_column is not None:  # written to the output
             digest.update(repr(self.source.dataset[self.source.label_column][:]).encode())
         return digest.hexdigest()
@@ -171,10 +172,18 @@ class Extraction:
             return self.model(images, project=True) if self.project else self.model(images)
 
 
+def _mapped_for(transform: Callable | None, source: Source) -> Source:
+    """Give a source without a value range that of the model."""
+    if source.value_range is not None or not isinstance(transform, EvalTransform):
+        return source
+    return replace(source, value_range=transform.value_range)
+
+
 class _Images(Dataset):
     def __init__(self, source: Source, transform: Callable | None, views: MultiView | None) -> None:
         self.source, self.views = source, views
-        self.transform = transform.crop if isinstance(transform, EvalTransform) else transform
+        ours = isinstance(transform, EvalTransform)
+        self.transform = transform.crop_pixels if ours else transform  # pixels are mapped already
 
     def __len__(self) -> int:
         return len(self.source.dataset)
@@ -186,11 +195,15 @@ class _Images(Dataset):
     def _read(self, row: int, value: object) -> Tensor | BrokenImage:
         if self.views is not None:
             # at the size at which training caches images
-            return decode_or_broken(
-                value, f"row {row}", self.source.in_chans, decode_size(self.views.size)
-            )
+            side = decode_size(self.views.size)
+            return decode_or_broken(value, f"row {row}", self.source, side)
         try:
-            image = open_image(value, self.source.in_chans)
+            image = open_image(
+                value,
+                self.source.in_chans,
+                value_range=self.source.value_range,
+                max_pixels=self.source.max_pixels,
+            )
         except BrokenImage as error:
             return BrokenImage(f"{image_name(value, f'row {row}')}: {error}")
         return self.transform(image)

@@ -33,6 +33,7 @@ _CHOICES = {
     "custom_load": (False, True),
     "fixed_input_size": (False, True),
 }
+_LARGEST_VALUE = 1e30  # of a pixel
 _LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
 
 
@@ -47,6 +48,7 @@ class ModelConfig:
         projector_dim: Width of the projector; None if the folder has none.
         files: Bytes and sha256 of each file of weights; empty in a folder of timm.
         name: Name of the model, if it was trained by effssl.
+        value_range: Stored values that become black and white; None for those of 8 bits.
     """
 
     architecture: str
@@ -55,6 +57,7 @@ class ModelConfig:
     projector_dim: int | None
     files: dict[str, dict]
     name: ModelName | None = None
+    value_range: tuple[float, float] | None = None
 
 
 def compose_config(
@@ -72,6 +75,8 @@ def compose_config(
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
     if name is not None:
         ours["name"] = str(name)
+    if model.value_range is not None:
+        ours["value_range"] = list(model.value_range)
     return {
         "architecture": cfg["architecture"],
         "num_classes": 0,
@@ -164,7 +169,18 @@ def _checked(config: dict) -> ModelConfig:
     name = ours.get("name")
     if name is not None:
         name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
-    return ModelConfig(architecture, model_args, cfg, dim, files, name)
+    value_range = _checked_range(ours.get("value_range"))
+    return ModelConfig(architecture, model_args, cfg, dim, files, name, value_range)
+
+
+def _checked_range(value_range: object) -> tuple[float, float] | None:
+    if value_range is None:
+        return None
+    numbers = value_range if isinstance(value_range, list) else []
+    known = [n for n in numbers if type(n) in (int, float) and abs(n) < _LARGEST_VALUE]
+    if len(known) != 2 or len(numbers) != 2 or not known[0] < known[1]:
+        raise ValueError(f"value_range must be two rising numbers, is {shown(value_range)}")
+    return float(known[0]), float(known[1])
 
 
 def _checked_args(model_args: object, foreign: bool) -> dict:

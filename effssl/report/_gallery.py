@@ -97,6 +97,8 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
         in_chans=config.in_chans,
         image_column=config.image_column,
         label_column=config.label_column,
+        value_range=config.value_range,
+        max_pixels=config.max_pixels,
     )
     order = torch.randperm(len(source.dataset), generator=seeded_generator(config.seed, "report"))
     rows = order[:most].tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -40,6 +40,7 @@ class RunParts:
     """What a run is made of.
 
     Attributes:
+        config: Configuration of the run, with the value range that was found if it was ``auto``.
         state: What changes during the run.
         model: The model prepared by Accelerate.
         saved_model: Copy on the CPU that model folders are written from.
@@ -52,6 +53,7 @@ class RunParts:
         total_steps: Number of steps of the whole run.
     """
 
+    config: PretrainConfig
     state: RunState
     model: nn.Module
     saved_model: SSLModel
@@ -72,6 +74,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         FileNotFoundError: If there is no such data set.
     """
     source = _load_source(config)
+    config = replace(config, value_range=source.value_range)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     shard = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
     side, workers = decode_size(config.img_size), worker_count(config.workers)
@@ -107,6 +110,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     net = net.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(net, optimizer)
     return RunParts(
+        config=config,
         state=RunState(
             model=net,
             optimizer=optimizer,
@@ -142,6 +146,8 @@ def _load_source(config: PretrainConfig) -> Source:
         image_column=config.image_column,
         label_column=config.label_column,
         streaming=config.streaming,
+        value_range=config.value_range,
+        max_pixels=config.max_pixels,
     )
 
 
@@ -174,7 +180,8 @@ def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
         patch_size=config.patch_size,
         pretrained=config.pretrained,
     )
-    model.set_input(config.img_size, *multi_view.options.channel_stats(config.in_chans))
+    stats = multi_view.options.channel_stats(config.in_chans)
+    model.set_input(config.img_size, *stats, config.value_range)
     check_input(model)
     frozen = freeze_unused_parameters(model)
     if frozen:

@@ -84,12 +84,19 @@ def check_field(field: dataclasses.Field, hint: Any, value: Any) -> None:
 
 def _has_type(hint: Any, value: Any) -> tuple[bool, str]:
     """Return whether a value has a type, and the values of the type in words."""
-    kinds = (hint,) if get_origin(hint) is Literal else get_args(hint) or (hint,)
-    choices = [choice for kind in kinds for choice in get_args(kind)]
+    kinds = (hint,) if get_origin(hint) in (Literal, tuple) else get_args(hint) or (hint,)
+    pairs = [kind for kind in kinds if get_origin(kind) is tuple]
+    if pairs and isinstance(value, tuple):
+        numbers = [n for n in value if isinstance(n, int | float) and not isinstance(n, bool)]
+        finite = all(map(math.isfinite, numbers))
+        return len(value) == len(numbers) == len(get_args(pairs[0])) and finite, "two numbers"
+    choices = [choice for kind in kinds if kind not in pairs for choice in get_args(kind)]
     if choices:
         optional = type(None) in kinds
         allowed = value in choices or (optional and value is None)
-        return allowed, f"one of {', '.join(choices)}" + (", or None" if optional else "")
+        numbers = "two numbers, or " if pairs else ""
+        ending = ", or None" if optional else ""
+        return allowed, f"{numbers}one of {', '.join(choices)}{ending}"
     allowed = isinstance(value, (*kinds, int) if float in kinds else kinds)
     if isinstance(value, bool):  # bool is a subclass of int
         allowed = bool in kinds

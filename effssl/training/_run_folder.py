@@ -17,8 +17,11 @@ from effssl.training.config import PretrainConfig
 logger = logging.getLogger(__name__)
 
 
-def check_run_folder(config: PretrainConfig) -> None:
+def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     """Check that the run may write to its folder, without changing anything.
+
+    Returns:
+        The configuration, with the value range of the run in the folder in place of ``auto``.
 
     Raises:
         FileExistsError: If the folder holds a run and neither resume nor overwrite is set, or if
@@ -30,8 +33,7 @@ def check_run_folder(config: PretrainConfig) -> None:
         raise FileExistsError(f"output {folder} is a file: choose a folder")
     # what a kill leaves of a first config.json does not count
     if not folder.exists() or all(path.suffix == PARTIAL for path in folder.iterdir()):
-        return
-    now = config.values()
+        return config
     try:
         before = json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, ValueError):
@@ -39,12 +41,15 @@ def check_run_folder(config: PretrainConfig) -> None:
     if not isinstance(before, dict) or not {"backbone", "projector_dim", "views"} <= before.keys():
         raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
     if config.overwrite:
-        return
+        return config
     if not config.resume:
         raise FileExistsError(
             f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
             "--output"
         )
+    if config.value_range == "auto" and isinstance(before.get("value_range"), list):
+        config = dataclasses.replace(config, value_range=before["value_range"])
+    now = json.loads(json.dumps(config.values()))
     # a field that did not exist yet had the effect of its default
     before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
     free = names_where(config, "on_resume", "free")
@@ -54,6 +59,7 @@ def check_run_folder(config: PretrainConfig) -> None:
         raise ValueError(f"cannot resume {folder} with another configuration: {was}")
     if changed:
         logger.warning("resuming with another configuration: %s", was)
+    return config
 
 
 def prepare_run_folder(config: PretrainConfig) -> None:

@@ -30,6 +30,7 @@ MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
+ValueRange = tuple[float, float] | Literal["auto"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -76,6 +77,12 @@ class PretrainConfig:
     """Column of the images; found by its type if None."""
     label_column: str | None = setting(None, on_resume="free")
     """Column of the classes, used only for k-NN accuracy; found by type and name if None."""
+    value_range: ValueRange | None = setting(None)
+    """Stored values that become black and white, in images of any depth: 0 4095 for 12 bits in
+    16-bit files; auto takes them from a sample of images. The full range of 16 bits if None."""
+    max_pixels: int | None = setting(None, least=1, on_resume="warn")
+    """Most pixels of an image; larger ones are left out. The limit of Pillow, 179 million, if
+    None."""
     streaming: bool = setting(False)
     """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
     workers: int | None = setting(None, least=0, on_resume="free")
@@ -149,13 +156,17 @@ class PretrainConfig:
     """Also log to tensorboard, trackio or wandb: pip install 'effssl[trackers]'."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.value_range, list):  # from a file
+            object.__setattr__(self, "value_range", tuple(self.value_range))
         hints = get_type_hints(type(self))
         if isinstance(self.dataset, os.PathLike):
             object.__setattr__(self, "dataset", os.fspath(self.dataset))
         for field in dataclasses.fields(self):
-            if field.name == "dataset" and not isinstance(self.dataset, str):
-                continue  # an object, which load_source checks
+            if field.name == "dataset" and hasattr(self.dataset, "__iter__"):
+                continue  # text, or an object that load_source checks
             check_field(field, hints[field.name], getattr(self, field.name))
+        if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must rise from LOW to HIGH; got {self.value_range}")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
 
@@ -165,12 +176,12 @@ class PretrainConfig:
         Args:
             without: Names of fields to leave out.
         """
-        flags, values = [], self.values()
-        for field in dataclasses.fields(self):
-            value = values[field.name]
-            if value != field.default and field.name not in without:
-                flags.append("--" + field.name.replace("_", "-"))
-                flags += [] if value is True else [str(value)]
+        flags, defaults = [], {field.name: field.default for field in dataclasses.fields(self)}
+        for name, value in self.values().items():
+            if value != defaults[name] and name not in without:
+                flags.append("--" + name.replace("_", "-"))
+                words = value if isinstance(value, tuple) else (value,)
+                flags += [] if value is True else map(str, words)
         return flags
 
     @classmethod
@@ -197,6 +208,9 @@ class PretrainConfig:
                     f"{path}: {name!r} is not a field of this version's PretrainConfig; "
                     f"{did_you_mean(name, fields)}rename or delete it"
                 )
+        dataset = values.get("dataset", "")
+        if not isinstance(dataset, str):
+            raise ValueError(f"{path}: dataset must be text; got {dataset!r}")
         try:
             return cls(**values)
         except ValueError as error:

@@ -67,8 +67,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with heartbeat():
         try:
             with explain_determinism(config.backbone):
-                check_run_folder(config)
-                run = _Run(accelerator, config, build(config, accelerator))
+                run = _Run(accelerator, build(check_run_folder(config), accelerator))
                 run.open_folder()
                 with StopSignals() as signals:
                     stopped_by = run.train(signals)
@@ -85,12 +84,12 @@ def pretrain(config: PretrainConfig) -> Path:
 class _Run:
     """Trains the parts of a run and saves its state."""
 
-    def __init__(self, accelerator: Accelerator, config: PretrainConfig, parts: RunParts) -> None:
-        self.accelerator, self.config, self.parts = accelerator, config, parts
+    def __init__(self, accelerator: Accelerator, parts: RunParts) -> None:
+        self.accelerator, self.config, self.parts = accelerator, parts.config, parts
         self.state, self.epoch_steps = parts.state, len(parts.batches)
         self.writer = BackgroundWriter()
         self.update = Update(
-            self.state.model, self.state.optimizer, self.state.scaler, config.grad_clip
+            self.state.model, self.state.optimizer, self.state.scaler, self.config.grad_clip
         )
 
     def open_folder(self) -> None:

@@ -139,7 +139,7 @@ def test_half_a_percent_of_broken_files_is_named_once_and_counted(
     found = [NAMED.search(line) for line in skipped]
     assert len(names) == 4 and sorted(name[1] for name in found) == sorted(names)
     reasons = sorted(line[name.end() :] for line, name in zip(skipped, found, strict=True))
-    assert "900000000 pixels" in reasons[0] or "900,000,000 pixels" in reasons[0]
+    assert reasons[0].startswith("30000 x 30000 pixels are more than the 178,956,970 allowed")
     assert reasons[1].startswith("image file is truncated")
     assert reasons[2] == reasons[3] == "not an image of a known format"
     lines = metrics(tmp_path / "run")
@@ -389,6 +389,6 @@ def test_objects_are_a_data_set(tmp_path, kind):
 
 
 def test_what_is_no_data_set_is_named(tmp_path):
-    for wrong in (3, None, {"a": 1}, [b"bytes"]):
+    for wrong in ({"a": 1}, [b"bytes"]):
         with pytest.raises(TypeError, match="is no data set|item 0 of the list"):
             effssl.pretrain(PretrainConfig(**TINY | {"dataset": wrong, "output": str(tmp_path)}))

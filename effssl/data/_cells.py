@@ -1,0 +1,99 @@
+"""Cells of an image column, and errors and warnings of reading them."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+
+from effssl.data._paths import open_cell, shown
+from effssl.data._pixels import BrokenImage
+
+# the process has run out of something, which says nothing about the image
+OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_NPY = b"\x93NUMPY"  # first bytes of an .npy file
+
+
+def image_name(value: object, place: str) -> str:
+    """Return a name for messages: ``photos/a.png (row 12)``, or the place alone.
+
+    A path is not enough: webdataset has none, and in some data sets all are the same.
+    """
+    path = value.get("path") if isinstance(value, dict) else value
+    return f"{shown(path)} ({place})" if isinstance(path, str) and path else place
+
+
+def content_of(value: object, header_only: bool = False) -> np.ndarray | BinaryIO:
+    """Return an open image file, or the array that the cell holds or names."""
+    path = None
+    if isinstance(value, dict):
+        value, path = value.get("bytes"), value.get("path")
+    if isinstance(value, str):
+        value, path = None, value
+    if value is None and path is None:
+        raise BrokenImage("the cell is empty")
+    if value is None:
+        if path.endswith(".npy") and "://" not in path:
+            return np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length first
+        file = open_cell(path)
+        if header_only and file.read(len(_NPY)) != _NPY:
+            file.seek(0)
+            return file
+        with file:
+            file.seek(0)
+            value = file.read()
+    if not isinstance(value, bytes | bytearray | memoryview):
+        return np.asarray(value)
+    if value[: len(_NPY)] == _NPY:
+        return np.load(BytesIO(value), allow_pickle=False)
+    return BytesIO(value)
+
+
+@contextmanager
+def broken_if_it_fails() -> Iterator[None]:
+    """Raise whatever a decoder raises as `BrokenImage`, except what is no fault of the image."""
+    try:
+        yield
+    except (BrokenImage, MemoryError):
+        raise
+    except PIL.UnidentifiedImageError as error:
+        raise BrokenImage("not an image of a known format") from error
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        if getattr(error, "errno", None) in OUR_FAULT:
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BrokenImage(" ".join(reason.split())) from error
+
+
+class _NoPilWarnings:
+    """Silence Pillow's warnings, mostly about bad metadata, while any thread is inside.
+
+    With ``warnings.catch_warnings`` alone, overlapping threads would leave its filter behind.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.inside == 0:
+                self.catch = warnings.catch_warnings()
+                self.catch.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\b")
+            self.inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.catch.__exit__(*exception)
+
+
+no_pil_warnings = _NoPilWarnings()

@@ -1,0 +1,90 @@
+"""Stored numbers of Pillow images with more than 8 bits a channel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+from PIL.ExifTags import Base
+
+from effssl.data._pixels import BrokenImage
+
+_OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
+
+
+class DeepValues(NamedTuple):
+    """Stored numbers of an image.
+
+    Attributes:
+        values: Numbers, (H, W) or (H, W, C).
+        full: Largest number of their type.
+        alpha: Whether the last channel is transparency.
+    """
+
+    values: np.ndarray
+    full: float
+    alpha: bool = False
+
+
+def deep_values(image: PIL.Image.Image) -> DeepValues | None:
+    """Return the stored numbers of an image of more than 8 bits, None for any other.
+
+    Color has to be read before the image is loaded: Pillow keeps 8 bits of it.
+    """
+    if image.mode[0] == "F":
+        return DeepValues(np.asarray(image), 1.0)
+    if image.mode[0] == "I":
+        scaled_from = _pgm_maximum(image)
+        values, full = np.asarray(image), float(_full_scale(image))
+        if scaled_from is not None:
+            values, full = np.rint(values * (scaled_from / 65535)), scaled_from
+        return DeepValues(values, full)
+    rawmode = image.tile[0][3] if image.format == "PNG" and image.tile else None
+    if rawmode in _OTHER_BYTES:
+        return _deep_png(image, rawmode)
+    return None
+
+
+def check_deep(deep: DeepValues, image: PIL.Image.Image) -> None:
+    """Raise `BrokenImage` if whole numbers do not fit 8, 12 or 16 bits without sign."""
+    if image.mode[0] == "F":
+        return
+    values, bits = deep.values, _bits(image)
+    low, high = values.min(), values.max()
+    if bits not in (12, 16) or low < 0 or high > deep.full:
+        raise BrokenImage(
+            f"whole numbers of {bits} bits, {low} to {high}: grayscale may have 8 or 16 bits "
+            "without sign"
+        )
+
+
+def _bits(image: PIL.Image.Image) -> int:
+    tags = getattr(image, "tag_v2", None)
+    return 16 if tags is None else tags.get(Base.BitsPerSample, (1,))[0]
+
+
+def _full_scale(image: PIL.Image.Image) -> int:
+    return 4095 if _bits(image) == 12 else 65535
+
+
+def _pgm_maximum(image: PIL.Image.Image) -> float | None:
+    """Return the largest value that a PGM file announces, from which Pillow scales to 16 bits."""
+    if image.format != "PPM" or not image.tile or image.tile[0][0] not in ("ppm", "ppm_plain"):
+        return None
+    return float(image.tile[0][3][1])
+
+
+def _deep_png(image: PIL.Image.Image, rawmode: str) -> DeepValues:
+    # Pillow keeps the first of two bytes, and the second if told that color is little-endian. Gray
+    # with alpha has four bytes, as many as RGBA of 8 bits.
+    file = image.fp
+    file.seek(0)
+    other = type(image)(file)
+    other.tile = [other.tile[0]._replace(args=_OTHER_BYTES[rawmode])]
+    second = np.asarray(other)
+    if rawmode == "LA;16B":
+        values = second[..., ::2] * np.uint16(256) + second[..., 1::2]
+    else:
+        values = np.asarray(image) * np.uint16(256) + second
+    return DeepValues(values, 65535.0, alpha=rawmode != "RGB;16B")

@@ -1,0 +1,57 @@
+"""Image files as Pillow opens them, without its limit of pixels and with HEIF."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+import PIL.Image
+
+from effssl.data._pixels import BrokenImage
+from effssl.data._suffixes import HEIC_EXTRA, lacking_extra, register_heif
+
+_HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+_AVIF = {b"avif", b"avis"}
+
+
+def open_picture(file: BinaryIO) -> PIL.Image.Image:
+    """Open an image file without reading its pixels. Its size is for the caller to check.
+
+    Raises:
+        BrokenImage: If it needs a package that is not installed.
+        PIL.UnidentifiedImageError: If it is no image that Pillow knows.
+    """
+    try:
+        return PIL.Image.open(file)
+    except PIL.Image.DecompressionBombError:
+        return _open_any_size(file)
+    except PIL.UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(12)
+        brand = head[8:] if head[4:8] == b"ftyp" else b""
+        if brand in _HEIF and register_heif():
+            return _open_any_size(file)
+        if brand in _HEIF:
+            raise BrokenImage(f"a HEIF file: {HEIC_EXTRA}") from None
+        if brand in _AVIF and lacking_extra(".avif") is not None:
+            raise BrokenImage(f"an AVIF file: {lacking_extra('.avif')}") from None
+        raise
+
+
+def _open_any_size(file: BinaryIO) -> PIL.Image.Image:
+    """Do what `PIL.Image.open` does apart from its check of the size.
+
+    The check could also be turned off, but only for all threads of the process.
+    """
+    file.seek(0)
+    head = file.read(16)
+    for kind in tuple(PIL.Image.ID):
+        plugin, accept = PIL.Image.OPEN[kind]
+        try:
+            accepted = accept is None or accept(head)
+            if accepted and not isinstance(accepted, str):  # a string says why not
+                file.seek(0)
+                return plugin(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # as Pillow does: another plugin may open it
+    raise PIL.UnidentifiedImageError("cannot identify image file")

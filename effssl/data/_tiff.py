@@ -1,0 +1,124 @@
+"""TIFF files that Pillow does not read: of any number of channels, or of deep color."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import numpy as np
+import PIL.Image
+from PIL.ExifTags import Base
+
+from effssl.data._pixels import BrokenImage, WrongChannels, check_size
+from effssl.data._suffixes import TIFF_EXTRA, has_tifffile
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage, TiffPageSeries
+
+_MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+_EXTRA_SAMPLES = 338  # tag: 0 for a channel without a meaning, 1 and 2 for transparency
+_GRAY_OR_RGB = {1, 2}  # photometric interpretations whose numbers need no conversion
+
+
+class _Layout(NamedTuple):
+    """Pixels of a file, and their axes of channels, rows and columns."""
+
+    pixels: TiffPage | TiffPageSeries
+    channel: int | None
+    row: int
+    column: int
+
+    def shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W)."""
+        shape = self.pixels.shape
+        channels = 1 if self.channel is None else shape[self.channel]
+        return channels, shape[self.row], shape[self.column]
+
+
+def is_tiff(file: BinaryIO) -> bool:
+    """Return whether a file begins as a TIFF."""
+    file.seek(0)
+    magic = file.read(4)
+    file.seek(0)
+    return magic in _MAGIC
+
+
+def is_beyond_pillow(image: PIL.Image.Image, mode: str, deep: bool) -> bool:
+    """Return whether Pillow opens a file, but would drop a channel or bits of it.
+
+    Args:
+        image: Image.
+        mode: Mode that is asked for.
+        deep: Whether more than 8 bits of color are asked for.
+    """
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return False
+    bits = tags.get(Base.BitsPerSample, (1,))
+    infrared = mode == "RGBA" and len(bits) == 4 and tags.get(_EXTRA_SAMPLES) == (0,)
+    return image.mode != "CMYK" and (infrared or (deep and len(bits) > 1 and max(bits) > 8))
+
+
+def read_tiff(file: BinaryIO, in_chans: int | None, max_pixels: int | None) -> np.ndarray:
+    """Return the stored numbers of the first image of a TIFF file, (C, H, W).
+
+    Args:
+        file: Open file.
+        in_chans: Channels that it must have; 1, 3 or 4 if None.
+        max_pixels: Most pixels that it may have.
+
+    Raises:
+        WrongChannels: If it has another number of channels.
+        BrokenImage: If tifffile is not installed or cannot read the file.
+    """
+    with _open(file) as layout:
+        channels, height, width = layout.shape()
+        check_size(height, width, max_pixels)
+        if channels != in_chans and (in_chans is not None or channels not in (1, 3, 4)):
+            wanted = "1, 3 or 4 channels" if in_chans is None else f"in_chans={in_chans}"
+            raise WrongChannels(f"a TIFF file of {channels} channels does not have {wanted}")
+        array = layout.pixels.asarray(maxworkers=1)  # other images are decoded beside it
+    axes = [layout.row, layout.column]
+    if layout.channel is not None:
+        axes.insert(0, layout.channel)
+    others = [axis for axis in range(array.ndim) if axis not in axes]
+    return array.transpose(*others, *axes).reshape(channels, height, width)
+
+
+def tiff_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the height and width of the first image of a TIFF file.
+
+    Raises:
+        BrokenImage: If tifffile is not installed or cannot read the header.
+    """
+    with _open(file) as layout:
+        return layout.shape()[1:]
+
+
+@contextmanager
+def _open(file: BinaryIO) -> Iterator[_Layout]:
+    if not has_tifffile():
+        raise BrokenImage(f"a TIFF file that Pillow cannot read: {TIFF_EXTRA}")
+    from tifffile import TiffFile
+
+    file.seek(0)
+    with TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        if int(page.photometric) not in _GRAY_OR_RGB:
+            raise BrokenImage(f"a TIFF file of photometric interpretation {page.photometric!s}")
+        layout = _layout(tiff.series[0]) or _layout(page)
+        if layout is None:
+            raise BrokenImage(f"a TIFF file of axes {page.axes} and shape {page.shape}")
+        yield layout
+
+
+def _layout(pixels: TiffPage | TiffPageSeries) -> _Layout | None:
+    """Find the axes; None if more than one of them may be that of channels."""
+    axes, shape = pixels.axes, pixels.shape
+    if "Y" not in axes or "X" not in axes:
+        return None
+    others = [i for i, axis in enumerate(axes) if axis not in "YX" and shape[i] > 1]
+    if len(others) > 1:
+        return None
+    return _Layout(pixels, others[0] if others else None, axes.index("Y"), axes.index("X"))
