@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 from PIL.ExifTags import Base
 
-from effssl.data._pixels import BrokenImage
+from effssl.data._pixels import GIVE_RANGE, BrokenImage
 
 _OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 
@@ -55,7 +55,7 @@ def check_deep(deep: DeepValues, image: PIL.Image.Image) -> None:
     if bits not in (12, 16) or low < 0 or high > deep.full:
         raise BrokenImage(
             f"whole numbers of {bits} bits, {low} to {high}: grayscale may have 8 or 16 bits "
-            "without sign"
+            f"without sign; {GIVE_RANGE}"
         )
 
 

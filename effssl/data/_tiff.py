@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import add
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage, TiffPageSeries
 
 _MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
-_EXTRA_SAMPLES = 338  # tag: 0 for a channel without a meaning, 1 and 2 for transparency
+_GRAY, _COLOR = {"L", "I", "I;16", "I;16B", "F"}, {"RGB", "RGBA", "RGBX"}  # modes
 _GRAY_OR_RGB = {1, 2}  # photometric interpretations whose numbers need no conversion
 
 
@@ -55,9 +57,11 @@ def is_beyond_pillow(image: PIL.Image.Image, mode: str, deep: bool) -> bool:
     tags = getattr(image, "tag_v2", None)
     if tags is None:
         return False
-    bits = tags.get(Base.BitsPerSample, (1,))
-    infrared = mode == "RGBA" and len(bits) == 4 and tags.get(_EXTRA_SAMPLES) == (0,)
-    return image.mode != "CMYK" and (infrared or (deep and len(bits) > 1 and max(bits) > 8))
+    samples, bits = tags.get(Base.SamplesPerPixel, 1), tags.get(Base.BitsPerSample, (1,))
+    if image.mode in _COLOR:
+        dropped = image.mode == "RGBX" or samples > len(image.getbands())
+        return (dropped and mode == "RGBA") or (deep and max(bits) > 8)
+    return image.mode in _GRAY and samples > 2  # of channels in planes it reads the first one
 
 
 def read_tiff(file: BinaryIO, in_chans: int | None, max_pixels: int | None) -> np.ndarray:
@@ -107,9 +111,14 @@ def _open(file: BinaryIO) -> Iterator[_Layout]:
         page = tiff.pages[0]
         if int(page.photometric) not in _GRAY_OR_RGB:
             raise BrokenImage(f"a TIFF file of photometric interpretation {page.photometric!s}")
-        layout = _layout(tiff.series[0]) or _layout(page)
+        series = tiff.series[0]
+        layout = _layout(series) or _layout(page)
         if layout is None:
             raise BrokenImage(f"a TIFF file of axes {page.axes} and shape {page.shape}")
+        size = file.seek(0, os.SEEK_END)
+        for part in series.pages:  # what is missing would be read as zeros
+            if part and any(map(size.__lt__, map(add, part.dataoffsets, part.databytecounts))):
+                raise BrokenImage("the TIFF file is truncated")
         yield layout
 
 
