@@ -17,7 +17,6 @@ from effssl.data._modes import convert_image
 from effssl.data._pixels import (
     PIL_MODES,
     BrokenImage,
-    WrongChannels,
     channels_first,
     check_size,
     eight_bits,
@@ -61,12 +60,14 @@ def image_size(value: object, in_chans: int, max_pixels: int | None = None) -> t
             height, width = shape
         else:
             with content as file:
-                height, width = _file_size(file)
+                height, width = _file_size(file, in_chans)
         check_size(height, width, max_pixels)
     return height, width
 
 
-def _file_size(file: BinaryIO) -> tuple[int, int]:
+def _file_size(file: BinaryIO, in_chans: int) -> tuple[int, int]:
+    if in_chans not in PIL_MODES and is_tiff(file):
+        return tiff_size(file)
     try:
         width, height = open_picture(file).size
     except PIL.UnidentifiedImageError:
@@ -158,7 +159,7 @@ def open_image(
         except Exception as error:
             if not _may_tifffile_read(content, error):
                 raise
-            picture = _read_tiff_picture(content, mode, value_range, max_pixels, error)
+            picture = _read_tiff_picture(content, in_chans, value_range, max_pixels, error)
         shrunk = shrunk_size(picture.height, picture.width, short_side)
         return picture if shrunk is None else picture.resize(shrunk[::-1], Resampling.BILINEAR)
 
@@ -200,7 +201,7 @@ def stored_values(
                 raise
             beyond = True
         if beyond:
-            return _of_type(read_tiff(content, None, max_pixels), deep_only)
+            return _of_type(read_tiff(content, in_chans, max_pixels), deep_only)
         deep = deep_values(image)
         if deep is not None:
             return (deep.values[..., :-1] if deep.alpha else deep.values), deep.full
@@ -238,9 +239,10 @@ def _read_picture(
             # it decodes to 1/2, 1/4 or 1/8 at a fraction of the cost, if that is large enough
             drafted = image.draft(None, (short_side, short_side))
             box = drafted[1] if drafted else None
-        if value_range is None:
+        if value_range is None or image.format not in ("PNG", "PPM"):  # see deep_values
             image.load()
         converted = convert_image(image, mode, value_range)
+        image.load()  # metadata may stand at the end
         turn = None
         if hasattr(image, "tag_v2") or not _EXIF_KEYS.isdisjoint(image.info):
             turn = _TURNS.get(image.getexif().get(Base.Orientation))
@@ -251,27 +253,25 @@ def _read_picture(
 
 def _may_tifffile_read(file: BinaryIO, error: Exception) -> bool:
     """Return whether tifffile is worth a try, or to be named, after an error of Pillow."""
-    if getattr(error, "errno", None) in OUR_FAULT or not is_tiff(file):
+    if getattr(error, "errno", None) in OUR_FAULT or file.closed or not is_tiff(file):
         return False
     return has_tifffile() or isinstance(error, _NotForPillow | PIL.UnidentifiedImageError)
 
 
 def _read_tiff_picture(
     file: BinaryIO,
-    mode: str,
+    in_chans: int,
     value_range: tuple[float, float] | None,
     max_pixels: int | None,
     failure: Exception,
 ) -> PIL.Image.Image:
     """Read with tifffile what Pillow failed to read."""
     try:
-        array = read_tiff(file, None, max_pixels)
+        array = read_tiff(file, in_chans, max_pixels)
     except Exception:
         if isinstance(failure, _NotForPillow | PIL.UnidentifiedImageError):
             raise
         raise failure from None  # the file is damaged
-    if mode == "RGBA" and len(array) != 4:
-        raise WrongChannels(f"a TIFF file of {len(array)} channels does not have in_chans=4")
     pixels = np.moveaxis(eight_bits(array, value_range), 0, -1)
     picture = PIL.Image.fromarray(pixels[..., 0] if len(array) == 1 else pixels.copy())
-    return picture.convert(mode)
+    return picture.convert(PIL_MODES[in_chans])

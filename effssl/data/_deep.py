@@ -30,7 +30,8 @@ class DeepValues(NamedTuple):
 def deep_values(image: PIL.Image.Image) -> DeepValues | None:
     """Return the stored numbers of an image of more than 8 bits, None for any other.
 
-    Color has to be read before the image is loaded: Pillow keeps 8 bits of it.
+    PNG and PPM files have to be read before the image is loaded: Pillow keeps 8 bits of color, and
+    scales gray to 16 bits.
     """
     if image.mode[0] == "F":
         return DeepValues(np.asarray(image), 1.0)

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 from PIL.ExifTags import Base
 
-from effssl.data._pixels import BrokenImage, WrongChannels, check_size
+from effssl.data._pixels import PIL_MODES, BrokenImage, WrongChannels, check_size
 from effssl.data._suffixes import TIFF_EXTRA, has_tifffile
 
 if TYPE_CHECKING:
@@ -64,12 +64,13 @@ def is_beyond_pillow(image: PIL.Image.Image, mode: str, deep: bool) -> bool:
     return image.mode in _GRAY and samples > 2  # of channels in planes it reads the first one
 
 
-def read_tiff(file: BinaryIO, in_chans: int | None, max_pixels: int | None) -> np.ndarray:
+def read_tiff(file: BinaryIO, in_chans: int, max_pixels: int | None) -> np.ndarray:
     """Return the stored numbers of the first image of a TIFF file, (C, H, W).
 
     Args:
         file: Open file.
-        in_chans: Channels that it must have; 1, 3 or 4 if None.
+        in_chans: Channels that it must have. Any of 1, 3 and 4 will do for one of them, since
+            Pillow converts between these.
         max_pixels: Most pixels that it may have.
 
     Raises:
@@ -79,9 +80,10 @@ def read_tiff(file: BinaryIO, in_chans: int | None, max_pixels: int | None) -> n
     with _open(file) as layout:
         channels, height, width = layout.shape()
         check_size(height, width, max_pixels)
-        if channels != in_chans and (in_chans is not None or channels not in (1, 3, 4)):
-            wanted = "1, 3 or 4 channels" if in_chans is None else f"in_chans={in_chans}"
-            raise WrongChannels(f"a TIFF file of {channels} channels does not have {wanted}")
+        if channels != in_chans and not {channels, in_chans} <= PIL_MODES.keys():
+            raise WrongChannels(
+                f"a TIFF file of {channels} channels does not have in_chans={in_chans}"
+            )
         array = layout.pixels.asarray(maxworkers=1)  # other images are decoded beside it
     axes = [layout.row, layout.column]
     if layout.channel is not None:
