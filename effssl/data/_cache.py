@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -21,23 +20,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from effssl.atomic import write_json
 from effssl.data._broken import check_broken
-from effssl.data._cached_images import CachedImages
+from effssl.data._cached_images import INDEX, CachedImages
 from effssl.data._decode import image_size
 from effssl.data._loader import DecodedImages
+from effssl.data._locks import locked
 from effssl.data._pixels import BrokenImage, pixel_limit
 from effssl.data._suffixes import is_installed_now
 from effssl.data.sources import Source
+from effssl.processes import check_main_guard, start_method
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # increase it when decoding or the files of a cache folder change
+FORMAT = 2
+"""Increase it when decoding or the files of a cache folder change."""
+ABOUT = "about.json"
+"""Name of the file in a cache folder that says what it is of; older folders have none."""
 _BATCH = 64  # images a worker decodes at a time
 _SAMPLED = 256  # images whose size is read to estimate the bytes of all
 
 
 def cache_images(
-    source: Source, short_side: int, *, max_bytes: float, workers: int
+    source: Source,
+    short_side: int,
+    *,
+    max_bytes: float,
+    workers: int,
+    name: str | None = None,
+    digest: str | None = None,
 ) -> CachedImages | None:
     """Open the decoded images of a source, decoding them first if no earlier run did.
 
@@ -49,6 +60,8 @@ def cache_images(
         max_bytes: Largest estimated size of a new cache, which may also not fill the disk. A cache
             of an earlier run is opened whatever its size. 0 turns caching off.
         workers: Number of processes that decode.
+        name: Name of the data set, for ``effssl cache``.
+        digest: Digest of the images if the caller knows it, to look at them once.
 
     Returns:
         The images, or None if they are not cached: too large, or the cache cannot be written.
@@ -56,24 +69,35 @@ def cache_images(
     Raises:
         ValueError: If more than 1 % of the images are broken.
     """
+    check_main_guard("effssl.pretrain")
     if not max_bytes:
         return None
     # HF_HOME is where users expect such data, and is often moved to a disk with room
     caches = Path(HF_HOME) / "effssl" / "decoded"
     try:
-        caches.mkdir(parents=True, exist_ok=True)
-        digest = source.digest(read=False)
+        digest = digest or source.digest(read=False)
         if digest is None:
+            caches.mkdir(parents=True, exist_ok=True)
             if _is_too_large(source, short_side, caches, max_bytes):
                 return None  # had an earlier run made one, the digest would be known
             digest = source.digest()
         how = [source.in_chans, short_side, source.value_range, pixel_limit(source.max_pixels)]
-        key = json.dumps([_FORMAT, digest, *how])
+        key = json.dumps([FORMAT, digest, *how])
         folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
-        with FileLock(f"{folder}.lock"):
-            return _open(folder) or _make(source, short_side, folder, max_bytes, workers)
+        images = _open(folder)  # which needs no right to write
+        if images is None:
+            with locked(folder):
+                made = (source, short_side, folder, max_bytes, workers, name)
+                images = _open(folder) or _make(*made)
+        return images
     except (OSError, SafetensorError) as error:
-        logger.warning("decoding in every epoch: no cache in %s: %s", caches, error)
+        reason = getattr(error, "strerror", None) or error
+        logger.warning(
+            "decoding in every epoch: no cache in %s: %s; set HF_HOME to a folder that can be "
+            "written, on a disk that has locks and room",
+            caches,
+            reason,
+        )
         return None
 
 
@@ -101,7 +125,12 @@ def _is_too_large(source: Source, short_side: int, caches: Path, max_bytes: floa
 
 
 def _make(
-    source: Source, short_side: int, folder: Path, max_bytes: float, workers: int
+    source: Source,
+    short_side: int,
+    folder: Path,
+    max_bytes: float,
+    workers: int,
+    name: str | None,
 ) -> CachedImages | None:
     if _is_too_large(source, short_side, folder.parent, max_bytes):
         return None
@@ -114,6 +143,9 @@ def _make(
     partial.mkdir()
     try:
         _decode(source, short_side, partial, workers)
+        about = {"format": FORMAT, "dataset": name, "images": len(source.dataset)}
+        about |= {"in_chans": source.in_chans, "short_side": short_side}
+        write_json(partial / ABOUT, about)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -139,11 +171,13 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
     rows = len(source.dataset)
     logger.info("decoding %s images once, to %s", f"{rows:,}", folder.parent)
     started = time.perf_counter()
+    workers = workers if rows > 10 * _BATCH else 0
     loader = DataLoader(
         DecodedImages(source, short_side),
         _BATCH,
         collate_fn=_pack,
-        num_workers=workers if rows > 10 * _BATCH else 0,
+        num_workers=workers,
+        multiprocessing_context=start_method(workers),
     )
     sizes: list[tuple[int, int]] = []
     broken: dict[int, str] = {}
@@ -161,7 +195,7 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
         os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
     index = {"sizes": torch.tensor(sizes, dtype=torch.int32)}
-    save_file(index, folder / "index.safetensors", metadata)
+    save_file(index, folder / INDEX, metadata)
     logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
 
 

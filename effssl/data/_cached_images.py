@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +17,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from effssl.data._loader import Batch, EpochBatches
+from effssl.data._locks import held_open
 from effssl.data._pixels import BrokenImage
 
+INDEX = "index.safetensors"
+"""Name of the file in a cache folder that stays open while the folder is in use."""
 _GPU_SHARE = 0.25  # most of a device's free memory that pixels may take
 
 
@@ -24,6 +30,8 @@ class CachedImages(Dataset):
 
     The folder holds ``pixels.bin``, the uint8 pixels of the images one after another, (C, H, W)
     each, and ``index.safetensors``, their heights and widths, (n, 2), and the broken images.
+
+    While this object lives the folder counts as in use.
 
     Args:
         folder: A complete cache folder, made by `effssl.data._cache.cache_images`.
@@ -34,7 +42,11 @@ class CachedImages(Dataset):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with safe_open(folder / "index.safetensors", "pt") as index:
+        held = held_open(folder / INDEX)  # so that no other process deletes the folder
+        weakref.finalize(self, held.close)
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # its time is that of the last use
+        with safe_open(folder / INDEX, "pt") as index:
             self._sizes = index.get_tensor("sizes").numpy()
             metadata = index.metadata()
         self.channels = int(metadata["channels"])

@@ -1,4 +1,4 @@
-"""Listing of the images below a folder, and of all that lies there and is left."""
+"""FolderListing of the images below a folder, and of all that lies there and is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SYSTEM = {
 
 
 @dataclass
-class Listing:
+class FolderListing:
     """Files below a folder.
 
     Attributes:
@@ -59,24 +59,24 @@ class Listing:
         self.left.append(f"{printable(path)}: {why}")
 
 
-def list_folder(folder: str, kept_suffixes: frozenset[str] = frozenset()) -> Listing:
+def list_folder(folder: str, kept_suffixes: frozenset[str] = frozenset()) -> FolderListing:
     """List the files below a folder; links are followed, and one that leads back is not.
 
     Args:
         folder: Path of the folder.
-        kept_suffixes: Suffixes that `Listing.other_files` takes.
+        kept_suffixes: Suffixes that `FolderListing.other_files` takes.
 
     Raises:
         OSError: If the folder itself cannot be read.
     """
-    listing = Listing()
+    listing = FolderListing()
     _walk(folder, listing, kept_suffixes)
     return listing
 
 
-def list_names(names: Iterable[str], kept_suffixes: frozenset[str] = frozenset()) -> Listing:
+def list_names(names: Iterable[str], kept_suffixes: frozenset[str] = frozenset()) -> FolderListing:
     """List files by their names, as those in an archive."""
-    listing = Listing()
+    listing = FolderListing()
     for path in sorted(names, key=lambda path: path.split("/")):
         parts = path.split("/")
         if not any(is_hidden(part) for part in parts):
@@ -95,7 +95,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def _walk(folder: str, listing: Listing, kept_suffixes: frozenset[str]) -> None:
+def _walk(folder: str, listing: FolderListing, kept_suffixes: frozenset[str]) -> None:
     images = image_suffixes()
     # a stack, since folders may be nested more deeply than Python calls
     open_folders = [_open(folder, "", (), listing)]
@@ -123,7 +123,7 @@ _Identity = tuple[int, int]  # device and inode
 
 
 def _open(
-    folder: str, prefix: str, above: tuple[_Identity, ...], listing: Listing
+    folder: str, prefix: str, above: tuple[_Identity, ...], listing: FolderListing
 ) -> tuple[Iterator[os.DirEntry], str, tuple[_Identity, ...]]:
     """Return the entries of a folder in order, its prefix, and the folders from the root to it."""
     try:

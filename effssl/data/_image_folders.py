@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.data._archives import as_zip, stem_of, without_common_folder
-from effssl.data._folders import Listing, list_names
+from effssl.data._folders import FolderListing, list_names
 from effssl.data._layout import Split, arrange
 from effssl.data._metadata import read_metadata
 from effssl.data._paths import file_cell, member_cell
@@ -40,7 +40,7 @@ class ImageFolder:
 
     name: str
     rows: dict[str, Dataset]
-    listing: Listing
+    listing: FolderListing
     classes: list[str]
 
     def log(self, split: str) -> None:
@@ -60,7 +60,7 @@ class ImageFolder:
 
 
 def read_listing(
-    name: str, root: str, listing: Listing, cell: Callable[[str], str] | None = None
+    name: str, root: str, listing: FolderListing, cell: Callable[[str], str] | None = None
 ) -> ImageFolder:
     """Make rows of the images of a listing.
 

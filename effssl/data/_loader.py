@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from effssl.data._decode import decode_image, image_name
 from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
+from effssl.processes import start_method
 from effssl.seeding import seeded_generator
 
 
@@ -221,6 +221,7 @@ def image_loader(
         batch_sampler=batches,
         collate_fn=partial(collate, channels=channels),
         num_workers=workers,
+        multiprocessing_context=start_method(workers),
         persistent_workers=workers > 0,
         pin_memory=pin_memory and workers > 0,
         worker_init_fn=_ignore_interrupt,
@@ -230,8 +231,3 @@ def image_loader(
 def _ignore_interrupt(worker: int) -> None:
     """Leave Ctrl-C, which the terminal sends to all, to the main process: it finishes its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

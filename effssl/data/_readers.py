@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from effssl.data._archives import is_archive
-from effssl.data._folders import Listing, is_hidden, list_folder, suffix_of
+from effssl.data._folders import FolderListing, is_hidden, list_folder, suffix_of
 from effssl.data._image_folders import ImageFolder, read_archives, read_listing
 from effssl.data._layout import SPLITS, arrange
 from effssl.data._metadata import SUFFIXES as TABLES
@@ -118,7 +118,7 @@ def _read_folder(path: Path, split: str, streaming: bool) -> Found:
         return _pick_from(read_listing(str(path), root, listing), root, split, streaming)
     archives = [file for file in listing.other_files if is_archive(file)]
     if archives:
-        others = Listing(others=listing.others.copy())
+        others = FolderListing(others=listing.others.copy())
         for archive in archives:
             others.others[suffix_of(archive)] -= 1
         found = read_archives(str(path), root, archives, +others.others)
@@ -138,7 +138,7 @@ def _read_folder(path: Path, split: str, streaming: bool) -> Found:
 
 
 def _read_files(files: list[Path], root: Path, name: str, split: str, streaming: bool) -> Found:
-    listing = Listing()
+    listing = FolderListing()
     for file in files:
         path = file.relative_to(root).as_posix()
         listing.add(path, file.name, _KEPT)
@@ -146,7 +146,7 @@ def _read_files(files: list[Path], root: Path, name: str, split: str, streaming:
         return _pick_from(read_listing(name, str(root), listing), str(root), split, streaming)
     archives = [file for file in listing.other_files if is_archive(file)]
     if archives:
-        found = read_archives(name, str(root), archives, Listing().others)
+        found = read_archives(name, str(root), archives, FolderListing().others)
         return _pick_from(found, str(root), split, streaming)
     suffixes = {file.suffix.lower() for file in files}
     if len(suffixes) == 1 and suffixes <= _SHARDS.keys():

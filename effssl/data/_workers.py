@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from effssl.data._loader import available_cores
-
 _MOST_WORKERS = 8
 
 
@@ -18,3 +16,10 @@ def worker_count(workers: int | None = None) -> int:
         return workers
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return min(_MOST_WORKERS, max(1, available_cores() // processes))
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -20,6 +20,7 @@ from effssl.data.sources import Source
 from effssl.device import to_device
 from effssl.distributed import join, world_size
 from effssl.evaluation._device import Precision, autocast, resolve_precision
+from effssl.processes import start_method
 from effssl.seeding import seeded_generator
 from effssl.transform import EvalTransform, create_transform
 from effssl.views import MultiView
@@ -124,13 +125,15 @@ class Extraction:
         first_only: bool = False,
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the number and features of each batch, (n, F), or (V, n, F) if not averaged."""
+        workers = workers if len(batches) > 1 else 0
         loader = DataLoader(
             _Images(self.source, self.transform, self.views),
             batch_sampler=[list(self.rows(b))[: 1 if first_only else None] for b in batches],
             collate_fn=_stack
             if self.views is None
             else partial(_packed, channels=self.source.in_chans),
-            num_workers=workers if len(batches) > 1 else 0,
+            num_workers=workers,
+            multiprocessing_context=start_method(workers),
             pin_memory=self.device.type == "cuda" and workers > 0,  # by a thread
         )
         modes = [(module, module.training) for module in self.model.modules()]

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from effssl.data._loader import available_cores
+from effssl.data._workers import available_cores
 from effssl.distributed import own_buffers
 from effssl.training.config import PretrainConfig
 

@@ -1,11 +1,16 @@
 """The decoded cache: the same pixels, whole or not there, shared, within its budget."""
 
+import errno
+import fcntl
+import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,9 +52,7 @@ def test_workers_write_the_same_bytes(cache_home):
         pixels.append(images.pixels.clone())
         for folder in cache_home.iterdir():
             if folder.is_dir():
-                (folder / "index.safetensors").unlink()
-                (folder / "pixels.bin").unlink()
-                folder.rmdir()
+                shutil.rmtree(folder)
     assert len(pixels[0]) == 2000 * 28 * 28 and torch.equal(*pixels)
 
 
@@ -109,6 +112,69 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "file"))
     assert build(load_source(str(image_folder))) is None
     assert "decoding in every epoch: no cache in" in caplog.text
+
+
+def without_locks(monkeypatch, number):
+    """File locks as a network file system without them has them."""
+
+    def flock(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def the_warning(caplog):
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    return record.getMessage()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_done_without_and_named_once(
+    image_folder, cache_home, monkeypatch, caplog, number
+):
+    source = load_source(str(image_folder))
+    without_locks(monkeypatch, number)
+    assert build(source) is None
+    said = the_warning(caplog)
+    assert str(cache_home) in said and os.strerror(number) in said and "set HF_HOME" in said
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_a_cache_that_is_there_is_opened_where_nothing_can_be_written(
+    image_folder, cache_home, monkeypatch, caplog, number
+):
+    source = load_source(str(image_folder))
+    expected = build(source).pixels.clone()
+
+    def refused(path, *arguments, **more):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(os, "utime", refused)
+    assert torch.equal(build(source).pixels, expected)
+    assert not caplog.records
+    assert build(source, 12) is None  # another size is not there
+    said = the_warning(caplog)
+    assert str(cache_home) in said and os.strerror(number) in said and "set HF_HOME" in said
+
+
+def test_a_cache_says_what_it_is_of(image_folder, cache_home):
+    source = load_source(str(image_folder))
+    made = cache_images(source, 16, max_bytes=1e9, workers=0, name="photos").folder
+    assert json.loads((made / "about.json").read_text()) == {
+        **{"format": cache.FORMAT, "dataset": "photos", "images": 24},
+        **{"in_chans": 3, "short_side": 16},
+    }
+    (made / "about.json").unlink()  # as in those of earlier versions
+    assert len(build(source, 16)) == 24
+
+
+def test_images_that_the_caller_has_looked_at_are_not_looked_at_again(image_folder, monkeypatch):
+    source = load_source(str(image_folder))
+    digest, made = source.digest(), build(source).folder
+    monkeypatch.setattr(type(source), "digest", None)
+    opened = cache_images(source, 100, max_bytes=1e9, workers=0, digest=digest)
+    assert opened.folder == made
 
 
 def test_a_torn_cache_is_made_anew(image_folder):

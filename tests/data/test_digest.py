@@ -7,11 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Array3D, Dataset, Features, List, Value, concatenate_datasets, config
+from datasets import (
+    Array3D,
+    Dataset,
+    Features,
+    List,
+    Value,
+    concatenate_datasets,
+    config,
+    load_from_disk,
+)
+from datasets import Image as ImageFeature
 from PIL import Image
 from test_sources import noise, png, rows, write_tar
 
 from effssl.data import _digest as digest
+from effssl.data import _listing as listing
 from effssl.data import load_source
 
 IMAGES = [png(image) for image in noise(12, 3, 8, 9)]
@@ -174,16 +185,109 @@ def test_exchanged_files_of_save_to_disk_are_seen_though_their_fingerprint_stays
     assert again.digest() != found
 
 
+def paths_in(folder, value):
+    """Files of one size, whatever they hold, by name."""
+    folder.mkdir(exist_ok=True, parents=True)
+    for name in ("a.bmp", "b.bmp"):
+        Image.new("L", (8, 8), value).save(folder / name)
+    return [str(folder / name) for name in ("a.bmp", "b.bmp")]
+
+
+def as_struct(paths):
+    return Dataset.from_dict({"image": [{"bytes": None, "path": path} for path in paths]})
+
+
+def as_undecoded(paths):
+    feature = Features({"image": ImageFeature(decode=False)})
+    return Dataset.from_dict({"image": paths}, features=feature)
+
+
+def as_mixed(paths):
+    cells = [{"bytes": IMAGES[0], "path": None}, *({"bytes": None, "path": p} for p in paths)]
+    return Dataset.from_dict({"image": cells})
+
+
+@pytest.mark.parametrize("in_a_cache", [False, True], ids=["outside", "in a cache"])
+@pytest.mark.parametrize("saved", [False, True], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("make_rows", [as_struct, as_undecoded, as_mixed])
+def test_files_that_change_behind_the_paths_of_a_data_set_are_other_images(
+    tmp_path, home, make_rows, saved, in_a_cache
+):
+    folder = (home / "datasets" if in_a_cache else tmp_path) / "photos"
+    dataset = make_rows(paths_in(folder, 10))
+    if saved:
+        # without a copy of the files in it, which save_to_disk makes of a column of type Image
+        dataset.cast(Features({"image": {"bytes": Value("binary"), "path": Value("string")}}))
+        dataset.save_to_disk(tmp_path / "x")
+
+    def of():
+        rows = load_from_disk(tmp_path / "x") if saved else dataset
+        rows = rows.cast_column("image", ImageFeature(decode=False))
+        return digest.digest_images(rows, "image")
+
+    found = of()
+    assert of() == found
+    paths_in(folder, 99)
+    for file in folder.iterdir():
+        os.utime(file, ns=(1, file.stat().st_mtime_ns + 1))
+    holds_a_copy = saved and make_rows is as_undecoded
+    assert (of() == found) == holds_a_copy
+
+
+def test_a_file_of_save_to_disk_that_is_given_its_old_time_is_read_again(tmp_path):
+    file = make("save_to_disk", tmp_path / "x")
+    found, before = load_source(str(tmp_path / "x")).digest(), file.stat()
+    content = file.read_bytes()
+    file.write_bytes(content.replace(IMAGES[-1][-30:-20], bytes(10)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    assert load_source(str(tmp_path / "x")).digest() != found
+
+
+def test_a_data_set_that_is_saved_anew_in_the_same_folder_is_other_images(tmp_path):
+    found = set()
+    for images in (IMAGES, IMAGES[::-1]):
+        shutil.rmtree(tmp_path / "x", ignore_errors=True)
+        table(images).save_to_disk(tmp_path / "x")
+        found.add(load_source(str(tmp_path / "x")).digest())
+    assert len(found) == 2
+
+
+def test_one_look_at_each_file_lists_names_and_sizes_without_reading(tmp_path, monkeypatch):
+    paths = paths_in(tmp_path / "one", 10)
+    rows = as_undecoded(paths)
+    looked, look = [], listing.identity
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "identity", lambda path: looked.append(path) or look(path))
+        patch.setattr(digest, "_digest", None)  # which reads
+        found = listing.list_images(rows, "image")
+        assert digest.digest_listed(rows, "image", found, read=True) == found.files
+    assert looked == paths and found.images == 2 and found.by_name
+    moved = listing.list_images(as_undecoded(paths_in(tmp_path / "two", 99)), "image")
+    assert (moved.names == found.names) and moved.files != found.files  # times count there only
+    Image.new("L", (9, 9)).save(paths[1])
+    assert listing.list_images(rows, "image").names != found.names
+
+
+def test_the_sizes_of_content_are_those_of_rows_in_any_order():
+    data = table([image + bytes(i) for i, image in enumerate(IMAGES)])
+    names = listing.list_images(data, "image").names
+    backwards = data.select(range(11, -1, -1))
+    assert listing.list_images(backwards, "image").names != names
+    assert listing.list_images(backwards.select(range(11, -1, -1)), "image").names == names
+    assert listing.list_images(data.select(range(11)), "image").names != names
+
+
 @pytest.mark.parametrize("kind", ["imagefolder", "zip"])
 def test_files_in_a_cache_count_by_their_content(tmp_path, monkeypatch, kind):
     file = make(kind, tmp_path / "x")
-    monkeypatch.setattr(digest, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(listing, "HF_HUB_CACHE", str(tmp_path))
     source = load_source(str(tmp_path / "x"))
     assert source.digest(read=False) is None
     found = source.digest()
     os.utime(file, ns=(1, 1))  # downloaded again
     assert load_source(str(tmp_path / "x")).digest() == found
-    monkeypatch.setattr(digest, "HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(listing, "HF_HUB_CACHE", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(digest, "HF_HOME", str(tmp_path / "other"))
     assert load_source(str(tmp_path / "x")).digest() != found
 

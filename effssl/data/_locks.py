@@ -1,0 +1,99 @@
+"""Locks on the files of a cache, done without where the file system has none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # Windows does not let a file be deleted that is open
+    fcntl = None
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock ``path.lock``, so that other processes wait.
+
+    Args:
+        path: What is locked; its folder is made if it is missing.
+        wait: Whether to wait for a process that holds it.
+
+    Raises:
+        TimeoutError: If another process holds it and ``wait`` is not set.
+        OSError: If the folder cannot be written, or its file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(path.name + ".lock")
+    with open(lock, "a") as file:
+        _try_lock(file)  # or filelock might wait forever for a lock that cannot be had
+    try:
+        with FileLock(lock, timeout=-1 if wait else 0):
+            yield
+    except Timeout:
+        raise TimeoutError(f"another process holds {lock}") from None
+
+
+@contextlib.contextmanager
+def locked_if_possible(path: Path) -> Iterator[None]:
+    """Hold the lock ``path.lock`` if the folder and its file system allow it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            logger.debug("no lock in %s: %s", path.parent, error)
+        yield
+
+
+def held_open(path: Path) -> IO[bytes]:
+    """Open a file to read, and have it count as in use until it is closed.
+
+    Raises:
+        FileNotFoundError: If it is being deleted.
+        OSError: If it cannot be read.
+    """
+    file = open(path, "rb")
+    try:
+        held = _try_lock(file, shared=True)
+    except OSError:  # the file system has no locks
+        return file
+    if not held:
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "is being deleted", str(path))
+    return file
+
+
+@contextlib.contextmanager
+def unused(path: Path) -> Iterator[None]:
+    """Keep others from opening a file with `held_open`, to delete it.
+
+    Raises:
+        TimeoutError: If a process has it open.
+        OSError: If that cannot be known, since the file system has no locks.
+    """
+    with open(path, "rb+") as file:
+        if not _try_lock(file):
+            raise TimeoutError(f"a running process uses {path.parent}")
+        yield
+
+
+def _try_lock(file: IO, *, shared: bool = False) -> bool:
+    """Lock an open file, and return whether that was possible; it is free again once closed."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise OSError(error.errno, os.strerror(error.errno), file.name) from error
+    return True
