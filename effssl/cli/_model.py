@@ -32,13 +32,16 @@ def load_model(
     from effssl.distributed import join
     from effssl.hub._folder import read_training
     from effssl.hub.pull import find_model, from_pretrained
+    from effssl.training._run_images import find_dataset
 
     folder = find_model(model, revision)
     encoder = from_pretrained(folder).to(join(cpu=cpu))
     # a run folder knows where the images of this machine are, a published folder does not
     run = folder.parent / "config.json"
     if folder.name == "model" and run.is_file():
-        return folder, encoder, PretrainConfig.load(run).values()
+        config = PretrainConfig.load(run)
+        dataset = find_dataset(run.parent, config)
+        return folder, encoder, config.values() | {"dataset": dataset}
     trained = dict.fromkeys(("dataset", "image_column")) | read_training(folder).get("config", {})
     # anybody may have written it: it must not name files of this machine
     if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
@@ -53,13 +56,26 @@ def images_of(
 
     Raises:
         ValueError: If no data set is given and the model does not name a public one.
+        FileNotFoundError: If none is given and the one trained on is not there.
     """
+    from effssl.data.sources import is_public
+    from effssl.training._run_images import is_here
+
     if dataset is not None:
         return dataset, image_column
-    if trained["dataset"] is None:
+    name = trained["dataset"]
+    if name is None:
         raise ValueError(f"{model} does not name public images: give --dataset")
-    if trained["dataset"] == IN_MEMORY:
+    if name == IN_MEMORY:
         raise ValueError(f"{model} was trained on objects in memory: give --dataset")
+    if not is_public(name) and not is_here(name):
+        where = "which is not there any more"
+        if not Path(name).is_absolute():
+            where = (
+                "a path relative to the folder where pretraining was started: nothing is there "
+                f"from {Path.cwd()}"
+            )
+        raise FileNotFoundError(f"{model} was trained on {name!r}, {where}: give --dataset")
     return trained["dataset"], image_column or trained["image_column"]
 
 

@@ -42,6 +42,8 @@ def create_loader(
     workers: int,
     cache_bytes: float,
     keep_on_gpu: bool = True,
+    name: str | None = None,
+    digest: str | None = None,
 ) -> Iterable[Batch]:
     """Return an iterable over the batches of an epoch; fill the cache first if there is one.
 
@@ -53,13 +55,17 @@ def create_loader(
         workers: Number of processes that decode.
         cache_bytes: Largest size of the decoded data set that is cached.
         keep_on_gpu: Whether a cached data set that fits is copied to a GPU as a whole.
+        name: Name of the data set, for the cache.
+        digest: Digest of the images, if it is known.
 
     Raises:
         ValueError: If more than 1 % of the images turn out to be broken.
     """
     if source.streaming:
         return batches
-    images = cache_images(source, short_side, max_bytes=cache_bytes, workers=workers)
+    images = cache_images(
+        source, short_side, max_bytes=cache_bytes, workers=workers, name=name, digest=digest
+    )
     on_gpu = device.type == "cuda"
     if images is None:
         images = DecodedImages(source, short_side)

@@ -14,6 +14,7 @@ from torch import nn
 
 from effssl.batch_norm import make_global
 from effssl.data._broken import BrokenImages
+from effssl.data._fingerprint import Fingerprint, Inventory
 from effssl.data._loader import Batch, BatchShard, EpochBatches, decode_size
 from effssl.data._stream import StreamBatches
 from effssl.data._workers import worker_count
@@ -51,6 +52,7 @@ class RunParts:
         schedule: Learning-rate schedule.
         evaluation: Evaluation during the run, if any.
         total_steps: Number of steps of the whole run.
+        images: What the run remembers of its images; None but in the main process.
     """
 
     config: PretrainConfig
@@ -64,6 +66,7 @@ class RunParts:
     schedule: CosineLRScheduler
     evaluation: OnlineEvaluation | None
     total_steps: int
+    images: Fingerprint | None
 
 
 def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
@@ -93,15 +96,8 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
     optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
-    loader = create_loader(
-        source,
-        batches,
-        accelerator.device,
-        short_side=side,
-        workers=workers,
-        cache_bytes=1e9 * config.cache_gb,
-        keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
-    )
+    inventory = Inventory(source, batches.images) if accelerator.is_main_process else None
+    loader = _create_loader(config, accelerator, source, batches, inventory)
     evaluation = _online_evaluation(config, source, loader)
 
     saved_model = copy.deepcopy(net)
@@ -135,6 +131,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         schedule=schedule,
         evaluation=evaluation,
         total_steps=total_steps,
+        images=inventory and inventory.fingerprint(),
     )
 
 
@@ -148,6 +145,26 @@ def _load_source(config: PretrainConfig) -> Source:
         streaming=config.streaming,
         value_range=config.value_range,
         max_pixels=config.max_pixels,
+    )
+
+
+def _create_loader(
+    config: PretrainConfig,
+    accelerator: Accelerator,
+    source: Source,
+    batches: EpochBatches | StreamBatches,
+    inventory: Inventory | None,
+) -> Iterable[Batch]:
+    return create_loader(
+        source,
+        batches,
+        accelerator.device,
+        short_side=decode_size(config.img_size),
+        workers=worker_count(config.workers),
+        cache_bytes=1e9 * config.cache_gb,
+        keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
+        name=config.dataset,
+        digest=inventory and inventory.digest,
     )
 
 

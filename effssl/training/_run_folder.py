@@ -1,4 +1,4 @@
-"""Folder of a run: config.json, metrics.jsonl, checkpoints, and the model folder."""
+"""Folder of a run: config.json, images.json, metrics.jsonl, checkpoints, and the model folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effssl.atomic import PARTIAL
+from effssl.training._checkpoint import load_checkpoint
 from effssl.training._fields import names_where
+from effssl.training._run_images import check_images, has_images, save_images
 from effssl.training.config import PretrainConfig
+
+if TYPE_CHECKING:
+    from effssl.data._fingerprint import Fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +59,8 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     # a field that did not exist yet had the effect of its default
     before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
     free = names_where(config, "on_resume", "free")
+    if has_images(folder):
+        free.add("dataset")  # what counts is the images, which `open_run_folder` compares
     changed = [k for k in now if k not in free and before.get(k) != now[k]]
     was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
     if set(changed) & names_where(config, "on_resume", "keep"):
@@ -62,8 +70,29 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     return config
 
 
-def prepare_run_folder(config: PretrainConfig) -> None:
-    """Create the folder, delete an earlier run if asked to, and write config.json."""
+def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
+    """Create the folder, or load the newest checkpoint of the run in it.
+
+    An earlier run is deleted if the configuration says so.
+
+    Args:
+        config: Configuration that passed `check_run_folder`.
+        images: Images of this launch.
+
+    Returns:
+        The state that was saved, if there is one.
+
+    Raises:
+        ValueError: If the run was trained on other images, or none of its checkpoints is whole.
+        OSError: If the folder cannot be written.
+    """
+    saved = None if config.overwrite else load_checkpoint(config.run_folder)
+    check_images(config, images, 0 if saved is None else saved["step"])
+    _prepare(config, images)
+    return saved
+
+
+def _prepare(config: PretrainConfig, images: Fingerprint) -> None:
     folder = config.run_folder
     if config.overwrite:
         for name in ("checkpoints", "model"):
@@ -73,6 +102,7 @@ def prepare_run_folder(config: PretrainConfig) -> None:
     stop = config.stop_when_disk_full or not (folder / "config.json").exists()
     with tolerate_disk_full("config.json", folder, stop=stop):
         config.save(folder / "config.json")
+        save_images(config, images)
 
 
 @contextmanager

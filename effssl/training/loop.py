@@ -15,15 +15,16 @@ from torch import Tensor
 from effssl.distributed import all_reduce_max, is_lost_connection, rows_known
 from effssl.hub._folder import is_model_folder, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
+from effssl.processes import check_main_guard, explain_lost_workers
 from effssl.training._background import BackgroundWriter, host_copy
 from effssl.training._build import RunParts, build
-from effssl.training._checkpoint import load_checkpoint, save_checkpoint
+from effssl.training._checkpoint import save_checkpoint
 from effssl.training._launch import create_accelerator, explain_determinism
 from effssl.training._monitor import Monitor, start_tracker
 from effssl.training._record import training_record
 from effssl.training._run_folder import (
     check_run_folder,
-    prepare_run_folder,
+    open_run_folder,
     tolerate_disk_full,
 )
 from effssl.training._staging import StagedBatch, StagedBatches
@@ -62,9 +63,11 @@ def pretrain(config: PretrainConfig) -> Path:
         ConnectionError: If another process of the run does not answer.
         SystemExit: With code 143, after SIGTERM.
         KeyboardInterrupt: After SIGINT.
+        RuntimeError: If a process imports the script that started it, which calls this function.
     """
+    check_main_guard("effssl.pretrain")
     accelerator = create_accelerator(config)
-    with heartbeat():
+    with heartbeat(), explain_lost_workers("effssl.pretrain"):
         try:
             with explain_determinism(config.backbone):
                 run = _Run(accelerator, build(check_run_folder(config), accelerator))
@@ -95,11 +98,15 @@ class _Run:
     def open_folder(self) -> None:
         """Create the run folder, or restore the state of the run in it."""
         self.accelerator.wait_for_everyone()  # all have checked the folder before one changes it
-        saved = None
+        saved, refusal = None, None
         if self.accelerator.is_main_process:
-            prepare_run_folder(self.config)
-            saved = load_checkpoint(self.config.run_folder)
-        (saved,) = broadcast_object_list([saved])
+            try:
+                saved = open_run_folder(self.config, self.parts.images)
+            except (ValueError, OSError) as error:
+                refusal = error
+        saved, refusal = broadcast_object_list([saved, refusal])
+        if refusal is not None:
+            raise refusal
         if saved is None:
             return
         self.state.load_state_dict(saved)

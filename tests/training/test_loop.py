@@ -239,6 +239,7 @@ def test_two_processes_make_one_run_and_one_set_of_files(tmp_path):
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "checkpoints",
         "config.json",
+        "images.json",
         "metrics.jsonl",
         "model",
     ]
