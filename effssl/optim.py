@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import timm.optim
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from effssl.hints import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 _FUSED = ("adam", "adamw", "sgd")  # torch steps all of their parameters in one kernel
 
@@ -21,6 +25,10 @@ def create_optimizer(
     layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
     """Create an optimizer that applies no weight decay to biases and norms.
+
+    Optimizers that scale each step to the size of the weights, such as lars and lamb, do so for the
+    other parameters whatever the weight decay, and never for biases and norms, as LARC and the
+    authors' code of Barlow Twins do.
 
     Args:
         model: Model whose parameters that require a gradient are optimized.
@@ -39,9 +47,43 @@ def create_optimizer(
             "timm.optim.list_optimizers() gives all"
         )
     fused = {"fused": True} if name in _FUSED else {}
-    return timm.optim.create_optimizer_v2(
-        model, opt=name, lr=lr, weight_decay=weight_decay, layer_decay=layer_decay, **fused
+
+    def create(decay: float) -> torch.optim.Optimizer:
+        return timm.optim.create_optimizer_v2(
+            model, opt=name, lr=lr, weight_decay=decay, layer_decay=layer_decay, **fused
+        )
+
+    optimizer = create(weight_decay)
+    if weight_decay != 0 or "always_adapt" not in optimizer.defaults:
+        return optimizer
+    # without weight decay timm puts all parameters into one group and scales the step of none
+    optimizer = create(1.0)
+    for group in optimizer.param_groups:
+        group["always_adapt"] = group["weight_decay"] != 0
+        group["weight_decay"] = 0.0
+    return optimizer
+
+
+def take_groups_of(optimizer: torch.optim.Optimizer, state: dict, model: nn.Module) -> None:
+    """Join the groups of an optimizer if its saved state is of one group, so that it can be loaded.
+
+    Earlier versions put all parameters of lars and lamb without weight decay into one group, in the
+    order of the model, and did not scale their steps. A run that began so goes on so.
+
+    Args:
+        optimizer: Optimizer from `create_optimizer`.
+        state: What its ``state_dict`` returned when it was saved.
+        model: Model whose parameters it optimizes.
+    """
+    groups, saved = optimizer.param_groups, state["param_groups"]
+    if not (len(saved) == 1 < len(groups) and "always_adapt" in saved[0]):
+        return
+    logger.warning(
+        "this run began when optimizers without weight decay did not scale their steps to the "
+        "weights; it goes on so: start another run for what lars and lamb are"
     )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups[:] = [groups[0] | {"params": trained}]
 
 
 def create_schedule(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from effssl.data._broken import BrokenImages
+from effssl.optim import take_groups_of
 from effssl.training._background import host_copy
 from effssl.training._faults import NonFiniteGuard
 
@@ -69,6 +70,7 @@ class RunState:
         self.earlier_minutes = state.get("minutes", 0.0)  # older checkpoints have none
         self.broken = BrokenImages(self.broken.num_images, state["broken"])
         self.model.load_state_dict(state["model"])
+        take_groups_of(self.optimizer, state["optimizer"], self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         # a run that had another precision saved no scaler: it starts afresh
         if self.scaler is not None and state.get("scaler"):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm.optim
 import torch
-from runs import metrics, state, steps_of_checkpoints, tiny
+from runs import Killed, assert_equal, kill, metrics, state, steps_of_checkpoints, tiny
 
 import effssl
 from effssl.optim import create_optimizer
@@ -180,3 +180,70 @@ def test_the_applied_gradient_has_the_norm_it_is_clipped_to(tmp_path, micro_batc
     torch.testing.assert_close(clipped, whole / 50, rtol=1e-6, atol=1e-9 * norm)
     loose, _ = applied("loose", grad_clip=2 * norm)
     assert torch.equal(loose, whole)
+
+
+def relative_steps(name, weight_decay, gradient):
+    """Norm of the first step over that of the weights, by parameter."""
+    model = create("test_resnet")
+    optimizer = create_optimizer(model, name, lr=0.1, weight_decay=weight_decay)
+    draw = torch.Generator().manual_seed(0)
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = gradient * torch.randn(parameter.shape, generator=draw)
+    optimizer.step()
+    steps = {key: (value - before[key]).norm() for key, value in model.named_parameters()}
+    return {key: (step / before[key].norm()).item() for key, step in steps.items()}, model
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-6])
+@pytest.mark.parametrize("gradient", [1e-3, 1e3])
+@pytest.mark.parametrize("name, trust", [("lars", 0.001), ("nlars", 0.0019), ("lamb", 1.0)])
+def test_a_step_has_the_size_of_the_weights_and_not_that_of_the_gradient(
+    name, trust, gradient, weight_decay
+):
+    steps, model = relative_steps(name, weight_decay, gradient)
+    for key, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            assert steps[key] == pytest.approx(0.1 * trust, rel=0.02), key
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-6])
+@pytest.mark.parametrize("name", ["lars", "larc", "lamb", "lambc", "clamb"])
+def test_the_steps_of_biases_and_norms_are_never_scaled_to_their_size(name, weight_decay):
+    model = create("test_resnet")
+    plain = copy.deepcopy(model)
+    adapts = create_optimizer(model, name, lr=0.1, weight_decay=weight_decay)
+    plainly = timm.optim.create_optimizer_v2(plain, opt=name, lr=0.1, weight_decay=0.0)
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    adapts.step()
+    plainly.step()
+    pairs = dict(zip(model.named_parameters(), plain.parameters(), strict=True))
+    assert {key: torch.equal(a, b) for (key, a), b in pairs.items()} == {
+        key: a.ndim == 1 for (key, a) in pairs
+    }
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_a_run_of_one_group_of_parameters_resumes_as_it_began(tmp_path, monkeypatch, caplog, name):
+    """Earlier versions made one group where there is no weight decay."""
+
+    def pretrain(folder, **changes):
+        given = {"optimizer": name, "weight_decay": 0.0, "log_every": 1, "evaluate_every": 0}
+        effssl.pretrain(tiny(tmp_path / folder, **(given | {"checkpoint_steps": 2} | changes)))
+        return tmp_path / folder / "run"
+
+    def earlier(model, name, lr, weight_decay):
+        return timm.optim.create_optimizer_v2(model, opt=name, lr=lr, weight_decay=weight_decay)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("effssl.training._build.create_optimizer", earlier)
+        whole = pretrain("whole")
+        with patch.context() as killed, pytest.raises(Killed):
+            kill(killed, "step", 6)
+            pretrain("parts")
+    parts = pretrain("parts", resume=True)
+    assert_equal(state(parts, 10)["model"], state(whole, 10)["model"])
+    assert_equal(state(parts, 10)["optimizer"], state(whole, 10)["optimizer"])
+    assert [line["lr"] for line in metrics(parts)] == [line["lr"] for line in metrics(whole)]
+    assert caplog.text.count("did not scale their steps") == 1
