@@ -8,6 +8,13 @@ must import this module first.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import timm
+from huggingface_hub import constants
+from huggingface_hub.utils import httpx
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -61,3 +68,29 @@ def resnet34_cifar(pretrained: bool = False, **kwargs) -> SmallImageResNet:
 def resnet50_cifar(pretrained: bool = False, **kwargs) -> SmallImageResNet:
     """ResNet-50 for small images; 2048 features."""
     return _create("resnet50_cifar", pretrained, block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)
+
+
+@contextmanager
+def named_download(backbone: str) -> Iterator[None]:
+    """Raise the errors of a download of timm's weights as one line that says what to do.
+
+    Args:
+        backbone: Name in timm, with or without the tag of its weights.
+
+    Raises:
+        FileNotFoundError: In place of an error of the connection, the Hub or the cache.
+    """
+    try:
+        yield
+    except (OSError, httpx.HTTPError) as error:
+        cfg = timm.get_pretrained_cfg(backbone, allow_unregistered=False)
+        source = f"{constants.ENDPOINT}/{cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url
+        reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+        why = f"{source} gives none: {reason}"
+        if constants.is_offline_mode():
+            why = "HF_HUB_OFFLINE is set: unset it to download them"
+        raise FileNotFoundError(
+            f"no pretrained weights of {backbone!r}: they are not in the cache "
+            f"{os.path.normpath(constants.HF_HUB_CACHE)}, and {why}; or start from random weights, "
+            "without --pretrained"
+        ) from error

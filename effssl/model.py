@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import timm
 import torch
 from torch import Tensor, nn
 
-import effssl.backbones  # noqa: F401  registers the small-image ResNets
+from effssl.backbones import named_download  # the module registers the small-image ResNets
 from effssl.hints import did_you_mean
 
 BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
@@ -124,7 +126,14 @@ def create_model(
     Raises:
         ValueError: If the backbone is unknown, has no patch size to set, has no pretrained
             weights, or cannot take such images.
+        FileNotFoundError: If pretrained weights are not in the cache and cannot be downloaded.
     """
+    if ":" in backbone or "/" in backbone:
+        raise ValueError(
+            f"backbone {backbone!r} is a repository or a folder, from which no backbone is taken "
+            "yet: give a name of timm such as resnet50, or resnet50.a1_in1k with --pretrained to "
+            "start from those weights of timm"
+        )
     architecture = backbone.partition(".")[0]
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models(), most=3)
@@ -146,7 +155,8 @@ def create_model(
         backbone_args["img_size"] = img_size
     if patch_size is not None:
         backbone_args["patch_size"] = patch_size
-    net = build_backbone(backbone, backbone_args, pretrained=pretrained)
+    with named_download(backbone) if pretrained else nullcontext():
+        net = build_backbone(backbone, backbone_args, pretrained=pretrained)
     cfg = dict(net.pretrained_cfg) if pretrained else untrained_cfg(net.pretrained_cfg)
     for key in ("mean", "std"):
         if len(cfg[key]) != in_chans:

@@ -71,6 +71,8 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     "arguments, message",
     [
         (["pretrain", "--backbone", "resnet81"], "unknown backbone 'resnet81'; did you mean"),
+        (["pretrain", "--backbone", "hf-hub:timm/resnet18"], "is a repository or a folder"),
+        (["pretrain", "--backbone", "resnet18", "--pretrained"], "HF_HUB_OFFLINE is set"),
         (["pretrain", "--views", "1"], "views must be 2 or more"),
         (["evaluate", "nowhere"], "no model folder 'nowhere'"),
         (["features", "nowhere", "--output", "x.parquet"], "no model folder 'nowhere'"),

@@ -3,6 +3,8 @@
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import httpx
 
 import effssl
 
@@ -72,3 +74,38 @@ def test_list_models_has_timms_and_the_small_image_resnets():
 def test_bad_arguments_say_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):
         effssl.create_model(**arguments)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:runs/x", "timm/resnet18"]
+)
+def test_a_repository_or_folder_as_a_backbone_is_named_with_what_is_possible(name):
+    with pytest.raises(ValueError, match="no backbone is taken yet: give a name of timm") as info:
+        effssl.create_model(name)
+    assert repr(name) in str(info.value) and "--pretrained" in str(info.value)
+    assert len(str(info.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
+def test_weights_that_cannot_be_downloaded_are_named_with_the_reason_and_the_cache(name):
+    with pytest.raises(FileNotFoundError) as info:  # the tests are offline
+        effssl.create_model(name, pretrained=True)
+    said = str(info.value)
+    assert repr(name) in said and "HF_HUB_OFFLINE is set" in said and "--pretrained" in said
+    assert constants.HF_HUB_CACHE in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError, ConnectionResetError, PermissionError])
+def test_weights_of_a_host_that_does_not_answer_are_named_with_both(monkeypatch, error):
+    def fail(*arguments, **more):
+        raise error("Name or service\nnot known")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
+    with pytest.raises(FileNotFoundError) as info:
+        effssl.create_model("resnet18", pretrained=True)
+    said = str(info.value)
+    assert (
+        f"{constants.ENDPOINT}/timm/resnet18.a1_in1k gives none: Name or service not known" in said
+    )
+    assert constants.HF_HUB_CACHE in said and len(said.splitlines()) == 1
