@@ -20,7 +20,7 @@ from effssl.data.sources import Source
 from effssl.device import to_device
 from effssl.distributed import join, world_size
 from effssl.evaluation._device import Precision, autocast, resolve_precision
-from effssl.processes import start_method
+from effssl.processes import explain_lost_workers, start_method
 from effssl.seeding import seeded_generator
 from effssl.transform import EvalTransform, create_transform
 from effssl.views import MultiView
@@ -139,7 +139,7 @@ class Extraction:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            for batch, images in zip(batches, loader, strict=True):
+            for batch, images in zip(batches, _loaded(loader), strict=True):
                 if isinstance(images, BrokenImage):
                     if world_size() > 1:  # the launcher may end this process before it can print
                         logger.error("process %d: %s", dist.get_rank(), images)
@@ -210,6 +210,11 @@ class _Images(Dataset):
         except BrokenImage as error:
             return BrokenImage(f"{image_name(value, f'row {row}')}: {error}")
         return self.transform(image)
+
+
+def _loaded(loader: DataLoader) -> Iterator[Tensor | Batch | BrokenImage]:
+    with explain_lost_workers("effssl.extract_features"):
+        yield from loader
 
 
 def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:

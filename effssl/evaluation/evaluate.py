@@ -32,6 +32,7 @@ from effssl.evaluation.knn import TEMPERATURE, K, check_votes
 from effssl.evaluation.linear import LinearProbe
 from effssl.evaluation.spectrum import Spectrum
 from effssl.model import SSLModel
+from effssl.processes import check_main_guard
 from effssl.views import MultiView
 
 SHARES = (1.0, 0.1, 0.01)
@@ -118,6 +119,7 @@ def evaluate(
         ValueError: If a protocol or the precision is unknown, an option out of bounds, or train and
             test do not fit together (`dense_labels`).
     """
+    check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
     settings = Settings(protocols, seeds, vote, tuning, preset, precision, workers, progress)
     return _evaluate(model, train, test, settings)

@@ -16,6 +16,7 @@ from effssl.distributed import all_reduce_max, gather_uneven, world_size
 from effssl.evaluation._device import Precision, decoding_workers
 from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile
+from effssl.processes import check_main_guard
 from effssl.views import MultiView
 
 
@@ -70,6 +71,7 @@ def extract_features(
             output has another ending.
         FileExistsError: If the output exists.
     """
+    check_main_guard("effssl.extract_features")
     check_map_style(source)
     job = Extraction(model, source, views, project, transform, batch_size, precision, seed)
     workers = decoding_workers(workers, len(source.dataset), job.device)
