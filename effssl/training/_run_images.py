@@ -28,7 +28,8 @@ def save_images(config: PretrainConfig, images: Fingerprint) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    path = os.path.abspath(Path(config.dataset).expanduser()) if is_here(config.dataset) else None
+    name = config.values()["dataset"]
+    path = os.path.abspath(Path(name).expanduser()) if is_here(name) else None
     write_json(config.run_folder / IMAGES, dataclasses.asdict(images) | {"path": path})
 
 
@@ -58,8 +59,9 @@ def check_images(config: PretrainConfig, images: Fingerprint, step: int) -> None
         return
     before = Fingerprint(*(known.get(f.name) for f in dataclasses.fields(Fingerprint)))
     was = json.loads((config.run_folder / "config.json").read_text()).get("dataset")
-    renamed, change = was != config.dataset, before.differs(images)
-    names = f"dataset was {was!r}, is {config.dataset!r}"
+    name = config.values()["dataset"]
+    renamed, change = was != name, before.differs(images)
+    names = f"dataset was {was!r}, is {name!r}"
     if change is None:
         if renamed:
             compared = "number of images" if images.names is None else "images"
