@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,6 +66,10 @@ class Source:
         from datasets import IterableDataset
 
         return isinstance(self.dataset, IterableDataset)
+
+    def with_range(self, value_range: tuple[float, float] | None) -> Source:
+        """Return the source with a value range, such as that of a model, unless it has its own."""
+        return self if self.value_range is not None else replace(self, value_range=value_range)
 
     def labels(self) -> list[int]:
         """Return the class of every image, in order.

@@ -83,8 +83,9 @@ class Extraction:
                 raise ValueError(
                     f"a {type(model).__name__} does not say what input it takes: give transform"
                 ) from error
-        self.source = _mapped_for(self.transform, source)
-        if views is not None and isinstance(self.transform, EvalTransform):
+        ours = isinstance(self.transform, EvalTransform)
+        self.source = source.with_range(self.transform.value_range) if ours else source
+        if views is not None and ours:
             mean, std = tuple(self.transform.mean), tuple(self.transform.std)
             options = replace(views.options, mean=mean, std=std)
             self.views = MultiView(options, views=views.views, size=views.size)
@@ -173,13 +174,6 @@ class Extraction:
         images = images.to(self.dtype)
         with autocast(self.precision, self.device):
             return self.model(images, project=True) if self.project else self.model(images)
-
-
-def _mapped_for(transform: Callable | None, source: Source) -> Source:
-    """Give a source without a value range that of the model."""
-    if source.value_range is not None or not isinstance(transform, EvalTransform):
-        return source
-    return replace(source, value_range=transform.value_range)
 
 
 class _Images(Dataset):

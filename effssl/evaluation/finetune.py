@@ -135,6 +135,7 @@ def _create_data(
     workers: int,
 ) -> _Data:
     channels, size = cfg["input_size"][:2]
+    train = train.with_range(cfg.get("value_range"))
     side = decode_size(size)
     images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
     images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
