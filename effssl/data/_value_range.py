@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -53,12 +54,13 @@ def settle_range(
     """
     options = {"in_chans": in_chans, "max_pixels": max_pixels}
     if value_range is None:
-        _warn_of_darkness(_sample(rows, column, _LOOKED_AT), options)
+        _warn_of_darkness(_sample(rows, column, _LOOKED_AT, most_shards=1), options)
         return None
     if value_range == "auto":
-        return _found(_sample(rows, column, _SAMPLED), options)
-    numbers = [n for n in value_range if isinstance(n, int | float) and math.isfinite(n)]
-    if isinstance(value_range, str) or len(value_range) != 2 or len(numbers) != 2:
+        return _found(_sample(rows, column, _SAMPLED, most_shards=_SHARDS), options)
+    pair = [] if isinstance(value_range, str | Real) else list(value_range)
+    numbers = [n for n in pair if isinstance(n, Real) and math.isfinite(n)]
+    if len(pair) != 2 or len(numbers) != 2:
         raise ValueError(f"value_range must be two numbers, auto or None; got {value_range!r}")
     low, high = map(float, numbers)
     if not low < high:
@@ -66,14 +68,16 @@ def settle_range(
     return low, high
 
 
-def _sample(rows: Dataset | IterableDataset, column: str, most: int) -> Iterator[object]:
+def _sample(
+    rows: Dataset | IterableDataset, column: str, most: int, most_shards: int
+) -> Iterator[object]:
     """Yield evenly spaced cells, or in a stream the first ones of evenly spaced shards."""
     if hasattr(rows, "__len__"):
         count = min(most, len(rows))
         for i in range(count):
             yield rows[i * len(rows) // count][column]
         return
-    shards = min(_SHARDS, rows.num_shards)
+    shards = min(most_shards, rows.num_shards)  # to open one takes a request
     for i in range(shards):
         shard = rows.shard(rows.num_shards, i * rows.num_shards // shards)
         for row in shard.take(math.ceil(most / shards)):

@@ -83,7 +83,7 @@ def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> li
     side, share = cfg["input_size"][-1], cfg.get("crop_pct", 1.0)
     transform = (
         f"shorter side to {int(side / share)} px ({cfg.get('interpolation', 'bilinear')}), centre "
-        f"crop of {side} px, values from 0 to 1, mean {_numbers(cfg['mean'])}, std "
+        f"crop of {side} px, {_values(config)}, mean {_numbers(cfg['mean'])}, std "
         f"{_numbers(cfg['std'])}"
     )
     facts += [("Features", f"{model.num_features:,}"), ("Transform", transform)]
@@ -171,6 +171,13 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return list(rows.items())
+
+
+def _values(config: ModelConfig) -> str:
+    if config.value_range is None:
+        return "values from 0 to 1"
+    low, high = config.value_range
+    return f"stored values from {low:g} to {high:g} mapped to 0 to 1 (by effssl, not by timm)"
 
 
 def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:

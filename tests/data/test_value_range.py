@@ -189,6 +189,7 @@ def test_auto_looks_at_images_from_one_end_to_the_other():
     [
         ((5, 5), "value_range must rise from LOW to HIGH; got 5 5"),
         ((9, 1), "value_range must rise from LOW to HIGH; got 9 1"),
+        (7, "value_range must be two numbers, auto or None; got 7"),
         ((1,), "value_range must be two numbers, auto or None"),
         ((0, float("inf")), "value_range must be two numbers, auto or None"),
         ("full", "value_range must be two numbers, auto or None; got 'full'"),
@@ -235,8 +236,12 @@ def test_dark_deep_images_are_worth_one_warning(tmp_path, caplog, images, what):
     source = save(tmp_path, images)
     load_source(source, in_chans=3)
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert record.name == "effssl.data._value_range"
     pattern = f"largest value in {what} .*give --value-range 0 .*, or auto"
     assert re.search(pattern, record.getMessage()), record.getMessage()
+    caplog.clear()
+    load_source(source, in_chans=3, streaming=True)
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
     caplog.clear()
     load_source(source, in_chans=3, value_range=(0, 1))
     assert not caplog.records

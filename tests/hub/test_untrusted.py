@@ -93,6 +93,18 @@ def test_paths_and_addresses_in_a_config_are_refused(folder, put, path):
         (lambda c: c["effssl"].pop("files"), "files must be model.safetensors and projector"),
         (lambda c: c["effssl"]["files"]["model.safetensors"].pop("sha256"), "sha256 of every file"),
         (lambda c: c.update(effssl=[1]), "'effssl' must be an object"),
+        *(
+            (lambda c, to=to: c["effssl"].update(value_range=to), "value_range must be two rising")
+            for to in (
+                [1],
+                [2, 1],
+                [0, float("nan")],
+                [0, 10**400],
+                [False, True],
+                "auto",
+                [[0], 1],
+            )
+        ),
     ],
 )
 def test_what_is_too_large_or_no_number_is_refused_before_anything_is_allocated(

@@ -17,6 +17,9 @@ from effssl import PretrainConfig, cli
 from effssl.data import _cache, decode_image, load_source
 from effssl.evaluation import finetune
 from effssl.evaluation._extraction import Extraction
+from effssl.hub._card_content import card_content
+from effssl.hub._folder import read_record
+from effssl.hub._model_config import read_config
 from effssl.report._gallery import draw_sample
 
 RUN = {k: v for k, v in TINY.items() if k != "split"} | {"epochs": 1, "log_every": 1}
@@ -66,6 +69,11 @@ def test_the_range_that_was_found_is_kept_with_run_model_and_record(run, images)
         effssl.from_pretrained(run / "model", num_classes=3),
     ):
         assert effssl.create_transform(model).value_range == (low, high)
+    card = card_content(read_config(run / "model"), read_record(run / "model"), "me/model")
+    assert (
+        f"stored values from {low:g} to {high:g} mapped to 0 to 1"
+        in dict(card["facts"])["Transform"]
+    )
     again = run.parent / "saved-again"
     effssl.save_pretrained(effssl.from_pretrained(run), again)
     assert effssl.from_pretrained(again).value_range == (low, high)
