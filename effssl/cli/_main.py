@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from effssl.cli._model import is_main_process
+from effssl.cli.cache import Cache
 from effssl.cli.evaluate import Evaluate
 from effssl.cli.features import Features
 from effssl.cli.list import ListModels
@@ -29,6 +30,7 @@ COMMANDS = {
     "views": Views,
     "push": Push,
     "list": ListModels,
+    "cache": Cache,
     "recommend": Recommend,
 }
 
@@ -51,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def parse(
     args: Sequence[str],
-) -> Pretrain | Evaluate | Features | Report | Views | Push | ListModels | Recommend:
+) -> Pretrain | Evaluate | Features | Report | Views | Push | ListModels | Cache | Recommend:
     """Parse the arguments after ``effssl`` without running anything.
 
     Raises:

@@ -86,6 +86,8 @@ def _recall(kept: Path) -> str | None:
         known = kept.read_text()
     except (OSError, ValueError):
         return None
+    with contextlib.suppress(OSError):
+        os.utime(kept)  # its time is that of the last use
     return known if len(known) == 32 else None
 
 

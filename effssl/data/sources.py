@@ -185,6 +185,7 @@ def load_source(
 
     Raises:
         FileNotFoundError: If there is no data set of that name.
+        OSError: If ``datasets`` cannot write its cache, or that has no locks.
         ValueError: If the split or a column does not exist, there are no images, they do not have
             ``in_chans`` channels, a stream is to be sliced, or the range does not rise.
         TypeError: If an object is no data set.
@@ -253,6 +254,8 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         DatasetNotFoundError,
     )
 
+    from effssl.data._cache_errors import cache_error
+
     try:
         yield
     except DatasetNotFoundError as error:
@@ -267,7 +270,13 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         raise FileNotFoundError(f"no images or parquet files in {named}: {error}") from error
     except (ValueError, TarError) as error:
         raise ValueError(f"data set {named}, split {split!r}: {error}") from error
+    except (OSError, NotImplementedError) as error:
+        if (of_cache := cache_error(error, named)) is None:
+            raise
+        raise of_cache from error
     except DatasetGenerationError as error:  # its own text says nothing
+        if (of_cache := cache_error(error.__cause__, named)) is not None:
+            raise of_cache from error
         raise ValueError(
             f"data set {named}, split {split!r}: {error.__cause__ or error}"
         ) from error

@@ -64,7 +64,7 @@ class FeatureFile:
         self.batches, self.shape = batches, (len(source.dataset), width)
         self.path = self.partial / "features.safetensors"
         self.start = self.path.stat().st_size - 4 * math.prod(self.shape)  # they come last
-        self.file = os.open(self.path, os.O_RDWR)
+        self.file = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # of Windows
         self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
         self.pending, self.saved = [], time.monotonic()
 
