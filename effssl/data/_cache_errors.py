@@ -19,12 +19,12 @@ _OF_WRITING = {
 _OF_RIGHTS = {errno.EACCES, errno.EPERM}
 
 
-def cache_error(error: BaseException | None, dataset: str) -> OSError | None:
+def cache_error(error: BaseException | None, named: str) -> OSError | None:
     """Return an error of the cache in one line that names the way out; None for any other error.
 
     Args:
         error: What ``datasets`` raised.
-        dataset: Name of the data set.
+        named: Name of the data set in messages, with its quotes.
     """
     from datasets import config
 
@@ -38,7 +38,7 @@ def cache_error(error: BaseException | None, dataset: str) -> OSError | None:
     if not refused and error.errno not in _OF_WRITING:
         return None
     return OSError(
-        f"data set {dataset!r} cannot be prepared in the cache {config.HF_DATASETS_CACHE}: "
+        f"data set {named} cannot be prepared in the cache {config.HF_DATASETS_CACHE}: "
         f"{os.strerror(error.errno)}; set HF_HOME to a folder that can be written, on a disk that "
         "has locks and room"
     )

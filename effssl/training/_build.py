@@ -27,6 +27,7 @@ from effssl.training._batches import create_batches, create_loader
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._online_evaluation import OnlineEvaluation
 from effssl.training._optim import freeze_unused_parameters, scaled_lr
+from effssl.training._run_images import place_of
 from effssl.training._staging import Stager
 from effssl.training._state import RunState
 from effssl.training._step import TrainStep
@@ -163,7 +164,7 @@ def _create_loader(
         workers=worker_count(config.workers),
         cache_bytes=1e9 * config.cache_gb,
         keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
-        name=config.dataset,
+        name=place_of(config.dataset) or config.dataset,
         digest=inventory and inventory.digest,
     )
 

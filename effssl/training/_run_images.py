@@ -28,9 +28,8 @@ def save_images(config: PretrainConfig, images: Fingerprint) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    name = config.values()["dataset"]
-    path = os.path.abspath(Path(name).expanduser()) if is_here(name) else None
-    write_json(config.run_folder / IMAGES, dataclasses.asdict(images) | {"path": path})
+    known = dataclasses.asdict(images) | {"path": place_of(config.values()["dataset"])}
+    write_json(config.run_folder / IMAGES, known)
 
 
 def has_images(run_folder: Path) -> bool:
@@ -115,6 +114,11 @@ def _start(run_folder: Path, output: Path) -> Path | None:
     if output.is_absolute() or here.parts[-len(parts) :] != parts:
         return None
     return Path(*here.parts[: -len(parts)])
+
+
+def place_of(dataset: str) -> str | None:
+    """Return the absolute path or pattern of a data set, or None if it is not on this machine."""
+    return os.path.abspath(Path(dataset).expanduser()) if is_here(dataset) else None
 
 
 def is_here(dataset: str) -> bool:
