@@ -106,6 +106,7 @@ def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
         (["report"], ["nearest"]),
         (["push"], ["HF_TOKEN", "--dry-run", "apache-2.0"]),
         (["list"], ["in the cache"]),
+        (["cache"], ["longest unused first", "running process", "--delete-older-than"]),
         (["recommend"], ["Prints the command", "Side of the images in pixels"]),
     ],
 )

@@ -15,7 +15,7 @@ from huggingface_hub.constants import HF_HOME
 
 from effssl.atomic import write_text
 from effssl.data._hashing import add
-from effssl.data._listing import Listing, identity, is_cached, list_images
+from effssl.data._listing import Listing, cache_folders, identity, is_cached, list_images
 from effssl.data._locks import locked_if_possible
 from effssl.data._paths import open_cell
 
@@ -99,13 +99,13 @@ def _keep(kept: Path, known: str) -> None:
 def _digest(dataset: Dataset, column: str) -> str:
     if dataset.data.nbytes > _LARGE:
         logger.info("reading %s images once, to recognize them later", f"{len(dataset):,}")
-    hasher = xxhash.xxh3_128()
+    hasher, caches = xxhash.xxh3_128(), cache_folders()
     for first in range(0, len(dataset), _ROWS):
         for cell in dataset[first : first + _ROWS][column]:
             path = _path(cell)
             if path is None:
                 add(hasher, cell.get("bytes") if isinstance(cell, dict) else cell)
-            elif is_cached(path):
+            elif is_cached(path, caches):
                 add(hasher, _read(path))
             else:
                 add(hasher, identity(path)[0])

@@ -44,13 +44,14 @@ def list_images(dataset: Dataset, column: str) -> Listing:
         column: Image column, in any form that `effssl.data._decode.open_image` reads.
     """
     names, files, by_name = xxhash.xxh3_128(), xxhash.xxh3_128(), True
+    caches = cache_folders()
     for path, size in _cells(dataset, column):
         if size is not None:
             by_name = False
         elif path is not None:
             name, size = identity(path)
             add(files, name)
-            by_name = by_name and not is_cached(path)
+            by_name = by_name and not is_cached(path, caches)
         else:
             add(files, None)
         add(names, (path and _without_folder(path), size))
@@ -69,10 +70,15 @@ def identity(path: str) -> tuple[str, int | None]:
     return f"{_without_folder(path)} {[stat.st_size, stat.st_mtime_ns]}", stat.st_size
 
 
-def is_cached(path: str) -> bool:
-    """Tell whether a file was downloaded or extracted, so that its time means nothing."""
+def cache_folders() -> tuple[str, ...]:
+    """Return the beginnings of the paths of files that were downloaded or extracted."""
     caches = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
-    return file_of(path).startswith(tuple(os.path.join(cache, "") for cache in caches))
+    return tuple(os.path.join(cache, "") for cache in caches)
+
+
+def is_cached(path: str, caches: tuple[str, ...]) -> bool:
+    """Tell whether a file is in one of the `cache_folders`, so that its time means nothing."""
+    return file_of(path).startswith(caches)
 
 
 def _without_folder(path: str) -> str:
