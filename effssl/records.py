@@ -32,6 +32,8 @@ class EvaluationRecord:
         spectrum: Label-free measures by ``features`` and ``projections``.
         precision: What the backbone computed in.
         probe: Bytes and sha256 of the file of the linear probe, if there is one.
+        left_out: Number of ``unlabeled`` and of ``broken`` images by ``train`` and ``test``, where
+            there are any.
         keys: Keys of the JSON object, in order; others with a default value are left out.
         unknown: Values of keys that this version does not know.
     """
@@ -51,6 +53,7 @@ class EvaluationRecord:
     spectrum: dict[str, dict[str, Any]] = field(default_factory=dict)
     precision: str = "fp32"
     probe: dict[str, Any] | None = None
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     keys: tuple[str, ...] = (
         "dataset",
         "train_split",

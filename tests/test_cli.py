@@ -9,6 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from effssl.cli import main
+from effssl.data import load_source
 from effssl.hub._folder import PROBE, read_training
 
 TINY = (
@@ -129,4 +130,7 @@ def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, cap
         )
         pictures.append(out.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
-    assert "5 images with 2 views each" in capsys.readouterr().out
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[5].startswith("5 images with 2 views each") and len(shown) == 18
+    names = [load_source(str(image_folder)).paths()[row] for row in range(0, 20, 4)]
+    assert shown[:5] == [f"{name} (row {4 * i})" for i, name in enumerate(names)]

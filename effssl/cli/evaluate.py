@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -72,6 +73,8 @@ class Evaluate:
     """finetune: factor of the learning rate from each layer to the one below."""
     precision: Precision = "auto"
     """Precision of the backbone; auto is bf16 by autocast on a GPU that has it, else fp32."""
+    max_broken: float = 0.01
+    """Largest share of broken images of a split, which are named and left out; 0 allows none."""
     per_class: bool = False
     """Print the accuracy of every class too."""
     json: Path | None = None
@@ -85,9 +88,11 @@ class Evaluate:
     """Compute on the CPU even where there is a GPU."""
 
     def run(self) -> None:
-        """Measure, print the tables, and write the record into the model folder."""
+        """Measure, print the tables, and write the record into a local model folder."""
+        from effssl.atomic import write_json
         from effssl.data import load_source
         from effssl.evaluation import evaluate
+        from effssl.evaluation._tables import details
 
         if self.json is not None and not self.json.parent.is_dir():
             raise ValueError(f"no folder {self.json.parent} for the file {self.json.name}")
@@ -116,6 +121,7 @@ class Evaluate:
             lr=self.lr,
             layer_decay=self.layer_decay,
             preset=trained.get("preset", "imagenet"),
+            max_broken=self.max_broken,
             precision=self.precision,
             workers=self.workers,
             progress=True,
@@ -123,14 +129,16 @@ class Evaluate:
         if is_main_process():
             noted = self._record(found, dataset, unlabelled=train is None)
             print(f"\n{len(test.dataset):,} images of {dataset}, {self.test_split}")
-            self._print(found, noted, test)
-            self._write(found, noted, test, folder)
+            self._print(found, noted, train)
+            if self.json is not None:
+                write_json(self.json, noted.to_json() | details(found, train))
             print(
                 f"\nimport effssl\n"
                 f"model = effssl.from_pretrained({python_name(self.model, self.revision)})\n"
                 f"transform = effssl.create_transform(model)\n"
                 f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
             )
+            self._note(found, noted, folder)
 
     def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> EvaluationRecord:
         from effssl.data.sources import is_public
@@ -143,26 +151,33 @@ class Evaluate:
             test_split=self.test_split,
         )
 
-    def _print(self, found: Evaluation, noted: EvaluationRecord, test: Source) -> None:
-        from effssl.evaluation._tables import accuracy_table, class_table, spectrum_table
+    def _print(self, found: Evaluation, noted: EvaluationRecord, train: Source | None) -> None:
+        from effssl.evaluation._tables import (
+            accuracy_table,
+            class_table,
+            left_out_lines,
+            spectrum_table,
+        )
 
         if found.accuracy:
             print(accuracy_table(noted))
         if found.spectrum:
             print(spectrum_table(noted))
         if self.per_class and found.accuracy:
-            print(class_table(found, test))
+            print(class_table(found, train))
+        if text := left_out_lines(noted):
+            print(f"\n{text}")
 
-    def _write(
-        self, found: Evaluation, noted: EvaluationRecord, test: Source, folder: Path
-    ) -> None:
-        from effssl.atomic import write_json
-        from effssl.evaluation._tables import details
+    def _note(self, found: Evaluation, noted: EvaluationRecord, folder: Path) -> None:
+        """Write the record into a local model folder; say so if that is read-only."""
         from effssl.hub._folder import add_evaluation
 
-        if self.json is not None:
-            write_json(self.json, noted.to_json() | details(found, test))
         # a download is not written to
-        if self.model.startswith("local-dir:") or Path(self.model).is_dir():
-            probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
+        if not self.model.startswith("local-dir:") and not Path(self.model).is_dir():
+            return
+        probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
+        try:
             add_evaluation(folder, noted, probe)
+        except OSError as error:  # the numbers are printed, which is what was wanted
+            why = error.strerror or error
+            print(f"warning: {folder} does not get the result: {why}", file=sys.stderr)

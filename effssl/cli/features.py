@@ -23,7 +23,7 @@ class Features:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder, run folder, repository owner/name on the Hub, or name in the package."""
     output: Path
-    """x.safetensors or x.parquet, with features and labels; or a folder for
+    """x.safetensors or x.parquet, with features, labels, paths and rows; or a folder for
     datasets.load_from_disk, with the images too."""
     dataset: str | None = None
     """Images, as for pretrain; what the model was trained on if None."""
@@ -53,6 +53,8 @@ class Features:
     fewer than 2,000 images."""
     seed: int = 0
     """Seed of the views."""
+    max_broken: float = 0.01
+    """Largest share of broken images, which are named and left out; 0 allows none."""
     revision: str | None = None
     """Branch, tag or commit of the repository."""
     cpu: bool = False
@@ -89,6 +91,7 @@ class Features:
             precision=self.precision,
             workers=self.workers,
             seed=self.seed,
+            max_broken=self.max_broken,
             progress=True,
         )
         if is_main_process():

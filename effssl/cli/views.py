@@ -43,6 +43,7 @@ class Views:
         import torch
 
         from effssl.data import BrokenImage, load_source
+        from effssl.data._decode import image_name
         from effssl.data._loader import DecodedImages, decode_size
         from effssl.seeding import seeded_generator
         from effssl.views import MultiView
@@ -64,8 +65,12 @@ class Views:
         decoded = DecodedImages(source, decode_size(self.img_size)).__getitems__(list(rows))
         for broken in (image for image in decoded if isinstance(image, BrokenImage)):
             print(f"skipped a broken image: {broken}", file=sys.stderr)
+        values = source.dataset[list(rows)][source.image_column]
         shown = [image for image in decoded if isinstance(image, torch.Tensor)]
         if not shown:
             raise ValueError(f"none of the {len(decoded)} images looked at can be read")
         draw_views(shown, multi_view, seeded_generator(self.seed, "views")).save(self.output)
+        for row, value, image in zip(rows, values, decoded, strict=True):
+            if isinstance(image, torch.Tensor):
+                print(image_name(value, f"row {row}"))
         print(f"{len(shown)} images with {self.views} views each: {self.output}")

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from effssl.atomic import write_json
-from effssl.data._broken import check_broken
+from effssl.data._broken import MAX_BROKEN, check_broken
 from effssl.data._cached_images import INDEX, CachedImages
 from effssl.data._decode import image_size
 from effssl.data._loader import DecodedImages
@@ -47,6 +47,7 @@ def cache_images(
     *,
     max_bytes: float,
     workers: int,
+    max_broken: float = MAX_BROKEN,
     name: str | None = None,
     digest: str | None = None,
 ) -> CachedImages | None:
@@ -60,6 +61,7 @@ def cache_images(
         max_bytes: Largest estimated size of a new cache, which may also not fill the disk. A cache
             of an earlier run is opened whatever its size. 0 turns caching off.
         workers: Number of processes that decode.
+        max_broken: Largest share of the images that may be broken, in an earlier cache too.
         name: Name of the data set, for ``effssl cache``.
         digest: Digest of the images if the caller knows it, to look at them once.
 
@@ -67,7 +69,7 @@ def cache_images(
         The images, or None if they are not cached: too large, or the cache cannot be written.
 
     Raises:
-        ValueError: If more than 1 % of the images are broken.
+        ValueError: If more of the images are broken (`check_broken`).
     """
     check_main_guard("effssl.pretrain")
     if not max_bytes:
@@ -87,8 +89,10 @@ def cache_images(
         images = _open(folder)  # which needs no right to write
         if images is None:
             with locked(folder):
-                made = (source, short_side, folder, max_bytes, workers, name)
+                made = (source, short_side, folder, max_bytes, max_broken, workers, name)
                 images = _open(folder) or _make(*made)
+        if images is not None:
+            check_broken(images.broken.values(), len(images), max_broken)
         return images
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -129,6 +133,7 @@ def _make(
     short_side: int,
     folder: Path,
     max_bytes: float,
+    max_broken: float,
     workers: int,
     name: str | None,
 ) -> CachedImages | None:
@@ -142,7 +147,7 @@ def _make(
         shutil.rmtree(left, ignore_errors=True)
     partial.mkdir()
     try:
-        _decode(source, short_side, partial, workers)
+        _decode(source, short_side, partial, max_broken, workers)
         about = {"format": FORMAT, "dataset": name, "images": len(source.dataset)}
         about |= {"in_chans": source.in_chans, "short_side": short_side}
         write_json(partial / ABOUT, about)
@@ -167,7 +172,7 @@ def _estimate(source: Source, short_side: int) -> float:
     return rows * source.in_chans * float(np.mean(areas)) if areas else 0.0
 
 
-def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None:
+def _decode(source: Source, short_side: int, folder: Path, max_broken: float, workers: int) -> None:
     rows = len(source.dataset)
     logger.info("decoding %s images once, to %s", f"{rows:,}", folder.parent)
     started = time.perf_counter()
@@ -187,7 +192,7 @@ def _decode(source: Source, short_side: int, folder: Path, workers: int) -> None
     ):
         for pixels, batch_sizes, batch_broken in loader:
             broken |= {len(sizes) + row: why for row, why in batch_broken.items()}
-            check_broken(broken.values(), rows)
+            check_broken(broken.values(), rows, max_broken)
             sizes += batch_sizes
             file.write(pixels.numpy())
             bar.update(len(batch_sizes))

@@ -118,6 +118,23 @@ def _cells(paths: list[str | None], root: str) -> list[dict | None]:
     ]
 
 
+def cell_paths(rows: Dataset, column: str) -> list[str | None]:
+    """Return the path in each cell of an image column; None where it has none.
+
+    Content is not read.
+    """
+    import pyarrow
+    import pyarrow.compute
+
+    cells = rows.data.column(column)
+    if not pyarrow.types.is_struct(cells.type):
+        return [None] * len(rows)  # arrays, or bytes alone
+    paths = pyarrow.compute.struct_field(cells, "path")
+    if rows._indices is not None:  # not public; rows of the data set would copy the content
+        paths = paths.take(rows._indices.column(0))
+    return paths.to_pylist()
+
+
 def undecoded(
     rows: Dataset | IterableDataset, column: str, streaming: bool
 ) -> Dataset | IterableDataset:

@@ -50,7 +50,7 @@ def number_classes(values: Iterable[object], names: Sequence[str] | None, column
     """Return the class of every value: a whole number from 0, or -1 for one without a label.
 
     Args:
-        values: Names, whole numbers, or None. A negative number or NaN is no label either.
+        values: Names, whole numbers, or None; -1 and NaN are no labels either.
         names: All names, in the order of their numbers.
         column: Name of the column, for errors.
 
@@ -71,16 +71,17 @@ def _class(value: object, number: dict[str, int], column: str) -> int:
             return UNLABELED
         if value.is_integer():
             value = int(value)
-    if isinstance(value, int):
-        return max(value, UNLABELED)
+    if isinstance(value, int) and value >= UNLABELED:
+        return value
     if isinstance(value, list):
         raise ValueError(
-            f"label column {column!r} holds lists such as {value!r}: images of several classes can "
-            "be pretrained on, and measured by the protocol spectrum; knn, linear and finetune "
-            "need a column with one class an image: name it with label_column"
+            f"label column {column!r} holds lists, several labels an image: k-NN, the linear probe "
+            "and fine-tuning take one class an image; pretraining and the protocol spectrum need "
+            "no labels"
         )
     raise ValueError(
-        f"label column {column!r} holds {value!r}; a class is a name or a whole number from 0"
+        f"label column {column!r} holds {value!r}; classes are names or whole numbers from 0, and "
+        "-1 or nothing stands for no class"
     )
 
 

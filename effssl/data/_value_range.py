@@ -71,17 +71,21 @@ def settle_range(
 def _sample(
     rows: Dataset | IterableDataset, column: str, most: int, most_shards: int
 ) -> Iterator[object]:
-    """Yield evenly spaced cells, or in a stream the first ones of evenly spaced shards."""
+    """Yield evenly spaced cells, or in a stream the first ones of some shards."""
     if hasattr(rows, "__len__"):
         count = min(most, len(rows))
         for i in range(count):
             yield rows[i * len(rows) // count][column]
         return
-    shards = min(most_shards, rows.num_shards)  # to open one takes a request
-    for i in range(shards):
-        shard = rows.shard(rows.num_shards, i * rows.num_shards // shards)
-        for row in shard.take(math.ceil(most / shards)):
+    count, left = rows.num_shards, most
+    # to open a shard takes a request; more are opened only where they are small
+    first = [i * count // min(most_shards, count) for i in range(min(most_shards, count))]
+    for shard in [*first, *sorted(set(range(count)) - set(first))]:
+        for row in rows.shard(count, shard).take(min(left, math.ceil(most / len(first)))):
+            left -= 1
             yield row[column]
+        if not left:
+            return
 
 
 def _found(cells: Iterable[object], options: dict) -> tuple[float, float]:

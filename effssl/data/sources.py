@@ -10,6 +10,7 @@ from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Literal
 
 from effssl.data._columns import (
+    cell_paths,
     find_image_column,
     find_path_column,
     has_images,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
 
     Images = str | os.PathLike | Dataset | DatasetDict | IterableDataset | Sequence[Any]
-
-_ROWS = 10_000  # rows whose paths are read at a time
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,14 @@ class Source:
         return self if self.value_range is not None else replace(self, value_range=value_range)
 
     def labels(self) -> list[int]:
-        """Return the class of every image, in order.
+        """Return the class of every image, in order; -1 for an image without one.
 
-        Returns:
-            Numbers from 0; -1 for an image without a label. Names are numbered in the order of
-            `class_names`.
+        An image has no class where its cell is empty (None, NaN) or -1. Names are numbered in the
+        order of `class_names`.
 
         Raises:
-            ValueError: If the source is a stream, has no label column, or has labels that are
-                neither names nor whole numbers.
+            ValueError: If the source is a stream, or has no label column, or has labels that are
+                neither names nor whole numbers, or several labels an image.
         """
         if self.streaming:
             raise ValueError("labels need a map-style source; load it without streaming")
@@ -89,9 +87,8 @@ class Source:
                 f"the data set has no label column among {self.dataset.column_names}: "
                 "name one with label_column"
             )
-        return number_classes(
-            self.dataset[self.label_column][:], self.class_names, self.label_column
-        )
+        values = self.dataset[self.label_column][:]
+        return number_classes(values, self.class_names, self.label_column)
 
     def paths(self) -> list[str | None]:
         """Return the path of every image, relative to `root`, in order; None for one without.
@@ -99,21 +96,10 @@ class Source:
         Raises:
             ValueError: If the source is a stream.
         """
-        import pyarrow
-        import pyarrow.compute
-
         if self.streaming:
             raise ValueError("paths need a map-style source; load it without streaming")
-        paths: list[str | None] = []
-        for rows in self.dataset.with_format("arrow").iter(_ROWS):
-            column = rows[self.image_column]
-            if pyarrow.types.is_struct(column.type):  # leaves the bytes where they are
-                column = pyarrow.compute.struct_field(column, "path")
-            found = (
-                column.to_pylist() if pyarrow.types.is_string(column.type) else [None] * len(rows)
-            )
-            paths += [None if path is None else shown(path, self.root) for path in found]
-        return paths
+        cells = cell_paths(self.dataset, self.image_column)
+        return [None if path is None else shown(path, self.root) for path in cells]
 
     def digest(self, *, read: bool = True) -> str | None:
         """Return a digest of the images; see `effssl.data._digest.digest_images`.

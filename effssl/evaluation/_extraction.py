@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from effssl.data._decode import BrokenImage, image_name, open_image
-from effssl.data._loader import Batch, collate, decode_or_broken, decode_size
+from effssl.data._broken import BrokenImages, check_broken
+from effssl.data._loader import Batch
 from effssl.data.sources import Source
 from effssl.device import to_device
-from effssl.distributed import join, world_size
+from effssl.distributed import gather_objects, join, world_size
 from effssl.evaluation._device import Precision, autocast, resolve_precision
+from effssl.evaluation._reading import ImagesAt, pack
 from effssl.processes import explain_lost_workers, start_method
 from effssl.seeding import seeded_generator
 from effssl.transform import EvalTransform, create_transform
@@ -27,13 +29,29 @@ from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
 
-_EVERY = "features need every image"
+_FORMAT = 2  # increase it when a partial output of an earlier version cannot be gone on with
+
+
+class BatchFeatures(NamedTuple):
+    """Features of a batch of images.
+
+    Attributes:
+        number: Number of the batch.
+        features: Features of its readable images, (n, F), or (V, n, F) if views are not averaged;
+            None if there are none.
+        broken: Why each of the others cannot be read, by its place among all images.
+    """
+
+    number: int
+    features: Tensor | None
+    broken: dict[int, str]
 
 
 class Extraction:
     """A model, images and options, and the features that they give batch by batch.
 
-    The arguments are those of `effssl.evaluation.extract_features`.
+    The arguments are those of `effssl.evaluation.extract_features`. A place is that of an image
+    among those asked for, which are all rows of the source or some.
 
     Args:
         model: Module from images to vectors.
@@ -45,6 +63,11 @@ class Extraction:
         precision: Precision of the model.
         seed: Seed of the views.
         average: Whether to average over views.
+        rows: Rows of the source to extract the features of; all if None.
+        met: Broken images of the source, which gets those met here; none are known yet if None.
+
+    Attributes:
+        broken: Why each broken image cannot be read, by its place; those that this process met.
 
     Raises:
         TypeError: If model is not a module.
@@ -62,6 +85,9 @@ class Extraction:
         precision: Precision,
         seed: int,
         average: bool = True,
+        *,
+        rows: Sequence[int] | None = None,
+        met: BrokenImages | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -74,7 +100,11 @@ class Extraction:
         self.device, self.dtype = parameter.device, parameter.dtype
         join(cpu=self.device.type == "cpu")
         self.precision = resolve_precision(precision, self.device)
-        self.batches = -(-len(source.dataset) // batch_size)
+        images = len(source.dataset)
+        self.source_rows = range(images) if rows is None else rows
+        self.batches = -(-len(self.source_rows) // batch_size)
+        self.met = BrokenImages(images) if met is None else met
+        self.broken: dict[int, str] = {}
         self.transform = transform
         if transform is None:
             try:
@@ -90,15 +120,46 @@ class Extraction:
             options = replace(views.options, mean=mean, std=std)
             self.views = MultiView(options, views=views.views, size=views.size)
 
-    def rows(self, batch: int) -> range:
-        """Return the rows of a batch."""
+    def __len__(self) -> int:
+        return len(self.source_rows)
+
+    def places(self, batch: int) -> range:
+        """Return the places of the images of a batch."""
         first = batch * self.batch_size
-        return range(first, min(first + self.batch_size, len(self.source.dataset)))
+        return range(first, min(first + self.batch_size, len(self)))
 
     def width(self) -> int:
-        """Return the width of the features, computed from one image."""
-        (features,) = (features for _, features in self.run([0], 0, first_only=True))
-        return features.shape[-1]
+        """Return the width of the features, computed from the first readable image.
+
+        Raises:
+            ValueError: If none is readable, or too many before it are not.
+        """
+        for found in self._run(([place] for place in range(len(self))), 0):
+            if found.features is not None:
+                return found.features.shape[-1]
+        raise self._unreadable()
+
+    def readable(self) -> Tensor:
+        """Exchange the broken images and name them; every process calls it after its batches.
+
+        Returns:
+            Places of the readable images, (n,), rising.
+
+        Raises:
+            ValueError: If too many images are broken (`check_broken`), or none is readable.
+        """
+        self.met.add(self.broken.values())
+        self.met.share()
+        broken = set().union(*gather_objects(set(self.broken)))
+        if len(broken) == len(self):
+            raise self._unreadable()
+        whole = torch.ones(len(self), dtype=torch.bool)
+        whole[list(broken)] = False
+        return whole.nonzero()[:, 0]
+
+    def _unreadable(self) -> ValueError:
+        why = next(iter([*self.broken.values(), *self.met]))
+        return ValueError(f"none of the {len(self):,} images can be read: {why}")
 
     def fingerprint(self) -> str:
         """Return a digest of all that the output depends on."""
@@ -110,29 +171,35 @@ class Extraction:
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
         what = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
         how = Hasher.hash(self.transform)  # by its code, not by its address
-        digest.update(f"{self.model} {what} {how} {self.project} {self.batch_size}".encode())
+        digest.update(f"{_FORMAT} {self.model} {what} {how} {self.project}".encode())
+        digest.update(f"{self.batch_size}".encode())
         digest.update(self.precision.encode())
         digest.update(f"{self.source.value_range} {self.source.digest()}".encode())
         if self.source.label_column is not None:  # written to the output
             digest.update(repr(self.source.dataset[self.source.label_column][:]).encode())
+        digest.update(repr(self.source.paths()).encode())  # likewise
         return digest.hexdigest()
 
     def run(
-        self,
-        batches: Sequence[int],
-        workers: int,
-        bar: tqdm | None = None,
-        *,
-        first_only: bool = False,
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number and features of each batch, (n, F), or (V, n, F) if not averaged."""
-        workers = workers if len(batches) > 1 else 0
+        self, batches: Sequence[int], workers: int, bar: tqdm | None = None
+    ) -> Iterator[BatchFeatures]:
+        """Yield the features of each batch.
+
+        Raises:
+            ValueError: If too many images are broken (`check_broken`).
+        """
+        places = [list(self.places(batch)) for batch in batches]
+        for found in self._run(places, workers if len(batches) > 1 else 0):
+            if bar is not None:
+                bar.update(len(self.places(found.number)))
+            yield found
+
+    def _run(self, batches: Iterable[list[int]], workers: int) -> Iterator[BatchFeatures]:
+        """Yield the features of lists of places, each within a batch."""
         loader = DataLoader(
-            _Images(self.source, self.transform, self.views),
-            batch_sampler=[list(self.rows(b))[: 1 if first_only else None] for b in batches],
-            collate_fn=_stack
-            if self.views is None
-            else partial(_packed, channels=self.source.in_chans),
+            ImagesAt(self.source, self.source_rows, self.transform, self.views),
+            batch_sampler=batches,
+            collate_fn=partial(pack, channels=None if self.views is None else self.source.in_chans),
             num_workers=workers,
             multiprocessing_context=start_method(workers),
             pin_memory=self.device.type == "cuda" and workers > 0,  # by a thread
@@ -140,29 +207,41 @@ class Extraction:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            for batch, images in zip(batches, _loaded(loader), strict=True):
-                if isinstance(images, BrokenImage):
-                    if world_size() > 1:  # the launcher may end this process before it can print
-                        logger.error("process %d: %s", dist.get_rank(), images)
-                    raise images
-                # inference mode would keep a probe from using the features in autograd
-                with torch.no_grad():
-                    features = self._features(images, batch).float().cpu()
-                if bar is not None:
-                    bar.update(len(self.rows(batch)))
-                yield batch, features
+            for places, images, kept, why in _loaded(loader):
+                number = places[0] // self.batch_size
+                broken = {places[i]: message for i, message in why.items()}
+                self._note(broken)
+                features = None
+                if kept:
+                    # inference mode would keep a probe from using the features in autograd
+                    with torch.no_grad():
+                        features = self._features(images, kept, number).float().cpu()
+                yield BatchFeatures(number, features, broken)
         finally:
             for module, training in modes:
                 module.training = training
 
-    def _features(self, images: Tensor | Batch, batch: int) -> Tensor:
+    def _note(self, broken: dict[int, str]) -> None:
+        """Note broken images, and stop at once if they are too many already."""
+        self.broken |= broken
+        try:
+            check_broken(self.broken.values(), self.met.num_images, self.met.max_broken)
+        except ValueError as error:
+            if world_size() > 1:  # the launcher may end this process before it can print
+                logger.error("process %d: %s", dist.get_rank(), error)
+            raise
+
+    def _features(self, images: Tensor | Batch, kept: list[int], batch: int) -> Tensor:
+        """Features of the images at some places of a batch."""
         if self.views is None:
             images = to_device(images, self.device)
             if isinstance(self.transform, EvalTransform):
                 images = self.transform.normalize(images)
             return self._forward(images)
+        # drawn for the whole batch, so that a broken image does not change the views of others
         generator = seeded_generator(self.seed, "features", batch)
-        draws = self.views.draw(len(images.sizes), generator, channels=images.channels)
+        draws = self.views.draw(len(self.places(batch)), generator, channels=images.channels)
+        draws = {name: values[:, kept] for name, values in draws.items()}
         plan = self.views.plan(draws, images.sizes, images.starts, channels=images.channels)
         pixels = to_device(images.pixels, self.device)
         views = self.views.render(pixels, plan, channels=images.channels)
@@ -176,47 +255,6 @@ class Extraction:
             return self.model(images, project=True) if self.project else self.model(images)
 
 
-class _Images(Dataset):
-    def __init__(self, source: Source, transform: Callable | None, views: MultiView | None) -> None:
-        self.source, self.views = source, views
-        ours = isinstance(transform, EvalTransform)
-        self.transform = transform.crop_pixels if ours else transform  # pixels are mapped already
-
-    def __len__(self) -> int:
-        return len(self.source.dataset)
-
-    def __getitems__(self, rows: list[int]) -> list[Tensor | BrokenImage]:
-        values = self.source.dataset[rows][self.source.image_column]
-        return [self._read(row, value) for row, value in zip(rows, values, strict=True)]
-
-    def _read(self, row: int, value: object) -> Tensor | BrokenImage:
-        if self.views is not None:
-            # at the size at which training caches images
-            side = decode_size(self.views.size)
-            return decode_or_broken(value, f"row {row}", self.source, side)
-        try:
-            image = open_image(
-                value,
-                self.source.in_chans,
-                value_range=self.source.value_range,
-                max_pixels=self.source.max_pixels,
-            )
-        except BrokenImage as error:
-            return BrokenImage(f"{image_name(value, f'row {row}')}: {error}")
-        return self.transform(image)
-
-
-def _loaded(loader: DataLoader) -> Iterator[Tensor | Batch | BrokenImage]:
+def _loaded(loader: DataLoader) -> Iterator[tuple]:
     with explain_lost_workers("effssl.extract_features"):
         yield from loader
-
-
-def _stack(images: list[Tensor | BrokenImage]) -> Tensor | BrokenImage:
-    # returned, because an error raised in a worker has its traceback as its message
-    broken = [image for image in images if isinstance(image, BrokenImage)]
-    return BrokenImage(f"{broken[0]}; {_EVERY}") if broken else torch.stack(images)
-
-
-def _packed(images: list[Tensor | BrokenImage], channels: int) -> Batch | BrokenImage:
-    batch = collate(images, channels)
-    return BrokenImage(f"{batch.broken[0]}; {_EVERY}") if batch.broken else batch

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from effssl.data._broken import BrokenImages
 from effssl.data.sources import Source
 from effssl.evaluation._encoders import Encoder
+from effssl.evaluation._images import Images
 from effssl.evaluation._settings import Settings, knn_name, tuned_name
 from effssl.evaluation.accuracy import Accuracy
-from effssl.evaluation.features import extract_features, extract_views
-from effssl.evaluation.finetune import finetune
+from effssl.evaluation.features import extract_readable, extract_readable_views
+from effssl.evaluation.finetune import tune
 from effssl.evaluation.invariance import alignment, lidar, uniformity
 from effssl.evaluation.knn import knn
 from effssl.evaluation.linear import LinearProbe, linear_probe
@@ -47,23 +50,6 @@ class Invariance:
     uniformity: float
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images to measure on.
-
-    Attributes:
-        train: Labeled images, or None.
-        test: Test images.
-        train_labels: Classes from 0, (N,), if there are labels.
-        test_labels: Likewise, (M,).
-    """
-
-    train: Source | None
-    test: Source
-    train_labels: Tensor
-    test_labels: Tensor
-
-
 @dataclass
 class FrozenResult:
     """Results on frozen features of one encoder.
@@ -71,12 +57,14 @@ class FrozenResult:
     Attributes:
         accuracy: Results by protocol, one for each seed that makes a difference.
         probe: Linear probe of the first seed, if asked for.
-        test_features: Features of the test images, (M, F).
+        test_features: Features of readable test images, (M, F).
+        test_rows: Their rows, (M,).
     """
 
     accuracy: dict[str, list[Accuracy]]
     probe: LinearProbe | None
     test_features: Tensor
+    test_rows: Tensor
 
 
 def measure_frozen(
@@ -91,20 +79,22 @@ def measure_frozen(
         settings: Protocols and their options.
     """
     accuracy: dict[str, list[Accuracy]] = {}
-    probe, data = None, ()
+    probe, data, test = None, (), ()
+    classes = len(images.classes)
     for seed in settings.seeds:
         if not data or encoder.seeded:
-            data = ()  # free the memory of the features before
-            data = _labeled_features(model, encoder, seed, images, settings)
+            data = test = ()  # free the memory of the features before
+            data, test = _labeled_features(model, encoder, seed, images, settings)
             if "knn" in settings.protocols:
-                found = knn(*data, k=settings.vote.k, temperature=settings.vote.temperature)
+                k = [count for count in settings.vote.k if count <= len(data[0])]
+                found = knn(*data, k=k, temperature=settings.vote.temperature)
                 for count, result in found.items():
-                    accuracy.setdefault(knn_name(count), []).append(result)
+                    accuracy.setdefault(knn_name(count), []).append(result.of_classes(classes))
         if "linear" in settings.protocols:
             fitted = linear_probe(*data, seed=seed)
-            accuracy.setdefault("linear", []).append(fitted.accuracy)
+            accuracy.setdefault("linear", []).append(fitted.accuracy.of_classes(classes))
             probe = probe or fitted
-    return FrozenResult(accuracy, probe, data[2])
+    return FrozenResult(accuracy, probe, *test)
 
 
 def measure_tuned(
@@ -115,10 +105,9 @@ def measure_tuned(
     net = encoder.build(seed)
     return {
         tuned_name(share): [
-            finetune(
+            tune(
                 net,
-                images.train,
-                images.test,
+                images,
                 share=share,
                 epochs=tuning.epochs,
                 lr=tuning.lr,
@@ -134,35 +123,36 @@ def measure_tuned(
 
 
 def measure_spectrum(
-    model: SSLModel, test: Source, test_features: Tensor | None, settings: Settings
+    model: SSLModel, images: Images, found: FrozenResult | None, settings: Settings
 ) -> dict[str, Spectrum]:
-    """Return the spectra of features and projections of test images.
+    """Return the spectra of features and projections of test images, labeled or not.
 
     Args:
         model: The pretrained model.
-        test: Test images.
-        test_features: Their features, if they are known already.
+        images: Images, of which those of test count.
+        found: Result with the features of all test images, if they are known already.
         settings: Options of the extraction.
     """
-    rows = _spread(len(test.dataset), SPECTRUM_IMAGES)
-    if test_features is None:
-        features = _features(model, model, _select(test, rows), None, settings)
+    rows = _spread(len(images.test.dataset), SPECTRUM_IMAGES)
+    if found is None:
+        features, _ = _features(model, model, images.test, rows, images.test_broken, None, settings)
     else:
-        features = test_features[rows]
+        features = found.test_features[torch.isin(found.test_rows, torch.tensor(rows))]
     return {name: spectrum(x) for name, x in _projected(model, features).items()}
 
 
 def measure_invariance(
-    model: SSLModel, test: Source, views: MultiView, settings: Settings
+    model: SSLModel, images: Images, views: MultiView, settings: Settings
 ) -> dict[str, Invariance]:
     """Return the invariance of features and projections to random views of test images."""
-    images = _select(test, _spread(len(test.dataset), _VIEWED_IMAGES))
-    features = extract_views(
-        model, images, views, precision=settings.precision, workers=settings.workers
+    rows = _spread(len(images.test.dataset), _VIEWED_IMAGES)
+    met = images.test_broken
+    features, _ = extract_readable_views(
+        model, images.test, rows, met, views, settings.precision, settings.workers
     )
     return {
         name: Invariance(
-            images=len(images.dataset),
+            images=x.shape[1],
             views=views.views,
             preset=settings.preset,
             lidar=lidar(x),
@@ -175,20 +165,42 @@ def measure_invariance(
 
 def _labeled_features(
     model: SSLModel, encoder: Encoder, seed: int, images: Images, settings: Settings
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return features and labels of train and of test."""
-    net = encoder.build(seed)
-    train = _features(model, net, images.train, encoder.img_size, settings)
-    test = _features(model, net, images.test, encoder.img_size, settings)
-    return train, images.train_labels.to(train.device), test, images.test_labels.to(test.device)
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return features and labels of train and of test; and features and rows of test.
+
+    The latter are of all test images if a spectrum is asked for, else of the labeled ones too.
+    """
+    net, size = encoder.build(seed), encoder.img_size
+    rows = images.train_rows
+    train, kept = _features(model, net, images.train, rows, images.train_broken, size, settings)
+    labels = images.train_labels[rows][kept].to(train.device)
+    rows = images.test_rows
+    if "spectrum" in settings.protocols:
+        rows = range(len(images.test.dataset))
+    every, kept = _features(model, net, images.test, rows, images.test_broken, size, settings)
+    test_rows = torch.tensor(rows)[kept]
+    test_labels = images.test_labels[test_rows].to(every.device)
+    test, labeled = every, test_labels >= 0
+    if not labeled.all():
+        test, test_labels = test[labeled], test_labels[labeled]
+    return (train, labels, test, test_labels), (every, test_rows)
 
 
 def _features(
-    model: SSLModel, net: nn.Module, source: Source, img_size: int | None, settings: Settings
-) -> Tensor:
-    features = extract_features(
+    model: SSLModel,
+    net: nn.Module,
+    source: Source,
+    rows: Sequence[int],
+    met: BrokenImages,
+    img_size: int | None,
+    settings: Settings,
+) -> tuple[Tensor, Tensor]:
+    """Return features of the readable images among some rows, and their places there."""
+    features, places = extract_readable(
         net,
         source,
+        rows,
+        met,
         transform=create_transform(model, img_size=img_size),
         precision=settings.precision,
         workers=settings.workers,
@@ -196,7 +208,7 @@ def _features(
     )
     device = next(model.parameters()).device
     # the measures need float64, which CUDA has and other accelerators may lack
-    return features.to(device if device.type == "cuda" else "cpu")
+    return features.to(device if device.type == "cuda" else "cpu"), places
 
 
 def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
@@ -216,7 +228,3 @@ def _projected(model: SSLModel, features: Tensor) -> dict[str, Tensor]:
 def _spread(count: int, most: int) -> list[int]:
     """Return at most so many rows, evenly spread: datasets are often sorted by class."""
     return [i * count // most for i in range(most)] if count > most else list(range(count))
-
-
-def _select(source: Source, rows: list[int]) -> Source:
-    return replace(source, dataset=source.dataset.select(rows), num_images=len(rows))

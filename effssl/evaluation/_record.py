@@ -50,6 +50,7 @@ def record(
             name: _spectrum(found, first.invariance[name]) for name, found in first.spectrum.items()
         },
         precision=first.precision,
+        left_out=first.left_out,
     )
 
 

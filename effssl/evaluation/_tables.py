@@ -65,27 +65,37 @@ def spectrum_table(record: EvaluationRecord) -> str:
     return "\n".join(lines)
 
 
-def class_table(evaluation: Evaluation, test: Source) -> str:
+def left_out_lines(record: EvaluationRecord) -> str:
+    """Say how many images are left out, a line each for train and test; empty if none are."""
+    return "\n".join(
+        f"left out of {split}: "
+        + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+        + (" images" if sum(counts.values()) != 1 else " image")
+        for split, counts in record.left_out.items()
+    )
+
+
+def class_table(evaluation: Evaluation, train: Source) -> str:
     """Format top-1 in percent of every class by the pretrained model, with the first seed.
 
     Args:
         evaluation: Evaluation with labels.
-        test: Test images, which may name the classes.
+        train: Training images, which may name the classes.
     """
     found = {key: values[0].per_class for key, values in evaluation.accuracy["pretrained"].items()}
     rows = [
         [name, *(_number(round(float(values[i]), 1)) for values in found.values())]
-        for i, name in enumerate(_class_names(evaluation, test))
+        for i, name in enumerate(_class_names(evaluation, train))
     ]
     return "\n".join(["", *_aligned([["class", *found], *rows])])
 
 
-def details(evaluation: Evaluation, test: Source) -> dict:
+def details(evaluation: Evaluation, train: Source | None) -> dict:
     """Return results by class of the pretrained model, with the first seed.
 
     Args:
         evaluation: Evaluation by any protocols.
-        test: Test images, which may name the classes.
+        train: Training images, which may name the classes; None without labels.
 
     Returns:
         ``class_names``; and by protocol ``per_class``, top-1 in percent, None for a class without
@@ -93,7 +103,7 @@ def details(evaluation: Evaluation, test: Source) -> dict:
     """
     found = evaluation.accuracy.get("pretrained", {})
     return {
-        "class_names": _class_names(evaluation, test),
+        "class_names": [] if train is None else _class_names(evaluation, train),
         "per_class": {
             key: [None if math.isnan(v) else round(v, 2) for v in values[0].per_class.tolist()]
             for key, values in found.items()
@@ -102,9 +112,8 @@ def details(evaluation: Evaluation, test: Source) -> dict:
     }
 
 
-def _class_names(evaluation: Evaluation, test: Source) -> list[str]:
-    kind = test.dataset.features[test.label_column] if test.label_column else None
-    names = getattr(kind, "names", None)
+def _class_names(evaluation: Evaluation, train: Source) -> list[str]:
+    names = train.class_names
     return [names[label] if names else str(label) for label in evaluation.labels]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from effssl.data.sources import Source
 
@@ -40,6 +42,11 @@ class Accuracy:
         pairs = labels * classes + guesses[:, 0]
         confusion = torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
         return cls(top1, top5 if guesses.shape[1] == 5 and classes > 5 else None, confusion)
+
+    def of_classes(self, classes: int) -> Accuracy:
+        """Return the same with so many classes, of which the last ones have no image."""
+        more = classes - len(self.confusion)
+        return replace(self, confusion=F.pad(self.confusion, (0, more, 0, more)))
 
     @property
     def per_class(self) -> Tensor:
@@ -101,31 +108,67 @@ def check_labeled(
 def dense_labels(train: Source, test: Source) -> tuple[Tensor, Tensor, list[int]]:
     """Number the classes of train and test images from 0 without gaps.
 
+    A class of test is the class of train with the same name, where both have names, or else with
+    the same number.
+
     Returns:
-        Classes of train, (N,), classes of test, (M,), and the original label of every class.
+        Classes of train, (N,), and of test, (M,), -1 for an image without a label; and the label
+        that every class has in train.
 
     Raises:
-        ValueError: If a source has no labels, class names of train and test differ, train has one
-            class only, or test has a class that train lacks.
+        ValueError: If a source has no labels, train has one class only, or test has a class that
+            train lacks.
     """
-    names = [
-        getattr(source.dataset.features.get(source.label_column), "names", None)
-        for source in (train, test)
+    labels, test_labels = read_labels(train, " of train"), read_labels(test, " of test")
+    names, test_names = train.class_names, test.class_names
+    known = dict(enumerate(names or ()))
+    if names and test_names and names != test_names:
+        number = {name: i for i, name in known.items()}
+        new = len(names)  # classes that train does not name come after the others
+        count = max(len(test_names), int(test_labels.max()) + 1)
+        known |= {new + i: name for i, name in enumerate(test_names) if name not in number}
+        of_train = [number.get(name, new + i) for i, name in enumerate(test_names)]
+        of_train += range(new + len(test_names), new + count)
+        test_labels = torch.where(test_labels < 0, -1, torch.tensor(of_train)[test_labels])
+    check_classes(labels[labels >= 0], test_labels[test_labels >= 0], known)
+    values = labels[labels >= 0].unique()
+    dense = [
+        torch.where(some < 0, -1, torch.searchsorted(values, some))
+        for some in (labels, test_labels)
     ]
-    labels, test_labels = torch.tensor(train.labels()), torch.tensor(test.labels())
-    if None not in names and names[0] != names[1]:
-        first, second = (", ".join(some[:5]) for some in names)
+    return *dense, values.tolist()
+
+
+def read_labels(source: Source, of: str = "") -> Tensor:
+    """Read the class of every image, (N,), -1 for none.
+
+    Args:
+        source: Images.
+        of: What the images are of, for the error.
+
+    Raises:
+        ValueError: If the source has no labels (`Source.labels`), or no image has one.
+    """
+    labels = torch.tensor(source.labels(), dtype=torch.long)
+    if not (labels >= 0).any():
         raise ValueError(
-            f"the classes of train begin {first} and those of test {second}: their numbers do not "
-            "mean the same; load both as splits of one data set"
+            f"label column {source.label_column!r} holds no class for any of the {len(labels)} "
+            f"images{of}: name another with label_column; pretraining and the protocol spectrum "
+            "need none"
         )
-    check_classes(labels, test_labels)
-    values, labels = labels.unique(return_inverse=True)
-    return labels, torch.searchsorted(values, test_labels), values.tolist()
+    return labels
 
 
-def check_classes(train_labels: Tensor, test_labels: Tensor) -> None:
-    """Raise ValueError if train has one class only, or test has a class that train lacks."""
+def check_classes(
+    train_labels: Tensor, test_labels: Tensor, names: Mapping[int, str] | None = None
+) -> None:
+    """Raise ValueError if train has one class only, or test has a class that train lacks.
+
+    Args:
+        train_labels: Classes, (N,).
+        test_labels: Classes, (M,).
+        names: Names of classes, for the error.
+    """
     # the lines below read values: one copy to the CPU waits for a GPU only once
     train_labels, test_labels = train_labels.cpu(), test_labels.cpu()
     known = train_labels.unique()
@@ -136,9 +179,10 @@ def check_classes(train_labels: Tensor, test_labels: Tensor) -> None:
         )
     new = test_labels[~torch.isin(test_labels, known)]
     if len(new):
-        names = ", ".join(str(label) for label in new.unique().tolist()[:5])
+        some = new.unique().tolist()[:5]
+        shown = ", ".join((names or {}).get(label, str(label)) for label in some)
         raise ValueError(
             f"{len(new)} of {len(test_labels)} images of test are of classes that train has no "
-            f"image of ({names}{', ...' if len(new.unique()) > 5 else ''}): take more of train, or "
+            f"image of ({shown}{', ...' if len(new.unique()) > 5 else ''}): take more of train, or "
             "leave them out"
         )

@@ -7,17 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
+from effssl.data._broken import MAX_BROKEN
 from effssl.data.sources import Source
 from effssl.evaluation._device import Precision, resolve_precision
 from effssl.evaluation._encoders import ENCODERS as ENCODERS
 from effssl.evaluation._encoders import encoders_of
 from effssl.evaluation._encoders import random_twin as random_twin
+from effssl.evaluation._images import Images
 from effssl.evaluation._measure import (
     VIEWS,
-    Images,
+    FrozenResult,
     Invariance,
     measure_frozen,
     measure_invariance,
@@ -26,7 +27,7 @@ from effssl.evaluation._measure import (
 )
 from effssl.evaluation._settings import PROTOCOLS as PROTOCOLS
 from effssl.evaluation._settings import Settings, Tuning, Vote
-from effssl.evaluation.accuracy import Accuracy, dense_labels
+from effssl.evaluation.accuracy import Accuracy
 from effssl.evaluation.finetune import LR
 from effssl.evaluation.knn import TEMPERATURE, K, check_votes
 from effssl.evaluation.linear import LinearProbe
@@ -51,15 +52,18 @@ class Evaluation:
             raw pixels are not fine-tuned.
         seeds: Seeds of the random initialization, of the held-out part of the linear probe, and of
             fine-tuning.
-        labels: Label of every class, in rising order; empty if no labels were used.
+        labels: Label of every class in train, in rising order; empty if no labels were used.
         train_images: Number of labeled training images; 0 if there were none.
-        test_images: Number of test images.
+        test_images: Number of test images, of labeled ones if labels were used.
         digest: Digest of all labels.
         spectrum: Spectra of ``features`` and ``projections`` of test images; empty if not asked
             for.
         invariance: Likewise.
         precision: ``fp32``, or the type of autocast: ``bf16`` or ``fp16``.
         probe: Linear probe of the pretrained features with the first seed, if there is one.
+        left_out: Number of ``unlabeled`` images of ``train`` and ``test``, which take no part where
+            labels count, and of ``broken`` ones among the others, which take no part at all; where
+            there are any.
     """
 
     protocols: dict[str, str]
@@ -73,6 +77,7 @@ class Evaluation:
     invariance: dict[str, Invariance]
     precision: str
     probe: LinearProbe | None = field(compare=False, repr=False)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -89,6 +94,7 @@ def evaluate(
     lr: float = LR,
     layer_decay: float | None = None,
     preset: str = "imagenet",
+    max_broken: float = MAX_BROKEN,
     precision: Precision = "auto",
     workers: int | None = None,
     progress: bool = False,
@@ -111,30 +117,29 @@ def evaluate(
         lr: Learning rate of fine-tuning.
         layer_decay: Layer-wise decay of that learning rate.
         preset: Preset of the views of ``spectrum``; best that of the pretraining.
+        max_broken: Largest share of broken images of train and of test, rounded up to whole images.
+            They are named and left out.
         precision: Precision of the backbones, as for `extract_features`.
         workers: Number of decoding processes, as for `extract_features`.
         progress: Whether to show progress bars.
 
     Raises:
         ValueError: If a protocol or the precision is unknown, an option out of bounds, or train and
-            test do not fit together (`dense_labels`).
+            test do not fit together (`dense_labels`), or more images are broken.
     """
     check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
     settings = Settings(protocols, seeds, vote, tuning, preset, precision, workers, progress)
-    return _evaluate(model, train, test, settings)
-
-
-def _evaluate(
-    model: SSLModel, train: Source | None, test: Source, settings: Settings
-) -> Evaluation:
     settings.check(labeled=train is not None)
+    if set(protocols) - {"spectrum"}:
+        return _evaluate(model, Images.labeled(train, test, max_broken), settings)
+    return _evaluate(model, Images.unlabeled(test, max_broken), settings)
+
+
+def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation:
     size = model.backbone.pretrained_cfg["input_size"][-1]
     views = MultiView(settings.preset, views=VIEWS, size=size)
-    none = torch.empty(0, dtype=torch.long)
-    labels, test_labels, classes = none, none, []
-    if set(settings.protocols) - {"spectrum"}:
-        labels, test_labels, classes = dense_labels(train, test)
+    labels, test_labels = (x[x >= 0] for x in (images.train_labels, images.test_labels))
     vote = settings.vote
     if vote.k is None:
         vote = replace(vote, k=[count for count in K if count <= len(labels)])
@@ -142,45 +147,46 @@ def _evaluate(
         check_votes(vote.k, vote.temperature, len(labels))
     precision = resolve_precision(settings.precision, next(model.parameters()).device)
     settings = replace(settings, vote=vote, precision=precision)
-    images = Images(train, test, labels, test_labels)
-    accuracy, probe, test_features = _accuracy(model, images, settings)
+    accuracy, frozen = _accuracy(model, images, settings)
     spectra, invariance = {}, {}
     if "spectrum" in settings.protocols:
-        spectra = measure_spectrum(model, test, test_features, settings)
-        invariance = measure_invariance(model, test, views, settings)
+        spectra = measure_spectrum(model, images, frozen, settings)
+        invariance = measure_invariance(model, images, views, settings)
+    measured = {name for row in accuracy.values() for name in row}  # not k-NN of too few images
     return Evaluation(
-        protocols=settings.sentences(),
+        protocols={k: text for k, text in settings.sentences().items() if k in measured},
         accuracy=accuracy,
         seeds=tuple(settings.seeds),
-        labels=classes,
+        labels=images.classes,
         train_images=len(labels),
-        test_images=len(test.dataset),
+        test_images=len(test_labels) if images.train else len(images.test.dataset),
         digest=_digest(labels, test_labels),
         spectrum=spectra,
         invariance=invariance,
         precision=precision,
-        probe=probe,
+        probe=frozen and frozen.probe,
+        left_out=images.left_out(),
     )
 
 
 def _accuracy(
     model: SSLModel, images: Images, settings: Settings
-) -> tuple[dict[str, dict[str, list[Accuracy]]], LinearProbe | None, Tensor | None]:
-    """Measure all encoders with labels; return also the model's probe and test features."""
+) -> tuple[dict[str, dict[str, list[Accuracy]]], FrozenResult | None]:
+    """Measure all encoders with labels; return also the result of the model's frozen features."""
     accuracy: dict[str, dict[str, list[Accuracy]]] = {}
-    probe, test_features = None, None
+    of_model = None
     encoders = encoders_of(model)
     for encoder in encoders if settings.frozen else ():
         found = measure_frozen(model, encoder, images, settings)
         accuracy[encoder.name] = found.accuracy
         if encoder is encoders[-1]:  # the model itself
-            probe, test_features = found.probe, found.test_features
+            of_model = found
         del found  # before the next encoder takes as much memory
     for encoder in encoders if "finetune" in settings.protocols else ():
         if encoder.trainable:
             tuned = measure_tuned(encoder, images, settings)
             accuracy[encoder.name] = accuracy.get(encoder.name, {}) | tuned
-    return accuracy, probe, test_features
+    return accuracy, of_model
 
 
 def _digest(labels: Tensor, test_labels: Tensor) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from effssl.batch_norm import make_global
+from effssl.data._broken import MAX_BROKEN, BrokenImages
 from effssl.data._cache import cache_images
 from effssl.data._loader import (
     Batch,
@@ -28,21 +29,23 @@ from effssl.data._loader import (
 )
 from effssl.data.sources import Source
 from effssl.device import to_device
-from effssl.distributed import all_reduce_, join, own_buffers, world_size
+from effssl.distributed import all_reduce_, gather_counts, join, own_buffers, world_size
 from effssl.evaluation._device import (
     Precision,
     autocast,
     decoding_workers,
     resolve_precision,
 )
-from effssl.evaluation.accuracy import Accuracy, dense_labels, topk_classes
-from effssl.evaluation.features import extract_features
+from effssl.evaluation._images import Images
+from effssl.evaluation.accuracy import Accuracy, topk_classes
+from effssl.evaluation.features import extract_readable
 from effssl.model import SSLModel
 from effssl.optim import create_optimizer, create_schedule
 from effssl.seeding import derived_seed, seeded_generator
 from effssl.views import MultiView
 from effssl.views.options import ViewOptions
 
+LEAST_IMAGES = 2  # of a step: batch norm needs more than one value
 EPOCHS, LR, BATCH_SIZE, WEIGHT_DECAY = 3, 1e-3, 64, 0.05
 _SCALE = (0.7, 1.0)
 _CACHE_BYTES = 10e9
@@ -60,6 +63,7 @@ def finetune(
     batch_size: int = BATCH_SIZE,
     precision: Precision = "auto",
     seed: int = 0,
+    max_broken: float = MAX_BROKEN,
     workers: int | None = None,
     progress: bool = False,
 ) -> Accuracy:
@@ -81,24 +85,55 @@ def finetune(
         batch_size: Images in a step over all processes, or all of train if they are fewer.
         precision: Precision of training and test, as for `extract_features`.
         seed: Seed of the classifier, the choice of the share, the order and the crops.
+        max_broken: Largest share of broken images of train and of test, rounded up; they are named
+            and left out, and so are images without a label.
         workers: Number of decoding processes, as for `extract_features`; the result does not
             depend on it.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If train and test do not fit together (`dense_labels`), share is not above 0 and
-            at most 1, epochs is below 1, precision is unknown, or an image of test is broken.
+            at most 1, epochs is below 1, precision is unknown, or more images are broken.
         FloatingPointError: If the loss is not finite, at the end of the epoch.
     """
     check_tuning(share, epochs)
+    join(cpu=next(model.parameters()).device.type == "cpu")
+    return tune(
+        model,
+        Images.labeled(train, test, max_broken),
+        share=share,
+        epochs=epochs,
+        lr=lr,
+        layer_decay=layer_decay,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def tune(
+    model: SSLModel | nn.Module,
+    images: Images,
+    *,
+    share: float,
+    epochs: int | None,
+    lr: float,
+    layer_decay: float | None,
+    precision: Precision,
+    seed: int,
+    workers: int | None,
+    progress: bool,
+    batch_size: int = BATCH_SIZE,
+) -> Accuracy:
+    """Do what `finetune` does, with the same arguments, for images whose classes are read."""
     device = next(model.parameters()).device
     precision = resolve_precision(precision, device)
-    join(cpu=device.type == "cpu")
-    labels, test_labels, values = dense_labels(train, test)
-    rows = _share_of_classes(labels, share, seed)
-    net = _with_classifier(model, len(values), seed)
-    workers = decoding_workers(workers, len(train.dataset), device)
-    data = _create_data(train, rows, labels, net.pretrained_cfg, batch_size, seed, workers)
+    rows = _share_of_classes(images.train_labels, share, seed)
+    net = _with_classifier(model, len(images.classes), seed)
+    workers = decoding_workers(workers, len(images.train.dataset), device)
+    data = _create_data(images, rows, net.pretrained_cfg, batch_size, seed, workers)
     steps = (default_epochs(share) if epochs is None else epochs) * len(data.batches)
     if world_size() > 1:
         net = make_global(net)
@@ -110,15 +145,19 @@ def finetune(
     )
     with bar:
         _train(net, data, lr, layer_decay, precision, seed, bar)
-    scores = extract_features(net, test, precision=precision, workers=workers)
-    return Accuracy.of(topk_classes(scores), test_labels, len(values))
+    rows = images.test_rows
+    options = {"precision": precision, "workers": workers}
+    scores, kept = extract_readable(net, images.test, rows, images.test_broken, **options)
+    labels = images.test_labels[rows][kept]
+    return Accuracy.of(topk_classes(scores), labels, len(images.classes))
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Batches of labeled images of this process."""
+    """Batches of labeled images of this process, and the broken ones met so far."""
 
     labels: Tensor
+    broken: BrokenImages
     local: BatchShard
     batches: EpochBatches
     loader: Iterable[Batch]
@@ -126,29 +165,30 @@ class _Data:
 
 
 def _create_data(
-    train: Source,
+    images: Images,
     rows: Tensor,
-    labels: Tensor,
     cfg: dict[str, Any],
     batch_size: int,
     seed: int,
     workers: int,
 ) -> _Data:
     channels, size = cfg["input_size"][:2]
-    train = train.with_range(cfg.get("value_range"))
     side = decode_size(size)
-    images = cache_images(train, side, max_bytes=_CACHE_BYTES, workers=workers)
-    images = Subset(DecodedImages(train, side) if images is None else images, rows.tolist())
+    train, broken = images.train.with_range(cfg.get("value_range")), images.train_broken
+    decoded = cache_images(
+        train, side, max_bytes=_CACHE_BYTES, workers=workers, max_broken=broken.max_broken
+    )
+    decoded = Subset(DecodedImages(train, side) if decoded is None else decoded, rows.tolist())
     rank = dist.get_rank() if world_size() > 1 else 0
     # at least a few steps in an epoch of a small share
     local = BatchShard(min(batch_size, max(2, len(rows) // 4)), None, rank, world_size())
     batches = EpochBatches(len(rows), local, seed)
-    loader = image_loader(images, batches, channels, workers)
+    loader = image_loader(decoded, batches, channels, workers)
     options = ViewOptions(
         scale=_SCALE, jitter=0.0, grey=0.0, mean=tuple(cfg["mean"]), std=tuple(cfg["std"])
     )
     crops = MultiView(options, views=1, size=size)
-    return _Data(labels[rows], local, batches, loader, crops)
+    return _Data(images.train_labels[rows], broken, local, batches, loader, crops)
 
 
 def _train(
@@ -177,18 +217,23 @@ def _train(
         if batch_of_epoch == 0:
             epoch = zip(batches, data.loader, strict=True)
         indices, batch = next(epoch)
-        views = _crops(data.crops, batch, local, device, seed, step)
-        wanted = to_device(data.labels[indices][batch.rows], device)
+        data.broken.add(batch.broken)
         schedule.step_update(step)
-        with autocast(precision, device):
-            # the sum over all processes' images; DDP averages the gradients
-            loss = F.cross_entropy(trained(views), wanted, reduction="sum")
-        scaler.scale(loss * world_size() / local.batch_size).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        loss = torch.zeros((), device=device)
+        (counts,) = gather_counts([len(batch.rows)])
+        if sum(counts) >= LEAST_IMAGES:  # else broken images left too few; all processes know
+            views = _crops(data.crops, batch, local, device, seed, step)
+            wanted = to_device(data.labels[indices][batch.rows], device)
+            with autocast(precision, device):
+                # the sum over all processes' images; DDP averages the gradients
+                loss = F.cross_entropy(trained(views), wanted, reduction="sum")
+            scaler.scale(loss * world_size() / local.batch_size).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
         losses.append(loss.detach())
         if len(losses) == len(batches):
+            data.broken.share()
             _check_finite(losses, step + 1, lr)
             losses.clear()
         bar.update()
@@ -217,10 +262,10 @@ def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
 
 
 def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Return the rows of a share of every class, in rising order."""
+    """Return the rows of a share of every class, in rising order; labels of -1 are no class."""
     order = torch.randperm(len(labels), generator=seeded_generator(seed, "share of labels"))
     kept = []
-    for label in labels.unique():
+    for label in labels[labels >= 0].unique():
         of_class = order[labels[order] == label]
         kept.append(of_class[: max(1, round(share * len(of_class)))])
     return torch.cat(kept).sort().values

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from effssl.data._broken import MAX_BROKEN
 from effssl.data.sources import Source
 from effssl.distributed import join
 from effssl.evaluation import features
@@ -28,6 +29,7 @@ def extract_features(
     precision: Precision = "fp32",
     workers: int | None = None,
     seed: int = 0,
+    max_broken: float = MAX_BROKEN,
     progress: bool = False,
 ) -> Tensor | Path:
     """Extract frozen features of every image; see `effssl.evaluation.extract_features`.
@@ -44,13 +46,15 @@ def extract_features(
         precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         workers: Number of decoding processes; chosen if None.
         seed: Seed of the views.
+        max_broken: Largest share of broken images, rounded up to whole images.
         progress: Whether to show a progress bar.
 
     Returns:
-        Float features on the CPU, (N, F), or the path of the output.
+        Float features on the CPU, (N, F), NaN for a broken image; or the path of the output.
 
     Raises:
-        ValueError: If an image is broken, the source is a stream, or an option is unknown.
+        ValueError: If more images are broken, or all, the source is a stream, or an option is
+            unknown.
         FileExistsError: If the output exists.
         FileNotFoundError: If there is no such model.
     """
@@ -68,5 +72,6 @@ def extract_features(
         precision=precision,
         workers=workers,
         seed=seed,
+        max_broken=max_broken,
         progress=progress,
     )

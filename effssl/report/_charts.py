@@ -22,7 +22,8 @@ def training_charts(run: Run) -> list[Chart]:
     if len(lines) < 2:
         count = "one line" if lines else "no line"
         return [Chart("Metrics", None, f"metrics.jsonl has {count} so far; a curve needs two.")]
-    parts = list(lines[-1])  # their keys are between those of loss and learning rate
+    whole = (line for line in reversed(lines) if "grad_norm" in line)  # no skipped batch
+    parts = list(next(whole, lines[-1]))  # their keys are between those of loss and learning rate
     parts = parts[parts.index("loss") + 1 : parts.index("lr")]
     charts = [
         _over_steps(lines, "loss", "Loss", ["loss"], scale=True),

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,12 +47,14 @@ class Sample:
         labels: Class of each image; None without labels.
         names: Names of the classes, by label.
         broken: Number of sampled images that could not be read.
+        paths: Path of each image; None where it has none.
     """
 
     source: Source
     labels: list[int] | None
     names: dict[int, str]
     broken: int
+    paths: list[str | None]
 
     def __len__(self) -> int:
         return len(self.source.dataset)
@@ -68,6 +71,11 @@ class Sample:
         """Return the class name of image i; empty without labels."""
         return "" if self.labels is None else self.names[self.labels[i]]
 
+    def path(self, i: int) -> str:
+        """Return the path of image i; of an absolute one the end, since a report is passed on."""
+        path = Path(self.paths[i] or "")
+        return str(Path(*path.parts[-2:]) if path.is_absolute() else path) if path.name else ""
+
     def take(self, kept: list[int]) -> Sample:
         """Return the sample of some of the images."""
         return dataclasses.replace(
@@ -76,6 +84,7 @@ class Sample:
                 self.source, dataset=self.source.dataset.select(kept), num_images=len(kept)
             ),
             labels=None if self.labels is None else [self.labels[i] for i in kept],
+            paths=[self.paths[i] for i in kept],
         )
 
 
@@ -112,7 +121,7 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
     whole = source.dataset.select(kept)
     source = dataclasses.replace(source, dataset=whole, num_images=len(whole))
     labels, names = _classes(source)
-    return Sample(source, labels, names, broken=len(rows) - len(kept))
+    return Sample(source, labels, names, broken=len(rows) - len(kept), paths=source.paths())
 
 
 def views_picture(config: PretrainConfig, sample: Sample) -> str:
@@ -187,19 +196,18 @@ def feature_map(sample: Sample, embedded: Tensor) -> tuple[Chart, list[tuple[str
 
 
 def _classes(source: Source) -> tuple[list[int] | None, dict[int, str]]:
-    from datasets import ClassLabel
-
     if source.label_column is None:
         return None, {}
     try:
         labels = source.labels()
     except ValueError as error:
-        logger.info("%s", error)  # such as labels of -1
+        logger.info("%s", error)  # such as several labels an image
         return None, {}
-    kind = source.dataset.features[source.label_column]
-    if isinstance(kind, ClassLabel) and kind.num_classes > max(labels):
-        return labels, {label: kind.names[label] for label in set(labels)}
-    return labels, {label: str(label) for label in set(labels)}
+    if max(labels) < 0:
+        return None, {}
+    known = source.class_names or ()
+    names = {i: known[i] if i < len(known) else str(i) for i in set(labels) if i >= 0}
+    return labels, names | {-1: "no label"}
 
 
 def _spread(sample: Sample, count: int) -> list[int]:

@@ -61,7 +61,8 @@ def _of_training(run: Run) -> Iterator[Notice]:
             f"{date(run.last_sign)}, {run.silent:,.0f} minutes ago. The same command with "
             "--resume goes on.",
         )
-    lost = [line["step"] for line in run.lines if line.get("loss") is None]
+    # the line of a skipped batch has no norm
+    lost = [x["step"] for x in run.lines if x.get("loss") is None and "grad_norm" in x]
     if lost:
         level = "error" if lost[-1] == run.lines[-1]["step"] else "warning"
         yield Notice(
@@ -75,6 +76,12 @@ def _of_training(run: Run) -> Iterator[Notice]:
             "warning",
             f"{last['skipped_steps']:,} of {run.step:,} steps were skipped, since the loss or its "
             "gradient was not finite: a lower lr, or grad_clip, prevents it.",
+        )
+    if last.get("skipped_batches"):
+        yield Notice(
+            "warning",
+            f"{last['skipped_batches']:,} of {run.step:,} steps were skipped, since broken images "
+            "left fewer than two of their images: mend them, or take a larger batch.",
         )
     if last.get("broken"):
         known = run.training.images

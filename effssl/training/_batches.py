@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from effssl.data._broken import MAX_BROKEN
 from effssl.data._cache import cache_images
 from effssl.data._cached_images import CachedBatches
 from effssl.data._loader import Batch, BatchShard, DecodedImages, EpochBatches, image_loader
@@ -41,6 +42,7 @@ def create_loader(
     short_side: int,
     workers: int,
     cache_bytes: float,
+    max_broken: float = MAX_BROKEN,
     keep_on_gpu: bool = True,
     name: str | None = None,
     digest: str | None = None,
@@ -54,17 +56,24 @@ def create_loader(
         short_side: Size that images are decoded to, see `decode_size`.
         workers: Number of processes that decode.
         cache_bytes: Largest size of the decoded data set that is cached.
+        max_broken: Largest share of the images that may be broken.
         keep_on_gpu: Whether a cached data set that fits is copied to a GPU as a whole.
         name: Name of the data set, for the cache.
         digest: Digest of the images, if it is known.
 
     Raises:
-        ValueError: If more than 1 % of the images turn out to be broken.
+        ValueError: If more of the images turn out to be broken.
     """
     if source.streaming:
         return batches
     images = cache_images(
-        source, short_side, max_bytes=cache_bytes, workers=workers, name=name, digest=digest
+        source,
+        short_side,
+        max_bytes=cache_bytes,
+        max_broken=max_broken,
+        workers=workers,
+        name=name,
+        digest=digest,
     )
     on_gpu = device.type == "cuda"
     if images is None:

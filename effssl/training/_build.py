@@ -113,7 +113,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
             optimizer=optimizer,
             scaler=accelerator.scaler,
             faults=_create_guard(config, net),
-            broken=BrokenImages(batches.images),
+            broken=BrokenImages(batches.images, max_broken=config.max_broken),
         ),
         model=model,
         saved_model=saved_model,
@@ -163,6 +163,7 @@ def _create_loader(
         short_side=decode_size(config.img_size),
         workers=worker_count(config.workers),
         cache_bytes=1e9 * config.cache_gb,
+        max_broken=config.max_broken,
         keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
         name=place_of(config.dataset) or config.dataset,
         digest=inventory and inventory.digest,
@@ -219,5 +220,5 @@ def _online_evaluation(
         except ValueError as error:
             if config.label_column is not None:
                 raise
-            logger.info("no k-NN accuracy: %s", error)  # such as -1 for unlabelled images
+            logger.info("no k-NN accuracy: %s", error)  # such as lists
     return OnlineEvaluation(source, images, seed, labelled=False)

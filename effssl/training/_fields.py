@@ -24,6 +24,7 @@ def setting(
     default: T,
     *,
     least: float | None = None,
+    most: float | None = None,
     above: float | None = None,
     why: str = "",
     on_resume: OnResume = "keep",
@@ -35,6 +36,7 @@ def setting(
     Args:
         default: Default value.
         least: Smallest allowed value. Numbers must be finite, and None is exempt.
+        most: Largest allowed value, beside a smallest one.
         above: Bound that the value must exceed.
         why: Reason for the bound, for the error.
         on_resume: What happens if a resumed run has another value: ``keep`` refuses it, ``warn``
@@ -45,6 +47,7 @@ def setting(
     """
     metadata = {
         "least": least,
+        "most": most,
         "above": above,
         "why": why,
         "on_resume": on_resume,
@@ -75,6 +78,8 @@ def check_field(field: dataclasses.Field, hint: Any, value: Any) -> None:
         least, above = field.metadata["least"], field.metadata["above"]
         if least is not None:
             allowed, what = least <= value < math.inf, f"{least} or more"
+        if (most := field.metadata["most"]) is not None:
+            allowed, what = allowed and value <= most, f"{least} to {most}"
         if above is not None:
             allowed, what = above < value < math.inf, f"above {above}"
         what += field.metadata["why"] and f": {field.metadata['why']}"

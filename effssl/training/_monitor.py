@@ -14,10 +14,9 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from effssl.data._broken import BrokenImages
 from effssl.training._collapse import CollapseWatch, collapse_signs, sample_rows
-from effssl.training._faults import NonFiniteGuard
 from effssl.training._metrics import METRICS, cut_metrics
+from effssl.training._state import RunState
 from effssl.training._step import StepOutput
 from effssl.training.config import PretrainConfig
 
@@ -53,10 +52,8 @@ class Monitor:
     Args:
         accelerator: Accelerator that holds the tracker.
         config: Configuration of the run.
-        broken: Images that could not be read.
-        faults: Counts of skipped steps.
-        start_step: Number of steps done before, when resuming; later lines of metrics.jsonl are
-            removed.
+        state: State of the run, with the counts of broken images and of skipped steps. When
+            resuming, lines of metrics.jsonl after its step are removed.
         total_steps: Number of steps of the whole run.
         epoch_steps: Number of steps of an epoch.
     """
@@ -65,17 +62,15 @@ class Monitor:
         self,
         accelerator: Accelerator,
         config: PretrainConfig,
-        broken: BrokenImages,
-        faults: NonFiniteGuard,
-        start_step: int,
+        state: RunState,
         total_steps: int,
         epoch_steps: int,
     ) -> None:
         self.accelerator, self.config = accelerator, config
-        self.broken, self.faults = broken, faults
+        self.state = state
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
         self.started = self.window_start = time.perf_counter()
-        self.start_step = self.window_step = start_step
+        self.start_step = self.window_step = start_step = state.step
         self.waited = 0.0
         self.collapse = CollapseWatch(total_steps, config.batch_size, config.projector_dim)
         self._due = None  # the line to be written
@@ -121,7 +116,7 @@ class Monitor:
     def step(
         self,
         step: int,
-        gradient: StepOutput,
+        gradient: StepOutput | None,
         loss: float,
         norm: float,
         parts: dict[str, float],
@@ -134,7 +129,8 @@ class Monitor:
 
         Args:
             step: Number of the step, from 1.
-            gradient: Output of the step, with features if a line is due.
+            gradient: Output of the step, with features if a line is due; None if its batch was
+                skipped, which leaves the line without what follows.
             loss: Value of the loss.
             norm: Norm of the gradient before clipping.
             parts: Values of the parts of the loss by name.
@@ -143,12 +139,12 @@ class Monitor:
             spectrum: Spectra from `OnlineEvaluation`, if they were measured after this step.
 
         Raises:
-            ValueError: If more than 1 % of the images are broken.
+            ValueError: If too many images are broken (`check_broken`).
         """
         self.bar.update()
         if not self.is_due(step):
             return
-        self.broken.share()
+        self.state.broken.share()
         rows = None
         if math.isfinite(loss):
             rows = [sample_rows(x) for x in (gradient.features, gradient.projections)]
@@ -161,11 +157,14 @@ class Monitor:
             "views_per_s": round(images * self.config.views / window, 1),
             "waiting": round(self.waited / window, 4),
             "memory_mb": round(_peak_memory(self.accelerator.device) / 1e6),
-            "broken": len(self.broken),
-            "skipped_steps": self.faults.skipped,
+            "broken": len(self.state.broken),
+            "skipped_steps": self.state.faults.skipped,
+            "skipped_batches": self.state.skipped_batches,
         }
         self.waited = 0.0
-        before = {"loss": loss, **parts, "lr": lr, "grad_norm": norm}
+        before = {"loss": loss, **parts, "lr": lr}
+        if gradient is not None:
+            before["grad_norm"] = norm
         self._due = step, before, rows, more | after, spectrum
 
     def write(self) -> None:
@@ -192,16 +191,17 @@ class Monitor:
         self._write({"step": step, "epoch": epoch, **line, **whole})
         self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
         loss, views_per_s, knn = (metrics.get(name) for name in ("loss", "views_per_s", "knn"))
-        self.bar.set_postfix_str(f"loss {loss:.4g}, {views_per_s:,.0f} views/s")
+        said = f"loss {loss:.4g}" if "grad_norm" in before else "batch skipped"
+        self.bar.set_postfix_str(f"{said}, {views_per_s:,.0f} views/s")
         if self.bar.disable and self.ends_epoch(step):
             minutes = (self.window_start - self.started) / 60
             left = minutes * (self.total_steps - step) / (step - self.start_step)
             of_knn = "" if knn is None else f", k-NN {knn:.1f} %"
             logger.info(
-                "step %d of %d: loss %.4g%s, %.0f views/s, %.1f min, %.1f min left",
+                "step %d of %d: %s%s, %.0f views/s, %.1f min, %.1f min left",
                 step,
                 self.total_steps,
-                loss,
+                said,
                 of_knn,
                 views_per_s,
                 minutes,

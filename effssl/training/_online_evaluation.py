@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from effssl.data.sources import Source
 from effssl.device import to_device
 from effssl.distributed import world_size
-from effssl.evaluation.accuracy import check_classes
+from effssl.evaluation.accuracy import check_classes, read_labels
 from effssl.evaluation.features import gathered
 from effssl.evaluation.knn import knn
 from effssl.evaluation.spectrum import spectrum
@@ -32,9 +32,10 @@ _WIDE = 2048  # eigenvalues of a larger matrix take minutes on a CPU
 class OnlineEvaluation:
     """Evaluates features on the same images each time.
 
-    With labels, a fifth of the images is classified by the neighbors among the others. All of them
-    are also trained on, without labels. Random numbers come from a generator of its own. Each
-    process takes a part of the images, in batches that do not depend on the number of processes.
+    With labels, a fifth of the labeled images is classified by the neighbors among the others. All
+    images are also trained on, without labels. Random numbers come from a generator of its own.
+    Each process takes a part of the images, in batches that do not depend on the number of
+    processes.
 
     Args:
         source: Map-style images.
@@ -44,7 +45,7 @@ class OnlineEvaluation:
         labelled: Whether to read the labels.
 
     Raises:
-        ValueError: If the labels are not classes from 0, or there is a single class.
+        ValueError: If no image has a label, the labels are not classes, or there is a single one.
     """
 
     def __init__(self, source: Source, images: Dataset, seed: int, *, labelled: bool) -> None:
@@ -53,9 +54,16 @@ class OnlineEvaluation:
         order = torch.randperm(len(source.dataset), generator=generator)[:IMAGES]
         self.rows, self.labels = order.tolist(), None
         if labelled:
-            labels = torch.tensor(source.labels())
-            check_classes(labels, labels)
+            labels = read_labels(source)
+            known = labels[labels >= 0]
+            check_classes(known, known)
             self.labels = labels[order]
+            if len(known) < len(labels):
+                logger.info(
+                    "k-NN accuracy leaves out %d of %d images, which have no label",
+                    int((self.labels < 0).sum()),
+                    len(order),
+                )
 
     @torch.no_grad()
     def __call__(
@@ -122,6 +130,7 @@ class OnlineEvaluation:
             yield features.float(), projections.float(), places
 
     def _knn(self, features: Tensor, labels: Tensor) -> dict[str, float]:
+        features, labels = features[labels >= 0], labels[labels >= 0]
         voters = len(features) * 4 // 5
         asked = torch.isin(labels[voters:], labels[:voters])  # of classes that the voters have
         k = min(20, voters)

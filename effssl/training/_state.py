@@ -26,6 +26,7 @@ class RunState:
         faults: Counts of skipped steps.
         broken: Broken images met so far.
         step: Number of steps done.
+        skipped_batches: Steps skipped because broken images left fewer than two of their images.
         tracker_id: Identifier of the run for trackers.
         earlier_minutes: Minutes of training of earlier launches.
         started: Time when this launch began to train; set it.
@@ -37,6 +38,7 @@ class RunState:
     faults: NonFiniteGuard
     broken: BrokenImages
     step: int = 0
+    skipped_batches: int = 0
     tracker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     earlier_minutes: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -57,6 +59,7 @@ class RunState:
             "optimizer": host_copy(self.optimizer.state_dict()),
             "broken": list(self.broken),
             "faults": self.faults.state_dict(),
+            "skipped_batches": self.skipped_batches,
             "tracker_id": self.tracker_id,
             "minutes": self.minutes,
         }
@@ -68,7 +71,10 @@ class RunState:
         """Restore a state from `load_checkpoint`, on every process."""
         self.step, self.tracker_id = state["step"], state["tracker_id"]
         self.earlier_minutes = state.get("minutes", 0.0)  # older checkpoints have none
-        self.broken = BrokenImages(self.broken.num_images, state["broken"])
+        self.skipped_batches = state.get("skipped_batches", 0)  # likewise
+        self.broken = BrokenImages(
+            self.broken.num_images, state["broken"], max_broken=self.broken.max_broken
+        )
         self.model.load_state_dict(state["model"])
         take_groups_of(self.optimizer, state["optimizer"], self.model)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -89,6 +89,9 @@ class PretrainConfig:
     """Number of processes (with streaming: threads) that decode; one per core up to 8 if None."""
     cache_gb: float = setting(10.0, least=0, on_resume="free")
     """Largest size in GB of decoded images that are cached under HF_HOME; 0 decodes every epoch."""
+    max_broken: float = setting(0.01, least=0, most=1, on_resume="free")
+    """Largest share of broken images, which are named and left out; more end the run. It is rounded
+    up to whole images, so that one alone never does; 0 allows none."""
 
     views: int = setting(4, least=2, why="the loss compares views of the same image")
     """Number of views V per image, at least 2; a step costs V forward and backward passes."""

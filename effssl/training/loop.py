@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from effssl.training._run_folder import (
     open_run_folder,
     tolerate_disk_full,
 )
-from effssl.training._staging import StagedBatch, StagedBatches
+from effssl.training._staging import LEAST_IMAGES, StagedBatch, StagedBatches
 from effssl.training._step import StepOutput
 from effssl.training._stop import SAVE, Requests, StopSignals, raise_for, signal_of
 from effssl.training._update import Update
@@ -55,7 +56,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         ValueError: If the configuration does not fit the data, the backbone or the launcher, the
-            backbone cannot be deterministic, or more than 1 % of the images are broken.
+            backbone cannot be deterministic, or more than ``max_broken`` of the images are broken.
         FileNotFoundError: If there is no such data set.
         FileExistsError: If the run folder exists and neither resume nor overwrite is set.
         FloatingPointError: If the loss or its gradient is not finite in ten consecutive steps.
@@ -131,9 +132,7 @@ class _Run:
         monitor = Monitor(
             self.accelerator,
             self.config,
-            state.broken,
-            state.faults,
-            state.step,
+            state,
             parts.total_steps,
             self.epoch_steps,
         )
@@ -158,6 +157,8 @@ class _Run:
         state, faults = self.state, self.state.faults
         state.broken.add(batch.broken)
         self.parts.schedule.step_update(state.step)
+        if sum(batch.images) < LEAST_IMAGES:
+            return self._skip(batch, batches, monitor)
         state.optimizer.zero_grad()
         faults.before_step()
         output = self.parts.train_step(batch, state.step, watch=monitor.is_due(state.step + 1))
@@ -182,6 +183,32 @@ class _Run:
         with rows_known(batch.images):
             monitor.step(state.step, output, loss, norm_value, loss_parts, lr, **more)
         return int(request) if self.accelerator.num_processes > 1 else self.requests.current()
+
+    def _skip(self, batch: StagedBatch, batches: StagedBatches, monitor: Monitor) -> int:
+        """Pass over a batch that is too small for a loss; return as `_train_on` does.
+
+        Every process does so at the same step, since all know the images of all.
+        """
+        state, request = self.state, self.requests.current()
+        monitor.write()
+        if state.step + 1 < self.parts.total_steps:
+            batches.prefetch()
+        request = all_reduce_max(request)
+        state.step += 1
+        state.skipped_batches += 1
+        if state.skipped_batches == 1:
+            logger.warning(
+                "step %d is skipped: broken images left %d of the %d images of its batch, and a "
+                "loss needs %d; skipped_batches in metrics.jsonl counts such steps",
+                state.step,
+                sum(batch.images),
+                self.config.batch_size,
+                LEAST_IMAGES,
+            )
+        more = self._evaluate(monitor)
+        lr = state.optimizer.param_groups[0]["lr"]
+        monitor.step(state.step, None, math.nan, math.nan, {}, lr, **more)
+        return request if self.accelerator.num_processes > 1 else self.requests.current()
 
     def _read(self, output: StepOutput, norm: Tensor) -> list[float]:
         """Loss, norm, parts of the loss, and request: the one wait for the device in a step."""

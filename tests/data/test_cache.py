@@ -196,9 +196,13 @@ def test_a_broken_image_is_kept_in_its_row(tmp_path):
 
 
 def test_too_many_broken_images_leave_no_cache(tmp_path, cache_home):
-    with pytest.raises(ValueError, match="images cannot be read so far, which is more than 1%"):
-        build(load_source(str(broken_folder(tmp_path, good=120, broken=2))))
+    source = load_source(str(broken_folder(tmp_path, good=120, broken=3)))
+    with pytest.raises(ValueError, match="3 of the 123 images .* the 2 that --max-broken 0.01 all"):
+        build(source)
     assert not [path for path in cache_home.iterdir() if path.is_dir()]
+    assert len(cache_images(source, 100, max_bytes=1e9, workers=0, max_broken=0.02).broken) == 3
+    with pytest.raises(ValueError, match="3 of the 123 images"):  # of a cache that is there, too
+        build(source)
 
 
 def broken_folder(tmp_path, good, broken):

@@ -172,7 +172,7 @@ def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
     rows().remove_columns("label").save_to_disk(tmp_path / "unlabelled")
     with pytest.raises(ValueError, match="no label column among"):
         load_source(str(tmp_path / "unlabelled")).labels()
-    for labels, said in (([0.5, 1.5], "0.5; a class is a name or"), ([[0], [1, 2]], "lists")):
+    for labels, said in (([0.5, 1.5], "0.5; classes are names or"), ([[0], [1, 2]], "lists")):
         data = rows(2).remove_columns("label").add_column("label", labels)
         with pytest.raises(ValueError, match=f"'label' holds {said}"):
             load_source(data, label_column="label").labels()

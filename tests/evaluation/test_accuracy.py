@@ -1,5 +1,7 @@
 """Accuracy: counts by hand, and what cannot be compared."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
@@ -30,7 +32,8 @@ def test_top5_is_of_more_than_five_classes_only():
 def rows(labels, names=None):
     kind = Value("int64") if names is None else ClassLabel(names=names)
     features = Features({"image": Value("int64"), "label": kind})
-    found = Dataset.from_dict({"image": labels, "label": labels}, features=features)
+    cells = {"image": list(range(len(labels))), "label": labels}
+    found = Dataset.from_dict(cells, features=features)
     return Source(found, "image", "label", 1, len(labels))
 
 
@@ -42,11 +45,52 @@ def test_classes_are_numbered_without_gaps():
         dense_labels(rows([7, 3]), rows([3, 5]))
 
 
-def test_classes_of_other_names_are_not_compared():
-    names = ["cat", "dog", "emu"]
-    assert dense_labels(rows([0, 1, 2], names), rows([2, 1], names))[1].tolist() == [2, 1]
-    with pytest.raises(ValueError, match="of train begin cat, dog, emu and those of test dog, emu"):
-        dense_labels(rows([0, 1, 2], names), rows([0, 1], names[1:]))
+@pytest.mark.parametrize(
+    "names, labels, expected",
+    [
+        (["cat", "dog", "emu"], [2, 1], [2, 1]),
+        (["dog", "emu"], [0, 1, 1], [1, 2, 2]),  # fewer
+        (["emu", "cat", "dog"], [0, -1, 1, 2], [2, -1, 0, 1]),  # in another order
+        (["ant", "cat", "owl", "dog"], [1, 3], [0, 1]),  # more, of which test has no image
+        (None, [2, 0], [2, 0]),  # numbers alone are compared as numbers
+    ],
+)
+def test_classes_are_matched_by_name(names, labels, expected):
+    train = rows([0, 1, 2], ["cat", "dog", "emu"])
+    assert dense_labels(train, rows(labels, names))[1].tolist() == expected
+
+
+def test_classes_without_names_have_their_numbers_as_names():
+    unnamed = rows([0, 1, 2])
+    kind = Features(unnamed.dataset.features | {"label": ClassLabel(num_classes=3)})
+    train = replace(unnamed, dataset=unnamed.dataset.cast(kind))
+    assert dense_labels(train, rows([0, 1], ["2", "0"]))[1].tolist() == [2, 0]
+
+
+def test_a_class_that_train_lacks_is_named():
+    train, test = rows([0, 1, 2], ["cat", "dog", "emu"]), ["dog", "owl", "yak"]
+    with pytest.raises(ValueError, match=r"2 of 3 images .* train has no image of \(owl, yak\)"):
+        dense_labels(train, rows([0, 1, 2], test))
+    with pytest.raises(ValueError, match=r"1 of 1 images .* train has no image of \(emu\)"):
+        dense_labels(rows([0, 1], ["cat", "dog", "emu"]), rows([0], ["emu"]))
+
+
+def test_images_without_a_label_have_class_minus_one():
+    train, test, values = dense_labels(rows([7, None, 3, -1]), rows([-1, 3, None]))
+    assert train.tolist() == [1, -1, 0, -1] and test.tolist() == [-1, 0, -1] and values == [3, 7]
+    for labels in ([None, None], [-1, -1, -1]):
+        with pytest.raises(
+            ValueError,
+            match=f"label column 'label' holds no class for any of the {len(labels)} images of "
+            "test: name another with label_column; pretraining and the protocol spectrum need none",
+        ):
+            dense_labels(rows([7, 3]), rows(labels))
+
+
+def test_several_labels_an_image_are_told_what_can_use_them():
+    lists = Dataset.from_dict({"image": [0, 1], "label": [[0, 2], []]})
+    with pytest.raises(ValueError, match="holds lists, several labels an image: .*need no labels"):
+        dense_labels(rows([0, 1]), Source(lists, "image", "label", 1, 2))
 
 
 DATA = {

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Features, Value, load_from_disk
 from forked import Forked, launch, results
 from PIL import Image
 from pyarrow import parquet
@@ -59,9 +60,9 @@ def extract(output=None, views=0, kill_after=None, count=IMAGES, batch_size=16, 
     written = []
     write = FeatureFile.write
 
-    def counted(self, batch, rows, features):
-        write(self, batch, rows, features)
-        written.append(batch)
+    def counted(self, rows, found):
+        write(self, rows, found)
+        written.append(found.number)
         if len(written) == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -73,7 +74,7 @@ def extract(output=None, views=0, kill_after=None, count=IMAGES, batch_size=16, 
 
 
 def broken(folder):
-    extract_features(net(), load_source(folder, in_chans=1), batch_size=8)
+    extract_features(net(), load_source(folder, in_chans=1), batch_size=8, max_broken=0)
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +109,131 @@ def test_images_without_labels_have_features_alone(tmp_path, image_folder):
         (flat / image.name).write_bytes(image.read_bytes())
     model = effssl.create_model("test_resnet", img_size=32)
     extract_features(model, load_source(str(flat)), output=tmp_path / "a.safetensors")
-    assert {name: x.shape for name, x in load_file(tmp_path / "a.safetensors").items()} == {
-        "features": (24, 96)
-    }
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == {"features", "rows", "paths"} and found["features"].shape == (24, 96)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """40 images of noise in two classes, of which four are broken, among them all of a batch."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)):
+        path = folder / "ab"[i >= 20] / f"ü{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        if i in (8, 9, 10, 11, 37):
+            path.write_bytes(b"no image")
+    return folder
+
+
+LEFT = [i for i in range(40) if i not in (8, 9, 10, 11, 37)]
+
+
+def extract_photos(folder, output=None, kill_after=None, max_broken=0.2):
+    """Features in batches of four; or of a file, how many batches this process wrote."""
+    written = []
+    write = FeatureFile.write
+
+    def counted(self, rows, found):
+        write(self, rows, found)
+        written.append(found.number)
+        if len(written) == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    FeatureFile.write, feature_file._SAVE_SECONDS = counted, 0
+    torch.set_num_threads(1)
+    options = {"batch_size": 4, "max_broken": max_broken, "output": output and Path(output)}
+    found = extract_features(net(), load_source(folder, in_chans=1), **options)
+    FeatureFile.write = write
+    return torch.tensor(written) if output else found
+
+
+def contents(output):
+    """Features, labels, rows and paths of an output of any kind."""
+    if output.suffix == ".safetensors":
+        found = load_file(output)
+        paths = bytes(found["paths"].tolist()).decode().split("\0")
+        return found["features"], found["labels"].tolist(), found["rows"].tolist(), paths
+    if output.suffix == ".parquet":
+        found = parquet.read_table(output).to_pydict()
+        return torch.tensor(found["features"]), found["labels"], found["row"], found["path"]
+    found = load_from_disk(str(output))
+    assert found[9]["image"].size == (28, 28)
+    return torch.tensor(found["features"][:]), *(found[x][:] for x in ("label", "row", "path"))
+
+
+def assert_left(output, photos, expected):
+    features, labels, rows, paths = contents(output)
+    assert rows == LEFT and labels == [int(i >= 20) for i in LEFT]
+    assert [Path(path).name for path in paths] == [f"ü{i:02}.png" for i in LEFT]
+    assert paths == [load_source(str(photos)).paths()[i] for i in LEFT]
+    assert torch.equal(features, expected[LEFT])
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".parquet", ""])
+def test_files_leave_broken_images_out_and_tell_which_image_each_row_is(
+    tmp_path, photos, ending, caplog
+):
+    output, expected = tmp_path / f"x{ending}", extract_photos(str(photos))
+    caplog.clear()
+    assert extract_photos(str(photos), output).tolist() == list(range(10))
+    assert len([r for r in caplog.records if "skipped a broken image" in r.getMessage()]) == 5
+    assert os.listdir(tmp_path) == [output.name]
+    assert_left(output, photos, expected)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".parquet"])
+def test_broken_images_stay_known_over_a_kill(tmp_path, photos, ending, caplog):
+    output = tmp_path / f"x{ending}"
+    killed = Forked(tmp_path / "log", extract_photos, str(photos), str(output), 4)
+    assert killed.wait() == -signal.SIGKILL, killed.log()
+    with pytest.raises(ValueError, match="5 of the 40 images cannot be read .* --max-broken 0.1 "):
+        extract_photos(str(photos), output, max_broken=0.1)
+    caplog.clear()
+    assert extract_photos(str(photos), output, max_broken=0.2).tolist() == [9]
+    assert len([r for r in caplog.records if "skipped a broken image" in r.getMessage()]) == 5
+    assert_left(output, photos, extract_photos(str(photos)))
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_processes_leave_the_same_images_out(tmp_path, photos, processes):
+    expected, output = extract_photos(str(photos)), tmp_path / "x.safetensors"
+    for found in results(launch(tmp_path / "memory", processes, extract_photos, str(photos))):
+        assert torch.equal(found.nan_to_num(9), expected.nan_to_num(9))
+    arguments = (extract_photos, str(photos), str(output))
+    for killed in launch(tmp_path / "killed", processes, *arguments, 1):
+        assert killed.wait() == -signal.SIGKILL, killed.log()
+    left = results(launch(tmp_path / "again", processes, *arguments))
+    assert sum(len(part) for part in left) == 10 - processes
+    assert_left(output, photos, expected)
+
+
+def test_images_without_names_have_rows_alone(tmp_path):
+    extract(tmp_path / "x.safetensors", count=10)
+    found = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == {"features", "labels", "rows"} and found["rows"].tolist() == [*range(10)]
+    extract(tmp_path / "x.parquet", count=10)
+    found = parquet.read_table(tmp_path / "x.parquet")
+    assert found["path"].null_count == 10 and found["row"].to_pylist() == [*range(10)]
+
+
+def test_columns_of_the_data_keep_their_names_in_a_folder(tmp_path, photos):
+    source = load_source(str(photos), in_chans=1)
+    renamed = source.dataset.rename_columns({"image": "path", "label": "row"})
+    source = replace(source, dataset=renamed, image_column="path", label_column="row")
+    extract_features(net(), source, output=tmp_path / "x", max_broken=0.2)
+    found = load_from_disk(str(tmp_path / "x"))
+    assert found.column_names == ["path", "row", "features"] and len(found) == len(LEFT)
+    assert found[9]["path"].size == (28, 28) and found["row"][:] == [int(i >= 20) for i in LEFT]
+
+
+def test_images_without_a_class_have_the_label_minus_one(tmp_path):
+    source = images(6)
+    labels = [3, None, -1, 0, 7, None]
+    kind = Features(source.dataset.features | {"label": Value("int64")})
+    rows = source.dataset.remove_columns("label").add_column("label", labels).cast(kind)
+    extract_features(net(), replace(source, dataset=rows), output=tmp_path / "x.safetensors")
+    assert load_file(tmp_path / "x.safetensors")["labels"].tolist() == [3, -1, -1, 0, 7, -1]
 
 
 def test_a_killed_extraction_goes_on_where_it_was(tmp_path, expected):

@@ -115,18 +115,69 @@ def test_features_of_arrays_of_six_channels(tmp_path):
     torch.testing.assert_close(features[3], alone, atol=1e-5, rtol=1e-4)
 
 
+def photos(folder, count, broken):
+    """Images of noise, some of which are broken."""
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+    for i in broken:
+        (folder / f"{i:02}.png").write_bytes(b"no image")
+    return load_source(str(folder))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_named_and_leaves_the_mode_of_the_model(tmp_path, workers):
-    for i in range(3):
-        Image.new("RGB", (9, 9)).save(tmp_path / f"{i}.png")
-    (tmp_path / "1.png").write_bytes(b"no image")
+@pytest.mark.parametrize("broken", [[1], [0], [4, 5, 6, 7]], ids=["one", "the first", "a batch"])
+def test_broken_images_are_named_and_have_rows_of_nan(tmp_path, workers, broken, caplog):
     net = model().train()
-    with pytest.raises(ValueError) as caught:
-        effssl.extract_features(net, load_source(str(tmp_path)), workers=workers)
-    assert str(caught.value) == (
-        f"{tmp_path}/1.png (row 1): not an image of a known format; features need every image"
-    )
-    assert net.training
+    options = {"batch_size": 4, "workers": workers, "max_broken": 0.5}
+    expected = effssl.extract_features(net, photos(tmp_path, 10, []), batch_size=4)
+    caplog.clear()
+    found = effssl.extract_features(net, photos(tmp_path, 10, broken), **options)
+    lost = found.isnan().all(1).nonzero()[:, 0].tolist()
+    assert found.shape == (10, 96) and lost == broken and net.training
+    whole = [i for i in range(10) if i not in broken]
+    torch.testing.assert_close(found[whole], expected[whole], atol=1e-5, rtol=1e-5)
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    *named, said = [record.getMessage() for record in warned]
+    assert named == [
+        f"skipped a broken image: {tmp_path}/{i:02}.png (row {i}): not an image of a known format"
+        for i in broken
+    ]
+    assert said == f"{len(broken)} of 10 images cannot be read: their features are NaN"
+
+
+def test_a_broken_image_leaves_the_views_of_others_as_they_were(tmp_path):
+    net, views = model(), effssl.MultiView("cifar", views=3, size=32)
+    options = {"batch_size": 4, "seed": 5}
+    every = effssl.evaluation.extract_views(net, photos(tmp_path, 10, []), views, **options)
+    source = photos(tmp_path, 10, [2])
+    found = effssl.evaluation.extract_views(net, source, views, **options)
+    averaged = effssl.extract_features(net, source, views=views, **options)
+    whole = [i for i in range(10) if i != 2]
+    assert found.shape == every.shape and found[:, 2].isnan().all() and averaged[2].isnan().all()
+    torch.testing.assert_close(found[:, whole], every[:, whole], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(averaged[whole], every.mean(0)[whole], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "broken, share, message",
+    [
+        ([3, 4, 5], 0.2, "3 of the 10 images .* than the 2 that --max-broken 0.2 allows: .*03.png"),
+        ([7], 0, "1 of the 10 images .* than the 0 that --max-broken 0 allows"),
+        (range(10), 1, "none of the 10 images can be read: .*00.png"),
+        ([1], 2, "max_broken is a share of the images, 0 to 1; got 2"),
+    ],
+)
+def test_too_many_broken_images_end_it_and_leave_the_mode_of_the_model(
+    tmp_path, workers, broken, share, message
+):
+    net, source = model().train(), photos(tmp_path, 10, broken)
+    with pytest.raises(ValueError, match=message):
+        effssl.extract_features(net, source, max_broken=share, workers=workers)
+    with pytest.raises(ValueError, match=message):
+        effssl.extract_features(net, source, output=tmp_path / "x.parquet", max_broken=share)
+    assert net.training and not (tmp_path / "x.parquet").exists()
 
 
 def test_every_module_gets_its_own_mode_back(image_folder):

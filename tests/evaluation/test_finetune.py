@@ -10,7 +10,8 @@ from forked import launch, results
 
 import effssl
 from effssl.data import load_source
-from effssl.evaluation import extract_features, finetune
+from effssl.evaluation import finetune
+from effssl.evaluation.features import extract_readable
 from effssl.evaluation.finetune import _share_of_classes, default_epochs
 
 module = importlib.import_module("effssl.evaluation.finetune")  # its function has the same name
@@ -35,13 +36,14 @@ def tuned(epochs=3, batch_size=30, layer_decay=None, **more):
     scores = []
 
     def extract(*arguments, **options):
-        scores.append(extract_features(*arguments, **options))
-        return scores[-1]
+        found = extract_readable(*arguments, **options)
+        scores.append(found[0])
+        return found
 
-    module.extract_features = extract
+    module.extract_readable = extract
     options = {"epochs": epochs, "batch_size": batch_size, "layer_decay": layer_decay}
     found = finetune(net(), *sources(), **options, **more)
-    module.extract_features = extract_features
+    module.extract_readable = extract_readable
     assert found.top1 == pytest.approx(
         100 * (scores[0].argmax(1) == torch.tensor(sources()[1].labels())).double().mean().item()
     )

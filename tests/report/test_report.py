@@ -6,15 +6,18 @@ import os
 import re
 import shutil
 import socket
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Features
 
 import effssl
 from effssl.atomic import write_json
+from effssl.data import load_source
 from effssl.report import _charts as charts
 from effssl.report import _gallery as gallery
 from effssl.report import _page as page
@@ -343,6 +346,21 @@ def test_faults_slow_images_and_lost_losses_are_warnings(run):
         assert said in text
 
 
+def test_a_skipped_batch_is_no_lost_loss_and_has_its_own_warning(run):
+    lines = metrics(run)
+    assert "invariance" in lines[-1]
+    last = {k: v for k, v in lines[-1].items() if k in ("step", "epoch", "lr", "views_per_s")}
+    write_metrics(run, [*lines[:-1], last | {"loss": None, "skipped_batches": 1}])
+    texts = [notice.text for notice in notices(run)]
+    assert not any("not finite" in text for text in texts)
+    assert (
+        "1 of 15 steps were skipped, since broken images left fewer than two of their images: "
+        "mend them, or take a larger batch."
+    ) in texts
+    text = write_report(run).read_text()
+    assert "Parts of the loss" in text and "invariance" in text
+
+
 # --- images
 
 
@@ -355,6 +373,21 @@ def test_images_that_moved_are_said_to_be_missing_and_found_again(run, image_fol
     text = report(run, dataset=str(image_folder))
     assert section(text, "neighbours").count('<div class="row">') == 12
     assert "dog (12)" in section(text, "map")
+    titles = re.findall(r'alt="(\w+)" title="([^"]+)"', section(text, "neighbours"))
+    assert titles and all(re.fullmatch(rf"{name}/\d\d.png", path) for name, path in titles)
+    assert str(image_folder.parent) not in section(text, "neighbours")
+
+
+def test_images_without_a_label_are_of_no_class(tmp_path, image_folder):
+    source = load_source(str(image_folder))
+    labels = [None if i % 3 else i % 2 for i in range(24)]
+    kind = Features(source.dataset.features)
+    rows = source.dataset.remove_columns("label").add_column("label", labels).cast(kind)
+    found, names = gallery._classes(replace(source, dataset=rows))
+    assert found == [-1 if i % 3 else i % 2 for i in range(24)]
+    assert names == {-1: "no label", 0: "cat", 1: "dog"}
+    rows = rows.remove_columns("label").add_column("label", [-1] * 24).cast(kind)
+    assert gallery._classes(replace(source, dataset=rows)) == (None, {})
 
 
 def test_images_without_labels_are_shown_without_classes(run, image_folder, tmp_path):

@@ -32,6 +32,7 @@ OTHERS = {
     "streaming": [True],
     "workers": [0, 3],
     "cache_gb": [0.0, 0.5, 1e-9],
+    "max_broken": [0, 0.5, 1.0],
     "views": [2, 8],
     "preset": ["cifar", "grey"],
     "batch_size": [2, 4096],
@@ -110,6 +111,8 @@ def parse(args):
         ("log_every", 0, "log_every must be 1 or more; got 0"),
         ("evaluate_every", -1, "evaluate_every must be 0 or more; got -1"),
         ("workers", -1, "workers must be 0 or more; got -1"),
+        ("max_broken", -0.1, "max_broken must be 0 to 1; got -0.1"),
+        ("max_broken", 1.5, "max_broken must be 0 to 1; got 1.5"),
         ("cache_gb", -0.1, "cache_gb must be 0 or more; got -0.1"),
         ("max_minutes", 0.0, "max_minutes must be above 0; got 0.0"),
         ("checkpoint_minutes", 0.0, "checkpoint_minutes must be above 0; got 0.0"),
@@ -250,6 +253,7 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
     file = tmp_path / "config.json"
     for value in WRONG:
         right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
+        right = right and not (field == "max_broken" and value in (3, 2.5))  # above its bound
         file.write_text(json.dumps({field: value}))
         if right:
             PretrainConfig.load(file)

@@ -171,6 +171,13 @@ def check_message(message, names):
     assert (f"; and {count - 10} more" in message) == (count > 10)
 
 
+@READ
+def test_max_broken_lets_five_percent_through(many_broken, tmp_path, cache_home, read):
+    folder, names = many_broken
+    pretrain(folder, tmp_path / "run", max_broken=0.05, **SMALL, **read)
+    assert metrics(tmp_path / "run")[-1]["broken"] == len(names) == 40
+
+
 def test_five_percent_of_broken_files_are_one_line_and_exit_code_2(many_broken, tmp_path):
     folder, names = many_broken
     flags = "--backbone test_resnet --img-size 16 --preset cifar --projector-dim 16 --views 2 --cpu"

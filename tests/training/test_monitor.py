@@ -33,6 +33,7 @@ ALWAYS = {
     "memory_mb",
     "broken",
     "skipped_steps",
+    "skipped_batches",
 }
 
 

@@ -27,7 +27,7 @@ def cache_home(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "HF_HOME", str(tmp_path / "home"))
 
 
-def by_hand(folder, dataset, split, most=5120):
+def by_hand(folder, dataset, split, most=5120, labeled=False):
     """Accuracy, and features, of the saved model on the rows of seed 0 without the broken ones."""
     source = load_source(dataset, split, in_chans=1)
     rows = torch.randperm(source.num_images, generator=seeded_generator(0, "knn"))[:most].tolist()
@@ -36,6 +36,8 @@ def by_hand(folder, dataset, split, most=5120):
     features, labels = [], []
     for row in rows:
         cells = source.dataset[row]
+        if labeled and cells["label"] in (-1, None):
+            continue
         try:
             image = torch.from_numpy(decode_image(cells["image"], 1, 37))
         except BrokenImage:
@@ -136,7 +138,6 @@ def test_broken_images_are_left_out(tmp_path, cache_gb):
     [
         ([-1] * 24, ClassLabel(names=["cat", "dog"])),
         ([-1] * 24, Value("int64")),
-        ([0, 1, -1] * 8, Value("int64")),
         ([None] * 24, Value("int64")),
     ],
 )
@@ -153,6 +154,33 @@ def test_data_without_labels_in_its_label_column_is_told_of_and_skipped(
     lines = [record.getMessage() for record in caplog.records]
     assert [line for line in lines if line.startswith("no k-NN accuracy: label column 'label'")]
     assert not any("knn" in line for line in metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_images_without_a_label_have_no_part_in_the_accuracy(tmp_path, caplog, missing):
+    labels = [missing if i % 4 == 3 else i % 3 for i in range(80)]
+    data = parquet(tmp_path / "data.parquet", labels)
+    config = {"dataset": data, "split": "train", "epochs": 1, "evaluate_every": 1}
+    with caplog.at_level("INFO", logger="effssl"):
+        folder = effssl.pretrain(tiny(tmp_path, label_column="label", **config))
+    said = "k-NN accuracy leaves out 20 of 80 images, which have no label"
+    assert said in [record.getMessage() for record in caplog.records]
+    line = metrics(tmp_path / "run")[-1]
+    assert line["spectrum"]["features"]["images"] == 80
+    assert line["knn"] == pytest.approx(by_hand(folder, data, "train", labeled=True)[1])
+
+
+def test_images_that_all_cannot_be_read_are_not_measured(caplog):
+    source = load_source(split="train[:30]", in_chans=1)
+
+    class Broken(DecodedImages):
+        def __getitems__(self, indices):
+            return [BrokenImage("torn") for _ in indices]
+
+    model = effssl.create_model("test_resnet", in_chans=1, img_size=32)
+    look = online_evaluation.OnlineEvaluation(source, Broken(source, 37), 0, labelled=True)
+    assert look(model, torch.device("cpu")) == {}
+    assert "features were not measured" in caplog.text
 
 
 def test_images_of_one_class_are_told_of_and_have_a_spectrum(tmp_path, caplog):
