@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import timm.data
 import torch
@@ -109,7 +111,8 @@ def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None
         value range it maps stored values as the training did, and takes pixels of any type.
     """
     backbone = model.backbone if isinstance(model, SSLModel) else model
-    config = timm.data.resolve_data_config(pretrained_cfg=backbone.pretrained_cfg)
+    cfg: Any = backbone.pretrained_cfg
+    config = timm.data.resolve_data_config(pretrained_cfg=cfg)
     if img_size is not None:
         config["input_size"] = (config["input_size"][0], img_size, img_size)
-    return EvalTransform(config, backbone.pretrained_cfg.get("value_range"))
+    return EvalTransform(config, cfg.get("value_range"))

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from tifffile import TiffPage, TiffPageSeries
 
 _MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
+_TURNS = {
+    2: lambda a: a[..., ::-1],
+    3: lambda a: a[..., ::-1, ::-1],
+    4: lambda a: a[..., ::-1, :],
+    5: lambda a: a.swapaxes(-1, -2),
+    6: lambda a: np.rot90(a, -1, (-2, -1)),
+    7: lambda a: a[..., ::-1, ::-1].swapaxes(-1, -2),
+    8: lambda a: np.rot90(a, 1, (-2, -1)),
+}  # to upright, by orientation
 _GRAY, _COLOR = {"L", "I", "I;16", "I;16B", "F"}, {"RGB", "RGBA", "RGBX"}  # modes
 _GRAY_OR_RGB = {1, 2}  # photometric interpretations whose numbers need no conversion
 
@@ -27,6 +36,7 @@ class _Layout(NamedTuple):
     """Pixels of a file, and their axes of channels, rows and columns."""
 
     pixels: TiffPage | TiffPageSeries
+    orientation: int
     channel: int | None
     row: int
     column: int
@@ -65,7 +75,7 @@ def is_beyond_pillow(image: PIL.Image.Image, mode: str, deep: bool) -> bool:
 
 
 def read_tiff(file: BinaryIO, in_chans: int, max_pixels: int | None) -> np.ndarray:
-    """Return the stored numbers of the first image of a TIFF file, (C, H, W).
+    """Return the stored numbers of the first image of a TIFF file, upright, (C, H, W).
 
     Args:
         file: Open file.
@@ -89,7 +99,8 @@ def read_tiff(file: BinaryIO, in_chans: int, max_pixels: int | None) -> np.ndarr
     if layout.channel is not None:
         axes.insert(0, layout.channel)
     others = [axis for axis in range(array.ndim) if axis not in axes]
-    return array.transpose(*others, *axes).reshape(channels, height, width)
+    array = array.transpose(*others, *axes).reshape(channels, height, width)
+    return _TURNS.get(layout.orientation, np.asarray)(array)
 
 
 def tiff_size(file: BinaryIO) -> tuple[int, int]:
@@ -114,7 +125,7 @@ def _open(file: BinaryIO) -> Iterator[_Layout]:
         if int(page.photometric) not in _GRAY_OR_RGB:
             raise BrokenImage(f"a TIFF file of photometric interpretation {page.photometric!s}")
         series = tiff.series[0]
-        layout = _layout(series) or _layout(page)
+        layout = _layout(series, page) or _layout(page, page)
         if layout is None:
             raise BrokenImage(f"a TIFF file of axes {page.axes} and shape {page.shape}")
         size = file.seek(0, os.SEEK_END)
@@ -124,7 +135,7 @@ def _open(file: BinaryIO) -> Iterator[_Layout]:
         yield layout
 
 
-def _layout(pixels: TiffPage | TiffPageSeries) -> _Layout | None:
+def _layout(pixels: TiffPage | TiffPageSeries, page: TiffPage) -> _Layout | None:
     """Find the axes; None if more than one of them may be that of channels."""
     axes, shape = pixels.axes, pixels.shape
     if "Y" not in axes or "X" not in axes:
@@ -132,4 +143,6 @@ def _layout(pixels: TiffPage | TiffPageSeries) -> _Layout | None:
     others = [i for i, axis in enumerate(axes) if axis not in "YX" and shape[i] > 1]
     if len(others) > 1:
         return None
-    return _Layout(pixels, others[0] if others else None, axes.index("Y"), axes.index("X"))
+    channel = others[0] if others else None
+    orientation = page.tags.valueof(Base.Orientation, 1)
+    return _Layout(pixels, orientation, channel, axes.index("Y"), axes.index("X"))

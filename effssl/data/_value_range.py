@@ -133,7 +133,7 @@ def _warn_of_darkness(cells: Iterable[object], options: dict) -> None:
             return
         if top * of >= largest * full:  # as a share of the full range
             largest, of = top, full
-    if images:
+    if largest > 0:  # of deep images that are not black
         logger.warning(
             "the largest value in %d images of more than 8 bits is %s, of %s that they may have: "
             "in 8 bits they are nearly black; give --value-range 0 %s, or auto",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,7 +44,6 @@ class Source:
         label_column: Name of the column with class labels, or None.
         in_chans: Number of channels to decode images to.
         num_images: Number of rows; None for a stream whose length is not known.
-        class_names: Name of every class, if the labels are names.
         root: Folder of the images on this machine, if they lie in one.
         value_range: Stored values that become 0 and 255; None for the full range of their type.
         max_pixels: Most pixels of an image; those that Pillow opens if None.
@@ -54,7 +54,6 @@ class Source:
     label_column: str | None
     in_chans: int
     num_images: int | None
-    class_names: tuple[str, ...] | None = None
     root: str | None = None
     value_range: tuple[float, float] | None = None
     max_pixels: int | None = None
@@ -65,6 +64,13 @@ class Source:
         from datasets import IterableDataset
 
         return isinstance(self.dataset, IterableDataset)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Name of every class, in the order of their numbers, if the labels are names."""
+        if self.streaming or self.label_column is None:
+            return None
+        return class_names(self.dataset, self.label_column)
 
     def with_range(self, value_range: tuple[float, float] | None) -> Source:
         """Return the source with a value range, such as that of a model, unless it has its own."""
@@ -193,9 +199,6 @@ def load_source(
     rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
     if paths is not None:
         rows = images_at_paths(rows, paths, root)
-    names = None
-    if label_column is not None and not isinstance(rows, IterableDataset):
-        names = class_names(rows, label_column)
     rows = undecoded(rows, image_column, isinstance(rows, IterableDataset))
     with _named_errors(named, split):
         first = list(rows.take(1))
@@ -216,7 +219,6 @@ def load_source(
         label_column,
         in_chans,
         count,
-        class_names=names,
         root=root,
         value_range=value_range,
         max_pixels=max_pixels,

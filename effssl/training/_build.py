@@ -156,6 +156,7 @@ def _create_loader(
     batches: EpochBatches | StreamBatches,
     inventory: Inventory | None,
 ) -> Iterable[Batch]:
+    name = config.values()["dataset"]
     return create_loader(
         source,
         batches,
@@ -165,7 +166,7 @@ def _create_loader(
         cache_bytes=1e9 * config.cache_gb,
         max_broken=config.max_broken,
         keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
-        name=place_of(config.dataset) or config.dataset,
+        name=place_of(name) or name,
         digest=inventory and inventory.digest,
     )
 

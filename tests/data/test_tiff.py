@@ -108,6 +108,18 @@ def test_deep_color_is_mapped_with_all_its_bits(planar, dtype):
     assert np.array_equal(stored_values(file, 3)[0], bands)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_those_are_that_pillow_reads(orientation):
+    gray = noise(20, 30, dtype=np.uint8)
+    options = {"extratags": [(274, "H", 1, orientation, True)], "metadata": None}
+    file = io.BytesIO()
+    tifffile.imwrite(file, gray, photometric="minisblack", **options)
+    expected = decode_image(file.getvalue(), 1)  # by Pillow
+    for channels in (2, 3):  # photometric minisblack with 3 channels is not for Pillow
+        bands = tiff(np.stack([gray] * channels), **options)
+        assert np.array_equal(decode_image(bands, channels), np.repeat(expected, channels, 0))
+
+
 def test_float_color_that_pillow_does_not_know():
     bands = np.random.default_rng(0).random((3, 20, 30)).astype(np.float32)
     for planar in ("separate", "contig"):

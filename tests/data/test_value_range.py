@@ -251,6 +251,7 @@ def test_dark_deep_images_are_worth_one_warning(tmp_path, caplog, images, what):
     "images",
     [
         [encoded(np.full((9, 9), 40, np.uint8))] * 3,
+        [encoded(np.zeros((9, 9), np.uint16))] * 3,
         [encoded(np.full((9, 9), v, np.uint16)) for v in (40, 60_000, 40)],
         [np.full((9, 9, 3), 3, np.int64)] * 3,
         [np.full((9, 9, 3), 3, np.uint8)] * 3,

@@ -25,12 +25,12 @@ from effssl.report._gallery import draw_sample
 RUN = {k: v for k, v in TINY.items() if k != "split"} | {"epochs": 1, "log_every": 1}
 
 
-def write(folder, count, high=1000, first=0):
+def write(folder, count, high=1000, size=(40, 44)):
     """Images of two classes, dark and darker, in 16-bit files."""
-    for i in range(first, first + count):
+    for i in range(count):
         target = folder / ("a" if i % 2 else "b")
         target.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(i).integers(0, high // (1 + i % 2), (40, 44))
+        pixels = np.random.default_rng(i).integers(0, high // (1 + i % 2), size)
         Image.fromarray(pixels.astype(np.uint16)).save(target / f"{i:03}.png")
     return folder
 
@@ -115,6 +115,11 @@ def test_features_are_those_of_mapped_images_without_being_told(run, images, tmp
     file = tmp_path / "x.safetensors"
     cli.main(["features", str(run), "--output", str(file), "--cpu"])
     torch.testing.assert_close(load_file(file)["features"], features)
+    file = tmp_path / "y.safetensors"
+    full = ["--value-range", "0", "65535"]  # for images that are stored in another way
+    cli.main(["features", str(run), "--output", str(file), "--cpu", *full])
+    of_other = effssl.extract_features(model, other)
+    torch.testing.assert_close(load_file(file)["features"], of_other)
     views = effssl.MultiView("grey", views=2, size=32)
     of_views = effssl.extract_features(model, source, views=views)
     own = load_source(str(images), in_chans=1, value_range=model.value_range)
@@ -216,3 +221,23 @@ def test_signed_numbers_without_a_range_end_the_run_and_name_the_flag(tmp_path):
     with pytest.raises(ValueError, match="int16 from .*--value-range LOW HIGH, or auto"):
         effssl.pretrain(config)
     effssl.pretrain(dataclasses.replace(config, value_range=(300.0, 316.0), max_steps=1))
+
+
+def test_large_images_are_read_by_a_run_with_a_higher_limit_and_by_what_follows_it(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1024)  # the crops of features have as many
+    images, output = write(tmp_path / "images", 16, 60_000, size=(46, 46)), tmp_path / "run"
+    config = PretrainConfig(**RUN, dataset=str(images), output=str(output))
+    with pytest.raises(ValueError, match="2,048 allowed: --max-pixels 2116 reads it"):
+        effssl.pretrain(config)
+    effssl.pretrain(dataclasses.replace(config, max_pixels=2116))
+    assert metrics(output)[-1]["step"] == 2
+    file = tmp_path / "x.safetensors"
+    cli.main(["features", str(output), "--output", str(file), "--cpu"])
+    assert len(load_file(file)["features"]) == 16
+    flags = ["--dataset", str(images), "--output", str(tmp_path / "y.safetensors"), "--cpu"]
+    with pytest.raises(SystemExit):
+        cli.main(["features", str(output), *flags, "--max-pixels", "2115"])
+    assert "2,115 allowed: --max-pixels 2116 reads it" in capsys.readouterr().err
+    assert len(draw_sample(PretrainConfig.load(output / "config.json"), None, 4)) == 4
