@@ -39,7 +39,8 @@ class Source:
 
     Attributes:
         dataset: Rows, a ``datasets.Dataset``, or an ``IterableDataset`` when streaming;
-            ``decode_image(dataset[i][image_column], in_chans)`` gives pixels.
+            ``decode_image(dataset[i][image_column], in_chans)`` gives pixels, with ``value_range``
+            and ``max_pixels`` as options.
         image_column: Name of the column with the undecoded images.
         label_column: Name of the column with class labels, or None.
         in_chans: Number of channels to decode images to.
