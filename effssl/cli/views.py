@@ -65,12 +65,12 @@ class Views:
         decoded = DecodedImages(source, decode_size(self.img_size)).__getitems__(list(rows))
         for broken in (image for image in decoded if isinstance(image, BrokenImage)):
             print(f"skipped a broken image: {broken}", file=sys.stderr)
-        values = source.dataset[list(rows)][source.image_column]
+        paths = dataclasses.replace(source, dataset=source.dataset.select(rows)).paths()
         shown = [image for image in decoded if isinstance(image, torch.Tensor)]
         if not shown:
             raise ValueError(f"none of the {len(decoded)} images looked at can be read")
         draw_views(shown, multi_view, seeded_generator(self.seed, "views")).save(self.output)
-        for row, value, image in zip(rows, values, decoded, strict=True):
+        for row, path, image in zip(rows, paths, decoded, strict=True):
             if isinstance(image, torch.Tensor):
-                print(image_name(value, f"row {row}"))
+                print(image_name(path, f"row {row}"))
         print(f"{len(shown)} images with {self.views} views each: {self.output}")

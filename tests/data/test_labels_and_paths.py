@@ -27,17 +27,13 @@ def test_an_image_without_a_label_has_class_minus_one(kind):
 @pytest.mark.parametrize("kind", [List(Value("int64")), List(ClassLabel(names=["a", "b"]))])
 @pytest.mark.parametrize("labels", [[[0, 1], [1]], [None, [0]], [[], [1]]])
 def test_several_labels_an_image_are_refused_with_what_can_use_them(kind, labels):
-    with pytest.raises(ValueError, match="label column 'label' holds lists, several labels an ima"):
+    with pytest.raises(ValueError, match="label column 'label' holds lists.* pretrain.* spectrum"):
         labeled(labels, kind).labels()
 
 
 def test_other_labels_are_named():
-    for labels, kind, named in (
-        ([0, -2], Value("int64"), "-2"),
-        ([0.5, 1], Value("float32"), "0.5"),
-    ):
-        with pytest.raises(ValueError, match=f"label column 'label' holds {named}; classes are"):
-            labeled(labels, kind).labels()
+    with pytest.raises(ValueError, match="label column 'label' holds 0.5; "):
+        labeled([0.5, 1], Value("float32")).labels()
 
 
 def test_paths_come_in_the_order_of_the_rows(image_folder):
