@@ -82,7 +82,8 @@ def check_labeled(
 
     Raises:
         ValueError: If features and labels differ in number or train and test in width, a feature is
-            not finite, train has one class only, or test has a class that train lacks.
+            not finite, a label is below 0, train has one class only, or test has a class that train
+            lacks.
     """
     for name, features, labels in (
         ("train", train_features, train_labels),
@@ -94,7 +95,12 @@ def check_labeled(
             broken = int((~features.isfinite().all(1)).sum())
             raise ValueError(
                 f"the features of {broken} of {len(features)} images of {name} are not finite: the "
-                "model is broken"
+                "model is broken, or images are, whose rows of NaN are to be left out"
+            )
+        if (labels < 0).any():
+            raise ValueError(
+                f"{int((labels < 0).sum())} of {len(labels)} images of {name} have no label, which "
+                "is -1: leave them out"
             )
     if train_features.shape[1] != test_features.shape[1]:
         raise ValueError(

@@ -98,5 +98,8 @@ def _checked(views: Tensor, least_views: int = 2) -> Tensor:
             f"{tuple(views.shape)}"
         )
     if not views.isfinite().all():
-        raise ValueError("the features are not finite: the model is broken")
+        raise ValueError(
+            "the features are not finite: the model is broken, or images are, whose rows of NaN "
+            "are to be left out"
+        )
     return views

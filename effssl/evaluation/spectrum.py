@@ -221,4 +221,7 @@ def _check(features: Tensor) -> None:
             f"features (N, F) of 2 images or more are wanted, got {tuple(features.shape)}"
         )
     if not features.isfinite().all():
-        raise ValueError("the features are not finite: the model is broken")
+        raise ValueError(
+            "the features are not finite: the model is broken, or images are, whose rows of NaN "
+            "are to be left out"
+        )

@@ -115,6 +115,10 @@ DATA = {
             "features of 1 of 30 images of train are not finite: the model is broken",
         ),
         ({"test_features": torch.full((9, 4), torch.nan)}, "9 of 9 images of test are not finite"),
+        (
+            {"test_labels": torch.tensor([0, 1, -1, 0, 1, 2, -1, 1, 0])},
+            "2 of 9 images of test have no label, which is -1: leave them out",
+        ),
         ({"train_labels": torch.ones(30).long()}, "all 30 images of train are of class 1"),
         (
             {"test_labels": torch.tensor([0, 1, 2, 0, 1, 2, 5, 3, 5])},
