@@ -4,7 +4,7 @@ import importlib
 import io
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -14,9 +14,13 @@ from forked import launch, results
 from PIL import Image as PILImage
 
 import effssl
+from effssl import PretrainConfig
 from effssl.cli import main
+from effssl.cli.evaluate import Evaluate
+from effssl.cli.features import Features as Extract
 from effssl.data import _cache as cache
 from effssl.data import load_source
+from effssl.data._broken import MAX_BROKEN
 from effssl.evaluation import PROTOCOLS, evaluate, finetune, record
 from effssl.evaluation._tables import details, left_out_lines
 from effssl.hub import _folder
@@ -204,6 +208,12 @@ def test_several_processes_leave_the_same_out(tmp_path):
 
 
 # The commands
+
+
+def test_every_command_allows_the_same_share_unless_told_otherwise():
+    for command in (PretrainConfig, Evaluate, Extract):
+        (field,) = [f for f in fields(command) if f.name == "max_broken"]
+        assert field.default == MAX_BROKEN
 
 
 @pytest.fixture
