@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from effssl.data.sources import Source
-from effssl.evaluation.accuracy import class_names
 from effssl.evaluation.evaluate import Evaluation
 from effssl.records import EvaluationRecord
 
