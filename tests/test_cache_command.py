@@ -12,7 +12,7 @@ from effssl.data import _cache as cache
 from effssl.data import _cache_list, load_source
 from effssl.data import _digest as digest
 from effssl.data._cache import cache_images
-from effssl.data._locks import locked
+from effssl.data._locks import held_open, locked
 
 DAY = 86_400
 
@@ -92,6 +92,24 @@ def test_what_is_named_or_old_is_deleted_and_nothing_else(home, image_folder, ca
     assert not [path for path in (home / "decoded").iterdir() if path.is_dir()]
 
 
+def test_copies_of_archives_are_listed_and_deleted_unless_they_are_open(home, capsys):
+    folder = home / "archives"
+    folder.mkdir(parents=True)
+    for name in ("a.zip", "b.partial", "a.zip.lock"):
+        (folder / name).write_bytes(bytes(1500))
+    lines = shown(capsys)
+    assert {line.split()[0]: line.split("  ")[-1] for line in lines[:-1]} == {
+        "a.zip": "copy of a compressed archive",
+        "b.partial": "not finished",
+    }
+    with held_open(folder / "a.zip"), pytest.raises(SystemExit):
+        main(["cache", "--delete-all"])
+    assert (folder / "a.zip").exists() and not (folder / "b.partial").exists()
+    capsys.readouterr()
+    assert shown(capsys, "--delete", "a.zip")[-1] == "freed 1.5 kB"
+    assert not (folder / "a.zip").exists()
+
+
 def test_digests_are_one_entry_and_can_be_deleted(home, capsys):
     source = load_source(split="test", in_chans=1)
     found = source.digest()
@@ -138,14 +156,15 @@ def test_what_another_process_uses_or_decodes_is_kept_until_it_ends(
     where = str(home.parent), str(image_folder), str(ready), str(done)
     process = Forked(tmp_path / "log", _hold, *where)
     wait_for(ready, process.alive)
+    capsys.readouterr()
     (entry,) = _cache_list.list_caches()
     with pytest.raises(SystemExit) as ended:
         main(["cache", "--delete-all"])
     said = capsys.readouterr()
+    done.touch()
     assert ended.value.code == 2 and said.out == "freed 0 B\n"
     assert said.err.startswith(f"kept {entry.name}: a running process uses ")
     assert (entry.path / "pixels.bin").is_file()
-    done.touch()
     assert process.wait() == 0, process.log()
     with locked(entry.path), pytest.raises(TimeoutError, match="another process holds"):
         _cache_list.delete_cache(entry)  # which is being decoded

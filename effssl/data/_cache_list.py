@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.constants import HF_HOME
 
+from effssl.atomic import PARTIAL
 from effssl.data._cache import ABOUT, FORMAT
 from effssl.data._cached_images import INDEX
 from effssl.data._locks import locked, unused
@@ -20,11 +21,11 @@ _DIGESTS = "digests"
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The decoded images of a data set, or the digests of all.
+    """The decoded images of a data set, a copy of an archive, or the digests of all data sets.
 
     Attributes:
-        path: Folder.
-        bytes: Size of its files.
+        path: Folder or file.
+        bytes: Size of it.
         used: Time of the last use, in seconds since 1970.
         about: What it is, in words.
     """
@@ -36,7 +37,7 @@ class CacheEntry:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
+        """Name of the folder or file."""
         return self.path.name
 
 
@@ -47,11 +48,13 @@ def cache_folder() -> Path:
 
 def list_caches() -> list[CacheEntry]:
     """List what is cached, the longest unused first."""
-    decoded = cache_folder() / "decoded"
-    folders = [path for path in decoded.glob("*") if path.is_dir()]
-    entries = [
-        CacheEntry(path, _bytes(path), path.stat().st_mtime, _about(path)) for path in folders
-    ]
+    folder, entries = cache_folder(), []
+    for path in [*(folder / "decoded").glob("*"), *(folder / "archives").glob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
+            if path.is_dir():
+                entries.append(CacheEntry(path, _bytes(path), path.stat().st_mtime, _about(path)))
+            elif path.suffix != ".lock":
+                entries.append(_copied(path))
     digests = _digest_files()
     if digests:
         used = max(file.stat().st_mtime for file in digests)
@@ -71,11 +74,18 @@ def delete_cache(entry: CacheEntry) -> None:
         for file in _digest_files():
             file.unlink(missing_ok=True)
         return
-    index = entry.path / INDEX
-    # nobody decodes it, and nobody has it open; the file of the lock stays for those that wait
-    with locked(entry.path.with_suffix(""), wait=False):
-        with unused(index) if index.is_file() else nullcontext():
-            shutil.rmtree(entry.path)
+    path = entry.path
+    opened = path / INDEX if path.is_dir() else path
+    made = path.with_suffix("" if path.is_dir() else ".zip")
+    # nobody makes it, and nobody has it open; the file of the lock stays for those that wait
+    with locked(made, wait=False), unused(opened) if opened.is_file() else contextlib.nullcontext():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _copied(file: Path) -> CacheEntry:
+    stat = file.stat()  # its time of writing is set to that of the archive
+    about = "not finished" if file.suffix == PARTIAL else "copy of a compressed archive"
+    return CacheEntry(file, stat.st_size, max(stat.st_atime, stat.st_ctime), about)
 
 
 def _digest_files() -> list[Path]:
@@ -87,7 +97,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _about(folder: Path) -> str:
-    if folder.suffix == ".partial":
+    if folder.suffix == PARTIAL:
         return "not finished"
     try:
         about = json.loads((folder / ABOUT).read_text())

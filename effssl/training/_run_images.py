@@ -116,9 +116,11 @@ def _start(run_folder: Path, output: Path) -> Path | None:
     return Path(*here.parts[: -len(parts)])
 
 
-def place_of(dataset: str) -> str | None:
-    """Return the absolute path or pattern of a data set, or None if it is not on this machine."""
-    return os.path.abspath(Path(dataset).expanduser()) if is_here(dataset) else None
+def place_of(dataset: object) -> str | None:
+    """Return the absolute path or pattern of a data set, or None if it is none of this machine."""
+    if not isinstance(dataset, str) or not is_here(dataset):
+        return None
+    return os.path.abspath(Path(dataset).expanduser())
 
 
 def is_here(dataset: str) -> bool:
