@@ -24,7 +24,7 @@ def cache_error(error: BaseException | None, named: str) -> OSError | None:
 
     Args:
         error: What ``datasets`` raised.
-        named: Name of the data set in messages, with its quotes.
+        named: Name of the data set for the message.
     """
     from datasets import config
 
@@ -32,13 +32,13 @@ def cache_error(error: BaseException | None, named: str) -> OSError | None:
         error = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if not isinstance(error, OSError) or isinstance(error, ConnectionError):
         return None
-    file = str(error.filename) if error.filename else None
-    caches = tuple(os.path.abspath(folder) for folder in (HF_HOME, config.HF_DATASETS_CACHE))
-    refused = error.errno in _OF_RIGHTS and file and os.path.abspath(file).startswith(caches)
-    if not refused and error.errno not in _OF_WRITING:
+    folder = os.path.dirname(os.path.abspath(error.filename)) if error.filename else ""
+    caches = tuple(os.path.abspath(cache) for cache in (HF_HOME, config.HF_DATASETS_CACHE))
+    in_cache = folder.startswith(caches)
+    if error.errno not in _OF_WRITING and not (in_cache and error.errno in _OF_RIGHTS):
         return None
     return OSError(
-        f"data set {named} cannot be prepared in the cache {config.HF_DATASETS_CACHE}: "
-        f"{os.strerror(error.errno)}; set HF_HOME to a folder that can be written, on a disk that "
-        "has locks and room"
+        f"data set {named} cannot be prepared in the cache "
+        f"{folder if in_cache else config.HF_DATASETS_CACHE}: {os.strerror(error.errno)}; set "
+        "HF_HOME to a folder that can be written, on a disk that has locks and room"
     )
