@@ -63,8 +63,9 @@ def test_caches_of_earlier_versions_and_those_not_finished_are_listed_as_such(
 ):
     folder = decode(data=image_folder).folder
     (folder / "about.json").unlink()
+    monkeypatch.setattr(_cache_list, "FORMAT", 1)  # the last one without such a file
     assert shown(capsys)[0].endswith("decoded images of an unknown data set")
-    monkeypatch.setattr(_cache_list, "FORMAT", cache.FORMAT + 1)
+    monkeypatch.setattr(_cache_list, "FORMAT", 2)
     assert shown(capsys)[0].endswith("of an older format, which is not read any more")
     folder.rename(folder.with_name("0" * 24 + ".partial"))
     assert shown(capsys)[0].endswith("not finished")
