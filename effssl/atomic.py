@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,16 @@ def write_json(path: Path, content: Any) -> None:
         OSError: If it cannot be written.
         ValueError: If a number is not finite.
     """
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Return what `write_json` writes.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -86,15 +96,26 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 _flush(file)
-        if path.exists():
+        if os.path.lexists(path):
             path.rename(earlier)
         partial.rename(path)
     except BaseException:
-        if earlier.exists() and not path.exists():
+        if os.path.lexists(earlier) and not path.exists():
             earlier.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(earlier, ignore_errors=True)
+    _delete(earlier)
+
+
+def wait_for_folder(path: Path, seconds: float = 1.0) -> None:
+    """Wait while a folder has no name, between the two renames of `replacing_folder`."""
+    end = time.monotonic() + seconds
+    while not path.exists() and _earlier_folders(path) and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def _earlier_folders(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_EARLIER}"))
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -108,7 +129,15 @@ def _clear_leftovers(path: Path) -> None:
         if folder.suffix == _EARLIER and not path.exists():
             folder.rename(path)  # the kill came between two renames
         elif folder.suffix in (PARTIAL, _EARLIER):
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder; of a link to one only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

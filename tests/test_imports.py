@@ -9,8 +9,8 @@ import effssl
 # a part of the package may import parts of the layers above it in this list, and no others
 LAYERS = (
     {"atomic", "backbones", "device", "distributed", "hints", "loss_specs", "processes"}
-    | {"seeding", "version"},
-    {"batch_norm", "chunk_statistics", "liveness", "naming", "optim"},
+    | {"seeding", "shown", "version"},
+    {"batch_norm", "chunk_statistics", "foreign", "liveness", "naming", "optim"},
     {"records"},
     {"data", "losses", "model", "views"},
     {"transform"},

@@ -30,7 +30,11 @@ class Push:
     commit_message: str | None = None
     """Message of the commit."""
     license: str | None = None
-    """License of the weights, by its identifier on the Hub, such as apache-2.0."""
+    """License of the weights, by its identifier on the Hub, such as apache-2.0; or other."""
+    license_name: str | None = None
+    """Name of the license, with --license other."""
+    license_link: str | None = None
+    """Address of its text, with --license other; or LICENSE for a file of the repository."""
     create_pr: bool = False
     """Open a pull request instead of changing the branch."""
     dry_run: bool = False
@@ -38,13 +42,17 @@ class Push:
 
     def run(self) -> None:
         """Publish the model, or show what would be sent."""
+        from effssl.hub._license import check_license
         from effssl.hub.pull import find_model
-        from effssl.hub.push import prepare, push_to_hub
+        from effssl.hub.push import files_to_send, prepared, push_to_hub
 
+        license = check_license(self.license, self.license_name, self.license_link)
         folder = find_model(f"local-dir:{self.model}")
         if self.dry_run:
-            for file in prepare(folder, self.repo_id, self.license):
-                print(f"{file.stat().st_size:12,} bytes  {file}")
+            with prepared(folder, self.repo_id, license) as copy:
+                for name, file in files_to_send(copy).items():
+                    size = len(file) if isinstance(file, bytes) else file.stat().st_size
+                    print(f"{size:12,} bytes  {folder / name}")
             card = folder / "README.md"
             print(f"nothing was sent to {self.repo_id}; read {card} before you do")
             return
@@ -56,6 +64,8 @@ class Push:
             commit_message=self.commit_message,
             create_pr=self.create_pr,
             license=self.license,
+            license_name=self.license_name,
+            license_link=self.license_link,
         )
         print(address)
         if not self.create_pr:

@@ -6,6 +6,7 @@ import torch
 
 from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, build_sketch
+from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import SSLModel
@@ -17,13 +18,16 @@ DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
 _DATA_LICENSES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
 
 
-def card_content(config: ModelConfig, training: TrainingRecord, repo_id: str) -> dict:
+def card_content(
+    config: ModelConfig, training: TrainingRecord, repo_id: str, license: License | None
+) -> dict:
     """Return the variables of card.md.jinja.
 
     Args:
         config: Configuration of the model.
         training: Record of the model; an empty one if there is none.
         repo_id: ``owner/name``.
+        license: License of the weights; None if it is not known.
 
     Raises:
         KeyError: If training lacks something that effssl writes.
@@ -69,7 +73,7 @@ def card_content(config: ModelConfig, training: TrainingRecord, repo_id: str) ->
         "command": training.command,
         "training": _training(training),
         "limits": _limits(config, training),
-        "licenses": _licenses(config, trained),
+        "licenses": _licenses(license, trained),
         "citations": [paper.bibtex for paper in (METHOD, *papers)],
     }
 
@@ -198,10 +202,8 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
     return limits
 
 
-def _licenses(config: ModelConfig, trained: dict) -> list[str]:
-    licenses = []
-    if config.pretrained_cfg.get("license"):
-        licenses.append(f"Weights: {config.pretrained_cfg['license']}.")
+def _licenses(license: License | None, trained: dict) -> list[str]:
+    licenses = [] if license is None else [f"Weights: {license}."]
     data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
     if data in _DATA_LICENSES:
         licenses.append(f"Images of the training: {_DATA_LICENSES[data]}.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import timm
@@ -21,13 +22,16 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from effssl.atomic import replacing, replacing_folder, write_json
+from effssl.foreign import read_json
+from effssl.hub._license import check_license
 from effssl.hub._model_config import (
     WEIGHT_FILES,
     ModelConfig,
     compose_config,
     read_config,
-    read_json,
 )
+from effssl.hub._renewal import read_whole
+from effssl.hub._tensor_file import open_tensors
 from effssl.hub._weights import (
     check_weights,
     describe_file,
@@ -39,6 +43,7 @@ from effssl.hub._weights import (
 from effssl.model import SSLModel, build_backbone, untrained_cfg
 from effssl.naming import ModelName
 from effssl.records import EvaluationRecord, TrainingRecord
+from effssl.shown import shown
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,8 @@ def save_pretrained(
     *,
     training: dict | None = None,
     license: str | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
 ) -> None:
     """Write a model folder, whole or not at all, in place of an earlier one.
 
@@ -65,10 +72,14 @@ def save_pretrained(
         training: Content of training.json; no such file if None. The name of the model comes from
             its ``config``.
         license: License of the weights, by its identifier on the Hub, such as ``apache-2.0``.
+        license_name: Name of the license if ``license`` is ``other``.
+        license_link: Address of its text likewise, or LICENSE for a file of the repository.
 
     Raises:
         FileExistsError: If the folder exists and is not a model folder.
+        ValueError: If the Hub does not know the license.
     """
+    granted = check_license(license, license_name, license_link)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not is_model_folder(folder):
@@ -78,7 +89,7 @@ def save_pretrained(
             WEIGHT_FILES[part]: save_weights(module, partial / WEIGHT_FILES[part])
             for part, module in model.named_children()
         }
-        config = compose_config(model, files, _name(training), license)
+        config = compose_config(model, files, _name(training), granted)
         write_json(partial / "config.json", config)
         if training is not None:
             write_json(partial / TRAINING, training)
@@ -88,40 +99,26 @@ def save_pretrained(
 
 def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | nn.Module:
     """Load a model folder of effssl or timm; see `effssl.from_pretrained`."""
+    return read_whole(folder, lambda: _load(folder, num_classes))
+
+
+def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
     config = read_config(folder)
     if not (folder / WEIGHT_FILES["backbone"]).is_file():
         pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
         if pickles:
             raise ValueError(
-                f"{folder} holds its weights in {pickles[0]}, a pickle, which runs whatever code "
-                "it holds when it is read; if you trust it, convert it: "
+                f"{folder} holds its weights in {shown(pickles[0])[1:-1]}, a pickle, which runs "
+                "whatever code it holds when it is read; if you trust it, convert it: "
                 "safetensors.torch.save_file(torch.load(file, weights_only=True), "
                 "'model.safetensors')"
             )
-    sketch = build_sketch(config)
-    expected = {name: module.state_dict() for name, module in sketch.named_children()}
-    # check shapes first, to allocate no more than the files hold
-    for part, tensors in expected.items():
-        dropped = () if config.files else _classifier(config, tensors)
-        check_weights(folder / WEIGHT_FILES[part], tensors, dropped=dropped)
-    for file, said in config.files.items():
-        found = describe_file(folder / file)
-        if found != said:
-            raise ValueError(
-                f"{folder / file} is damaged, or was changed since it was saved: it is {found}, "
-                f"and config.json says {said}"
-            )
+    model = build_sketch(config)
+    weights = _read_weights(folder, config, model)
     if not config.files:
         logger.warning("%s is timm's, not effssl's: a backbone without projector", folder)
-
-    weights = {
-        f"{part}.{name}": tensor
-        for part, tensors in expected.items()
-        for name, tensor in read_weights(folder / WEIGHT_FILES[part], tensors).items()
-    }
-    model = sketch
     if not fill(model, weights):
-        _check_tables(folder, sketch, weights)
+        _check_tables(folder, model, weights)
         with without_initial_values():
             model = _build(config)
         model.load_state_dict(weights)
@@ -129,6 +126,25 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
         return model.eval().requires_grad_(False)
     model.backbone.reset_classifier(num_classes)
     return model.backbone.train()
+
+
+def _read_weights(folder: Path, config: ModelConfig, sketch: SSLModel) -> dict[str, Tensor]:
+    """Read the tensors of a model, after a check of the headers of all files."""
+    expected = {name: module.state_dict() for name, module in sketch.named_children()}
+    weights = {}
+    with ExitStack() as stack:
+        files = {
+            part: stack.enter_context(open_tensors(folder / WEIGHT_FILES[part]))
+            for part in expected
+        }
+        # check shapes first, to allocate no more than the files hold
+        for part, tensors in expected.items():
+            dropped = () if config.files else _classifier(config, tensors)
+            check_weights(files[part], tensors, dropped=dropped)
+        for part, tensors in expected.items():
+            read = read_weights(files[part], tensors, config.files.get(WEIGHT_FILES[part]))
+            weights |= {f"{part}.{name}": tensor for name, tensor in read.items()}
+    return weights
 
 
 def build_sketch(config: ModelConfig) -> SSLModel:
@@ -183,6 +199,33 @@ def add_evaluation(
     elif not any(one.probe for one in training.evaluation):
         (folder / PROBE).unlink(missing_ok=True)
     write_json(folder / TRAINING, training.to_json())
+
+
+def check_probe(folder: Path, model: SSLModel) -> None:
+    """Check that the linear probe of a folder, if there is one, is a classifier of its features.
+
+    Raises:
+        ValueError: If it is not, or not the one that training.json names.
+    """
+    path = folder / PROBE
+    noted = [one.probe for one in read_record(folder).evaluation if one.probe is not None]
+    if not path.is_file():
+        if noted:
+            raise ValueError(f"{folder / TRAINING} names {PROBE}, which is missing: evaluate again")
+        return
+    with open_tensors(path) as file:
+        shape = file.entries.get("weight", ("", ()))[1]
+        classes = shape[0] if len(shape) == 2 else 1
+        expected = {
+            "weight": torch.empty(classes, model.num_features, device="meta"),
+            "bias": torch.empty(classes, device="meta"),
+        }
+        check_weights(file, expected)
+        read_weights(file, expected)
+        if noted and noted[0] != file.description():
+            raise ValueError(
+                f"{path} is not the one that {TRAINING} names: evaluate again, or delete it there"
+            )
 
 
 def _build(config: ModelConfig) -> SSLModel:

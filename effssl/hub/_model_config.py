@@ -5,21 +5,21 @@ The file may come from anybody, so every value is checked before use.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
 
-from effssl.hub._weights import shown
+from effssl.foreign import read_json
+from effssl.hub._license import LICENSE, License
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import BACKBONE_ARGS, SSLModel
 from effssl.naming import ModelName
+from effssl.shown import shown
 
 FORMAT_VERSION = 1
 WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}
 _FILE = {"bytes": int, "sha256": str}
-_MOST_BYTES = 4_000_000
 # other arguments that timm records of its own models
 _TIMM_ARGS = {"global_pool": str, "class_token": bool, "dynamic_img_size": bool}
 _SIZES = ("input_size", "min_input_size", "test_input_size")
@@ -49,6 +49,7 @@ class ModelConfig:
         files: Bytes and sha256 of each file of weights; empty in a folder of timm.
         name: Name of the model, if it was trained by effssl.
         value_range: Stored values that become black and white; None for those of 8 bits.
+        license: Keys of a card about the license of the weights; not checked.
     """
 
     architecture: str
@@ -58,10 +59,11 @@ class ModelConfig:
     files: dict[str, dict]
     name: ModelName | None = None
     value_range: tuple[float, float] | None = None
+    license: dict[str, object] = field(default_factory=dict)
 
 
 def compose_config(
-    model: SSLModel, files: dict[str, dict], name: ModelName | None, license: str | None
+    model: SSLModel, files: dict[str, dict], name: ModelName | None, license: License | None
 ) -> dict:
     """Return the content of config.json."""
     cfg = {
@@ -70,14 +72,12 @@ def compose_config(
     if name is not None:
         papers = [f"arXiv:{paper.arxiv}" for paper in (METHOD, *LOSSES[name.loss].papers)]
         cfg |= {"tag": name.timm_tag, "paper_ids": papers}
-    if license is not None:
-        cfg["license"] = license
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
     if name is not None:
         ours["name"] = str(name)
     if model.value_range is not None:
         ours["value_range"] = list(model.value_range)
-    return {
+    config = {
         "architecture": cfg["architecture"],
         "num_classes": 0,
         "num_features": model.num_features,
@@ -85,6 +85,18 @@ def compose_config(
         "pretrained_cfg": cfg | {"num_classes": 0},
         "effssl": ours | {"files": files},
     }
+    if license is not None:
+        set_license(config, license)
+    return config
+
+
+def set_license(config: dict, license: License) -> None:
+    """Put a license into the content of config.json: timm knows its identifier only."""
+    found = license.metadata()
+    config["pretrained_cfg"]["license"] = found.pop("license")
+    for key in ("license_name", "license_link"):
+        config["effssl"].pop(key, None)
+    config["effssl"] |= found
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -102,24 +114,6 @@ def read_config(folder: Path) -> ModelConfig:
         return _checked(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object from a file that may come from anybody.
-
-    Raises:
-        ValueError: If it is too large, not JSON, or not an object.
-    """
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; {_MOST_BYTES:,} are read at most")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {shown(found)}, and not an object")
-    return found
 
 
 def _checked(config: dict) -> ModelConfig:
@@ -170,7 +164,10 @@ def _checked(config: dict) -> ModelConfig:
     if name is not None:
         name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
     value_range = _checked_range(ours.get("value_range"))
-    return ModelConfig(architecture, model_args, cfg, dim, files, name, value_range)
+    license = {key: ours[key] for key in LICENSE[1:] if ours.get(key) is not None}
+    if "license" in cfg:
+        license["license"] = cfg["license"]
+    return ModelConfig(architecture, model_args, cfg, dim, files, name, value_range, license)
 
 
 def _checked_range(value_range: object) -> tuple[float, float] | None:

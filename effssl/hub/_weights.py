@@ -6,7 +6,7 @@ Nothing is unpickled, and no weight is allocated that the file does not hold.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from effssl.hub._tensor_file import TensorFile
+from effssl.shown import shown
+
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 _INTEGER = {"I64", "I32", "I16", "I8", "U8", "BOOL"}
+_LARGEST = 1e18  # its square is still a float32
 
 
 class without_initial_values(TorchFunctionMode):
@@ -82,48 +86,72 @@ def describe_file(path: Path) -> dict:
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def check_weights(path: Path, expected: dict[str, Tensor], *, dropped: Container[str] = ()) -> None:
+def check_weights(
+    file: TensorFile, expected: dict[str, Tensor], *, dropped: Container[str] = ()
+) -> None:
     """Compare the header of a file with the tensors to load, which may be on the meta device.
 
     Args:
-        path: File of weights.
+        file: File of weights.
         expected: Tensors to load, as in a ``state_dict``.
         dropped: Other names that the file may hold, such as those of a classifier.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If it is truncated or not of this format, or a tensor is missing, unknown, or of
-            another shape or kind of number.
+        ValueError: If a tensor is missing, unknown, or of another shape or kind of number.
     """
-    with _opened(path) as file:
-        found = {name: file.get_slice(name) for name in file.keys()}
-        misfits = [f"lacks {name}" for name in expected if name not in found]
-        misfits += [
-            f"has unknown {shown(name)}"
-            for name in found
-            if name not in expected and name not in dropped
-        ]
-        for name in sorted(expected.keys() & found.keys()):
-            shape, dtype = tuple(found[name].get_shape()), found[name].get_dtype()
-            if shape != expected[name].shape:
-                misfits.append(f"{name} is {_shape(shape)}, not {_shape(expected[name].shape)}")
-            elif dtype not in (_FLOATING if expected[name].is_floating_point() else _INTEGER):
-                misfits.append(f"{name} is of {dtype}, not {expected[name].dtype}")
+    found = file.entries
+    misfits = [f"lacks {name}" for name in expected if name not in found]
+    misfits += [
+        f"has unknown {shown(name)}"
+        for name in found
+        if name not in expected and name not in dropped
+    ]
+    for name in sorted(expected.keys() & found.keys()):
+        dtype, shape = found[name]
+        if shape != expected[name].shape:
+            misfits.append(f"{name} is {_shape(shape)}, not {_shape(expected[name].shape)}")
+        elif dtype not in (_FLOATING if expected[name].is_floating_point() else _INTEGER):
+            misfits.append(f"{name} is of {dtype}, not {expected[name].dtype}")
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise ValueError(
-            f"{path} does not fit the model of config.json: {'; '.join(misfits[:3])}{more}"
+            f"{file.path} does not fit the model of config.json: {'; '.join(misfits[:3])}{more}"
         )
 
 
-def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Read tensors of a file that passed `check_weights`; they are memory-mapped."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in names}
+def read_weights(
+    file: TensorFile, names: Container[str], said: dict | None = None
+) -> dict[str, Tensor]:
+    """Read tensors of a file that passed `check_weights`.
+
+    Args:
+        file: File of weights.
+        names: Names of the tensors.
+        said: Bytes and sha256 that the file must have; None if they are not known.
+
+    Raises:
+        ValueError: If the file has others, or a number is not finite or beyond all reason.
+    """
+    weights = file.read(names)
+    found = file.description()
+    if said is not None and found != said:
+        raise ValueError(
+            f"{file.path} is damaged, or was changed since it was saved: it is {found}, and "
+            f"config.json says {said}"
+        )
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and tensor.numel():
+            low, high = (float(end) for end in tensor.aminmax())
+            if not (-_LARGEST < low and high < _LARGEST):  # False for NaN too
+                raise ValueError(
+                    f"{file.path}: {name} has numbers from {low:g} to {high:g}, of which no "
+                    "feature can be computed"
+                )
+    return weights
 
 
 def fill(module: nn.Module, weights: dict[str, Tensor]) -> bool:
-    """Replace the tensors of a module on the meta device by copies of weights.
+    """Replace the tensors of a module on the meta device by weights, which it then holds.
 
     Returns:
         False if the module has tensors that the weights do not hold, such as tables of positions
@@ -141,28 +169,12 @@ def fill(module: nn.Module, weights: dict[str, Tensor]) -> bool:
                 if found is None:
                     return False
                 if id(sketched) not in made:
-                    copied = found.to(sketched.dtype, copy=True)
+                    copied = found.to(sketched.dtype)
                     is_parameter = tensors is part._parameters
                     made[id(sketched)] = nn.Parameter(copied) if is_parameter else copied
                 tensors[name] = made[id(sketched)]
     return True
 
 
-def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the model folder is not whole")
-    try:
-        return safetensors.safe_open(path, framework="pt")
-    except (safetensors.SafetensorError, OSError) as error:
-        reason = shown(str(error), most=400)
-        raise ValueError(f"{path} is truncated or not a safetensors file: {reason}") from error
-
-
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(str(side) for side in shape) or "a scalar"
-
-
-def shown(value: object, most: int = 80) -> str:
-    """Format an untrusted value for a message: one line of ASCII, cut if long."""
-    text = ascii(value)
-    return text if len(text) <= most else text[: most - 3] + "..."

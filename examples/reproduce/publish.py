@@ -24,7 +24,8 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import evaluate, record
 from effssl.hub._folder import add_evaluation
-from effssl.hub.push import prepare
+from effssl.hub._license import License
+from effssl.hub.push import files_to_send, prepared
 
 
 def main(
@@ -70,12 +71,13 @@ def main(
     name = model.name if scale == "readme" else f"{model.name}-{Path(model.dataset).name}"
     whole = scale == "cpu"
     target = (Path(effssl.__file__).parent / "pretrained" if whole else RESULTS.parent) / name
-    files = prepare(folders[0], f"org/{name}", license="apache-2.0")
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for file in files:
-        if whole or file.suffix != ".safetensors":
-            shutil.copy(file, target)
+    with prepared(folders[0], f"org/{name}", License("apache-2.0")) as copy:
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for file, content in files_to_send(copy).items():
+            if whole or not file.endswith(".safetensors"):
+                is_content = isinstance(content, bytes)
+                (target / file).write_bytes(content if is_content else content.read_bytes())
     runpy.run_path(str(RESULTS.parent / "write_cards.py"), run_name="__main__")
 
 

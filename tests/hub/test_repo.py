@@ -81,7 +81,8 @@ def test_pushing_again_changes_nothing_and_branches_and_requests_leave_main(
     tmp_path, hub, old_and_new
 ):
     folder = shutil.copytree(old_and_new[1], tmp_path / "model")
-    shutil.copy(folder / "projector.safetensors", folder / "linear_probe.safetensors")
+    probe = {"weight": torch.zeros(10, 96), "bias": torch.zeros(10)}
+    save_file(probe, folder / "linear_probe.safetensors")
     for leftover in ("pytorch_model.bin", ".DS_Store", "notes.txt"):
         (folder / leftover).write_text("not to be published")
     found = client(tmp_path, hub, push_and_look, folder, "org/again")

@@ -1,0 +1,167 @@
+"""Files of others: regular ones only, read in bounds of size and depth, with types checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, BinaryIO, Union, get_args, get_origin
+
+from effssl.shown import one_line, shown
+
+MOST_JSON = 4_000_000
+"""Largest size in bytes of a JSON file of a model folder."""
+_DEPTH = 32
+_LARGEST = 2**63
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_WORDS |= {NoneType: "null", dict: "an object", list: "a list"}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read its bytes, without waiting for a pipe or reading a device.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a regular file.
+    """
+    # without O_NONBLOCK a pipe waits for a writer
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    file = open(path, "rb", opener=lambda name, wanted: os.open(name, wanted | flags))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path} is not a regular file: replace or delete it")
+    return file
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a file of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is larger, or not a regular file.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+        if len(content) > most:
+            size = max(os.fstat(file.fileno()).st_size, len(content))
+            raise ValueError(f"{path} has {size:,} bytes; {most:,} are read at most")
+    return content
+
+
+def read_text(path: Path, most: int) -> str:
+    """Read a text file in UTF-8 of at most so many bytes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is larger, not a regular file, or not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a regular file, larger, not JSON, nested too deep, not an object,
+            or holds a whole number of more than 64 bits.
+    """
+    try:
+        found = parse_json(read_text(path, most))
+    except _JsonError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {shown(found)}, and not an object")
+    return found
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: If it is not JSON, nested too deep, names a key twice, or holds a whole number
+            of more than 64 bits or text that is not Unicode.
+    """
+    try:
+        found = json.loads(text, parse_int=_whole, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise _JsonError("it is nested too deep") from error
+    except ValueError as error:
+        raise _JsonError(one_line(error, 300)) from error
+    _check_depth(found)
+    return found
+
+
+def check_type(value: object, hint: Any, name: str) -> None:
+    """Check the type of a value that was parsed.
+
+    Args:
+        value: Value to check.
+        hint: Type: of JSON, a union, or ``dict[str, X]``, ``list[X]`` or Any. Whole numbers pass
+            as ``float``, and true and false as nothing but ``bool``.
+        name: Name of the value, for the error.
+
+    Raises:
+        ValueError: If it is of another type.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        outer = get_origin(kind) or kind
+        if outer is Any:
+            return
+        if outer is float and type(value) is int:
+            return
+        if isinstance(value, outer) and (outer is bool or not isinstance(value, bool)):
+            break
+    else:
+        words = " or ".join(_WORDS[get_origin(kind) or kind] for kind in kinds)
+        raise ValueError(f"{name} must be {words}, is {shown(value)}")
+    if isinstance(value, Mapping) and get_args(kind):
+        for key, item in value.items():
+            check_type(item, get_args(kind)[1], f"{name}.{shown(key, 60)[1:-1]}")
+    elif isinstance(value, list) and get_args(kind):
+        for item in value:
+            check_type(item, get_args(kind)[0], f"an item of {name}")
+
+
+class _JsonError(ValueError):
+    pass
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -_LARGEST <= int(digits) < _LARGEST:
+        raise ValueError(f"{shown(digits, 40)} has more than 64 bits")
+    return int(digits)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it names {shown(name)} twice")
+        found[name] = value
+    return found
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(_DEPTH):
+        texts = [item for item in level if isinstance(item, str)]
+        if any(not text.isascii() and "\ud800" <= max(text) and _is_torn(text) for text in texts):
+            raise _JsonError("it holds text that is not Unicode")
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [x for item in inner for x in (item.values() if isinstance(item, dict) else item)]
+        level += [key for item in inner if isinstance(item, dict) for key in item]
+        if not level:
+            return
+    raise _JsonError(f"it is nested more than {_DEPTH} deep")
+
+
+def _is_torn(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
