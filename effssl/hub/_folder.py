@@ -31,7 +31,7 @@ from effssl.hub._model_config import (
     read_config,
 )
 from effssl.hub._renewal import read_whole
-from effssl.hub._tensor_file import open_tensors
+from effssl.hub._tensor_file import TensorFile, open_tensors
 from effssl.hub._weights import (
     check_weights,
     describe_file,
@@ -103,18 +103,12 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
 
 
 def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
-    config = read_config(folder)
-    if not (folder / WEIGHT_FILES["backbone"]).is_file():
-        pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
-        if pickles:
-            raise ValueError(
-                f"{folder} holds its weights in {shown(pickles[0])[1:-1]}, a pickle, which runs "
-                "whatever code it holds when it is read; if you trust it, convert it: "
-                "safetensors.torch.save_file(torch.load(file, weights_only=True), "
-                "'model.safetensors')"
-            )
-    model = build_sketch(config)
-    weights = _read_weights(folder, config, model)
+    with ExitStack() as stack:
+        # one after the other, so that they are hardly ever of two models
+        config = read_config(folder)
+        files = _open_weights(folder, config, stack)
+        model = build_sketch(config)
+        weights = _read_weights(config, files, model)
     if not config.files:
         logger.warning("%s is timm's, not effssl's: a backbone without projector", folder)
     if not fill(model, weights):
@@ -128,22 +122,34 @@ def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
     return model.backbone.train()
 
 
-def _read_weights(folder: Path, config: ModelConfig, sketch: SSLModel) -> dict[str, Tensor]:
+def _open_weights(folder: Path, config: ModelConfig, stack: ExitStack) -> dict[str, TensorFile]:
+    """Open the file of weights of each part of a model."""
+    if not (folder / WEIGHT_FILES["backbone"]).is_file():
+        pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
+        if pickles:
+            raise ValueError(
+                f"{folder} holds its weights in {shown(pickles[0])[1:-1]}, a pickle, which runs "
+                "whatever code it holds when it is read; if you trust it, convert it: "
+                "safetensors.torch.save_file(torch.load(file, weights_only=True), "
+                "'model.safetensors')"
+            )
+    parts = ["backbone"] if config.projector_dim is None else list(WEIGHT_FILES)
+    return {part: stack.enter_context(open_tensors(folder / WEIGHT_FILES[part])) for part in parts}
+
+
+def _read_weights(
+    config: ModelConfig, files: dict[str, TensorFile], sketch: SSLModel
+) -> dict[str, Tensor]:
     """Read the tensors of a model, after a check of the headers of all files."""
     expected = {name: module.state_dict() for name, module in sketch.named_children()}
+    # check shapes first, to allocate no more than the files hold
+    for part, tensors in expected.items():
+        dropped = () if config.files else _classifier(config, tensors)
+        check_weights(files[part], tensors, dropped=dropped)
     weights = {}
-    with ExitStack() as stack:
-        files = {
-            part: stack.enter_context(open_tensors(folder / WEIGHT_FILES[part]))
-            for part in expected
-        }
-        # check shapes first, to allocate no more than the files hold
-        for part, tensors in expected.items():
-            dropped = () if config.files else _classifier(config, tensors)
-            check_weights(files[part], tensors, dropped=dropped)
-        for part, tensors in expected.items():
-            read = read_weights(files[part], tensors, config.files.get(WEIGHT_FILES[part]))
-            weights |= {f"{part}.{name}": tensor for name, tensor in read.items()}
+    for part, tensors in expected.items():
+        read = read_weights(files[part], tensors, config.files.get(WEIGHT_FILES[part]))
+        weights |= {f"{part}.{name}": tensor for name, tensor in read.items()}
     return weights
 
 

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
+from effssl.atomic import wait_for_folder
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._folder import is_model_folder, load_folder
 from effssl.hub._model_config import WEIGHT_FILES, read_config
@@ -84,14 +85,16 @@ def find_model(
     """Return the model folder of a name, downloaded if needed; see `from_pretrained`."""
     name = os.fspath(id_or_folder)
     kind, _, rest = name.partition(":")
+    local = Path(rest if kind == "local-dir" else name)
+    for folder in (local, local / "model"):
+        wait_for_folder(folder)
     if kind == "hf-hub":
         name, _, at = rest.partition("@")
         revision = revision or at or None
-    elif kind == "local-dir" or Path(name).is_dir():
-        folder = Path(rest if kind == "local-dir" else name)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no model folder {str(folder)!r}")
-        return folder / "model" if (folder / "model" / "config.json").is_file() else folder
+    elif kind == "local-dir" or local.is_dir():
+        if not local.is_dir():
+            raise FileNotFoundError(f"no model folder {str(local)!r}")
+        return local / "model" if (local / "model" / "config.json").is_file() else local
     elif name in _PACKAGED:
         if revision is not None:
             raise ValueError(f"{name} comes with the package, which has no revision {revision!r}")
