@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,34 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: If a number is not finite.
     """
     write_text(path, json_text(content))
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file in UTF-8 to add lines, each written when it ends; made if missing.
+
+    Raises:
+        OSError: If it cannot be written, or is a link, which is not followed.
+    """
+    if path.is_symlink():
+        raise OSError(f"{path} is a link, which is not written through: put a file in its place")
+    # a link that takes its place now is refused, too, and a pipe does not wait for a reader
+    flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+    def opener(name: str, wanted: int) -> int:
+        return os.open(name, wanted | flags, 0o666)
+
+    return open(path, "a", buffering=1, encoding="utf-8", opener=opener)
+
+
+def give_usual_rights(path: Path) -> None:
+    """Give a file, made by a library that keeps it private, the rights that the umask leaves."""
+    other = _beside(path, PARTIAL)
+    try:
+        with open(other, "xb") as file:  # asking for the umask would change that of all threads
+            mode = os.fstat(file.fileno()).st_mode
+    finally:
+        other.unlink(missing_ok=True)
+    os.chmod(path, stat.S_IMODE(mode))
 
 
 def json_text(content: Any) -> str:

@@ -36,6 +36,32 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
+def file_within(path: Path, folder: Path) -> Path:
+    """Return the file that a path of a folder leads to, if links lead to nothing else.
+
+    They may lead within the folder, and in the cache of the Hub to the files of the repository.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a link leads out of the folder, or in a circle.
+    """
+    try:
+        real, root = path.resolve(strict=True), folder.resolve(strict=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} leads nowhere: {error}") from error
+    if real.is_relative_to(root):
+        return real
+    # a snapshot in the Hub's cache holds links to the blobs of its repository
+    if root.parent.name == "snapshots" and real.parent == root.parents[1] / "blobs":
+        return real
+    raise ValueError(
+        f"{path} is a link to something outside of the folder, which is not read: put a copy of "
+        "the file in its place"
+    )
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """Read a file of at most so many bytes.
 

@@ -2,12 +2,20 @@
 
 import json
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from effssl.atomic import replacing, replacing_folder, write_json, write_text
+from effssl.atomic import (
+    open_to_append,
+    replacing,
+    replacing_folder,
+    wait_for_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_takes_the_place_of_the_earlier_one(tmp_path):
@@ -113,3 +121,40 @@ def test_threads_leave_the_umask_alone(tmp_path):
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_linked_folder_is_replaced_and_what_it_leads_to_stays(tmp_path, target):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "one").write_text("1")
+    (tmp_path / "model").symlink_to(tmp_path / target)
+    for _ in range(2):
+        with replacing_folder(tmp_path / "model") as partial:
+            (partial / "two").write_text("2")
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "model"]
+    assert os.listdir(tmp_path / "model") == ["two"]
+    assert os.listdir(tmp_path / "elsewhere") == ["one"]
+
+
+def test_lines_are_added_to_a_file_and_not_to_what_a_link_leads_to(tmp_path):
+    for text in ("one\n", "zwölf\n"):
+        with open_to_append(tmp_path / "lines") as file:
+            file.write(text)
+    assert (tmp_path / "lines").read_text(encoding="utf-8") == "one\nzwölf\n"
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    with pytest.raises(OSError, match="link is a link, which is not written through"):
+        open_to_append(tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):
+        open_to_append(tmp_path / "pipe")  # and does not wait
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_has_no_name_for_a_moment_is_waited_for(tmp_path):
+    path, earlier = tmp_path / "model", tmp_path / ".model.00112233.earlier"
+    earlier.mkdir()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: (time.sleep(0.1), earlier.rename(path)))
+        wait_for_folder(path, seconds=60)
+    assert path.is_dir()
+    wait_for_folder(tmp_path / "missing", seconds=60)  # which returns at once

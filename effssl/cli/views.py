@@ -40,8 +40,10 @@ class Views:
 
     def run(self) -> None:
         """Draw the picture, and print where it is."""
+        import PIL.Image
         import torch
 
+        from effssl.atomic import replacing
         from effssl.data import BrokenImage, load_source
         from effssl.data._decode import image_name
         from effssl.data._loader import DecodedImages, decode_size
@@ -60,6 +62,9 @@ class Views:
             value_range=self.value_range,
             max_pixels=self.max_pixels,
         )
+        kind = PIL.Image.registered_extensions().get(self.output.suffix.lower())
+        if kind not in PIL.Image.SAVE:
+            raise ValueError(f"no picture can be written to {self.output}: end its name in .png")
         step = max(1, source.num_images // self.images)
         rows = range(0, source.num_images, step)[: self.images]
         decoded = DecodedImages(source, decode_size(self.img_size)).__getitems__(list(rows))
@@ -69,7 +74,9 @@ class Views:
         shown = [image for image in decoded if isinstance(image, torch.Tensor)]
         if not shown:
             raise ValueError(f"none of the {len(decoded)} images looked at can be read")
-        draw_views(shown, multi_view, seeded_generator(self.seed, "views")).save(self.output)
+        picture = draw_views(shown, multi_view, seeded_generator(self.seed, "views"))
+        with replacing(self.output, "wb") as file:
+            picture.save(file, kind)
         for row, path, image in zip(rows, paths, decoded, strict=True):
             if isinstance(image, torch.Tensor):
                 print(image_name(path, f"row {row}"))

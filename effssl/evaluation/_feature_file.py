@@ -55,7 +55,7 @@ class FeatureFile:
 
     Raises:
         ValueError: If the output has an unknown ending.
-        FileExistsError: If it exists.
+        FileExistsError: If it exists, or the folder is a link.
     """
 
     def __init__(
@@ -77,11 +77,15 @@ class FeatureFile:
         self.batches, self.shape = batches, (len(source.dataset), width)
         self.path = self.partial / "features.safetensors"
         self.start = features_start(self.path)
-        self.file = os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # of Windows
+        # what others put there is not written through; Windows has O_BINARY
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        self.file = os.open(self.path, os.O_RDWR | flags)
         self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
         self.pending, self.saved = [], time.monotonic()
 
     def _prepare(self, width: int, fingerprint: str) -> None:
+        if self.partial.is_symlink():
+            raise FileExistsError(f"{self.partial} is a link, which is not followed: delete it")
         job = self.partial / "fingerprint"
         if job.is_file() and job.read_text() == fingerprint:
             logger.info("going on with %s", self.partial)

@@ -23,15 +23,13 @@ from effssl.hub._card_metadata import (
     parse_comment,
 )
 from effssl.hub._figures import draw_figures
-from effssl.hub._folder import CARD, TRAINING, read_record
+from effssl.hub._folder import CARD, MOST_CARD, TRAINING, read_record
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig, read_config
 from effssl.hub._yaml import dump_yaml, parse_yaml
 from effssl.loss_specs import LOSSES
 from effssl.records import TrainingRecord
 
-MOST_CARD = 1_000_000
-"""Largest size of a card in bytes."""
 _START = "<!-- effssl {}: made from the files beside it; write above this line -->"
 _END = "<!-- effssl: until here; write below this line -->"
 

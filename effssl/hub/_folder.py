@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from effssl.atomic import replacing, replacing_folder, write_json
-from effssl.foreign import read_json
+from effssl.foreign import file_within, read_bytes, read_json
 from effssl.hub._license import check_license
 from effssl.hub._model_config import (
     WEIGHT_FILES,
@@ -50,6 +49,8 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 TRAINING = "training.json"
 PROBE = "linear_probe.safetensors"
+MOST_CARD = 1_000_000
+"""Largest size of a card in bytes."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.pkl")
 
 
@@ -94,7 +95,17 @@ def save_pretrained(
         if training is not None:
             write_json(partial / TRAINING, training)
         if (folder / CARD).is_file():
-            shutil.copy2(folder / CARD, partial)
+            _keep_card(folder, partial)
+
+
+def _keep_card(folder: Path, partial: Path) -> None:
+    """Copy the card of the earlier folder, but not what a link to elsewhere leads to."""
+    try:
+        card = read_bytes(file_within(folder / CARD, folder), MOST_CARD)
+    except ValueError as error:
+        logger.warning("%s; the card is left out", error)
+    else:
+        (partial / CARD).write_bytes(card)
 
 
 def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | nn.Module:

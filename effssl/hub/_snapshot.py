@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from effssl.foreign import MOST_JSON, open_regular
-from effssl.hub._card import MOST_CARD
-from effssl.hub._folder import CARD, PROBE, TRAINING
+from effssl.foreign import MOST_JSON, file_within, open_regular
+from effssl.hub._folder import CARD, MOST_CARD, PROBE, TRAINING
 from effssl.hub._model_config import WEIGHT_FILES, read_config
 from effssl.hub._renewal import identity, read_whole
 
@@ -70,9 +69,8 @@ def _copy(folder: Path, copy: Path) -> dict[str, tuple[int, ...] | None]:
 
 def _copy_file(folder: Path, name: str, copy: Path, most: int) -> None:
     path = folder / name
-    real = _within(path, folder)
     try:
-        source = open_regular(real)
+        source = open_regular(file_within(path, folder))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing: the model folder is not whole") from error
     with source, open(copy / name, "xb") as target:
@@ -88,25 +86,6 @@ def _copy_file(folder: Path, name: str, copy: Path, most: int) -> None:
                     f"cannot copy {path} to {copy.parents[1]}: {error.strerror}; set TMPDIR to a "
                     "folder with room for the model"
                 ) from error
-
-
-def _within(path: Path, folder: Path) -> Path:
-    """Return the file that a path of a model folder leads to, if it may be published."""
-    try:
-        real, root = path.resolve(strict=True), folder.resolve(strict=True)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing: the model folder is not whole") from error
-    except (OSError, RuntimeError) as error:  # a loop of links
-        raise ValueError(f"{path} leads nowhere: {error}") from error
-    if real.is_relative_to(root):
-        return real
-    # a snapshot in the Hub's cache holds links to the blobs of its repository
-    if root.parent.name == "snapshots" and real.parent == root.parents[1] / "blobs":
-        return real
-    raise ValueError(
-        f"{path} is a link to something outside of the folder, which is not sent: put a copy of "
-        "the file in its place"
-    )
 
 
 def _identities(folder: Path) -> dict[str, tuple[int, ...] | None]:

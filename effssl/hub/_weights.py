@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from effssl.atomic import give_usual_rights
 from effssl.hub._tensor_file import TensorFile
 from effssl.shown import shown
 
@@ -74,6 +75,7 @@ def save_weights(module: nn.Module, path: Path) -> dict:
         save_file(weights, path, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:  # hides the system's error
         raise OSError(f"{path.name}: {error}") from error
+    give_usual_rights(path)
     return describe_file(path)
 
 

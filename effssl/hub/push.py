@@ -17,10 +17,18 @@ from huggingface_hub.utils import validate_repo_id
 
 from effssl.atomic import json_text, replacing, write_text
 from effssl.foreign import read_bytes, read_json, read_text
-from effssl.hub._card import MOST_CARD, compose_card, read_license, write_card
+from effssl.hub._card import compose_card, read_license, write_card
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._figures import FIGURES
-from effssl.hub._folder import CARD, PROBE, TRAINING, check_probe, load_folder, save_pretrained
+from effssl.hub._folder import (
+    CARD,
+    MOST_CARD,
+    PROBE,
+    TRAINING,
+    check_probe,
+    load_folder,
+    save_pretrained,
+)
 from effssl.hub._license import License, check_license
 from effssl.hub._model_config import WEIGHT_FILES, read_config, set_license
 from effssl.hub._snapshot import snapshot

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from effssl.atomic import open_to_append
 from effssl.training._collapse import CollapseWatch, collapse_signs, sample_rows
 from effssl.training._metrics import METRICS, cut_metrics
 from effssl.training._state import RunState
@@ -77,7 +78,7 @@ class Monitor:
         self.file = None
         if accelerator.is_main_process:
             cut_metrics(config.run_folder, start_step)
-            self.file = open(config.run_folder / METRICS, "a", buffering=1)
+            self.file = open_to_append(config.run_folder / METRICS)
         self.bar = tqdm(
             total=total_steps,
             initial=start_step,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -159,6 +160,18 @@ def test_saving_again_replaces_all_but_the_card(folder):
     ]
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
     assert effssl.from_pretrained(folder).num_features == 512
+
+
+def test_a_colleague_can_read_what_the_umask_lets_them(saved, tmp_path):
+    before = os.umask(0o027)
+    try:
+        effssl.save_pretrained(saved[1], tmp_path / "m")
+    finally:
+        os.umask(before)
+    rights = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()}
+    assert rights == dict.fromkeys(
+        ("config.json", "model.safetensors", "projector.safetensors"), 0o640
+    )
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path, saved):
