@@ -15,7 +15,7 @@ from effssl.shown import one_line, shown
 MOST_JSON = 4_000_000
 """Largest size in bytes of a JSON file of a model folder."""
 _DEPTH = 32
-_LARGEST = 2**63
+_MOST_DIGITS = 100
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _WORDS |= {NoneType: "null", dict: "an object", list: "a list"}
 
@@ -90,18 +90,27 @@ def read_text(path: Path, most: int) -> str:
         raise ValueError(f"{path} is not UTF-8: {one_line(error)}") from error
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
-    """Read a JSON object from a file.
+def load_json(path: Path, most: int = MOST_JSON) -> Any:
+    """Read a value from a JSON file in UTF-8.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a regular file, larger, not JSON, nested too deep, not an object,
-            or holds a whole number of more than 64 bits.
+        ValueError: If it is not a regular file, larger, or not JSON as `parse_json` reads it.
     """
     try:
-        found = parse_json(read_text(path, most))
-    except _JsonError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        return parse_json(read_bytes(path, most).decode("utf-8"))
+    except (_JsonError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {one_line(error)}") from error
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """Read an object from a JSON file; see `load_json`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: As `load_json` does, or if it holds something else.
+    """
+    found = load_json(path, most)
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {shown(found)}, and not an object")
     return found
@@ -112,7 +121,7 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         ValueError: If it is not JSON, nested too deep, names a key twice, or holds a whole number
-            of more than 64 bits or text that is not Unicode.
+            of more than 100 digits or text that is not Unicode.
     """
     try:
         found = json.loads(text, parse_int=_whole, object_pairs_hook=_once)
@@ -161,8 +170,8 @@ class _JsonError(ValueError):
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > 20 or not -_LARGEST <= int(digits) < _LARGEST:
-        raise ValueError(f"{shown(digits, 40)} has more than 64 bits")
+    if len(digits) > _MOST_DIGITS:  # it would be no float
+        raise ValueError(f"{shown(digits, 40)} has more than {_MOST_DIGITS} digits")
     return int(digits)
 
 

@@ -6,7 +6,10 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
+
+from effssl.foreign import check_type
+from effssl.record_checks import check_config, check_history, check_spectrum, check_table
 
 _SAME_IMAGES = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
 _NOT_OF_JSON = ("keys", "unknown")  # fields that say how the others lie in the file
@@ -47,7 +50,7 @@ class EvaluationRecord:
     classes: int | None = None
     protocols: dict[str, str] = field(default_factory=dict)
     seeds: dict[str, list[int]] = field(default_factory=dict)
-    of: str = "seeds"
+    of: str | None = "seeds"
     top1: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     top5: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     spectrum: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -76,9 +79,13 @@ class EvaluationRecord:
         """Read an entry of ``evaluation`` in training.json.
 
         Raises:
-            ValueError: If it is not an object.
+            ValueError: If it is not an object, or a value is of another type or not finite.
         """
-        return cls(**_fields(cls, content))
+        record = cls(**_fields(cls, content))
+        check_table(record.top1, "top1")
+        check_table(record.top5, "top5")
+        check_spectrum(record.spectrum)
+        return record
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry for training.json: the keys it came with, in their order."""
@@ -101,7 +108,12 @@ class EvaluationRecord:
         return both
 
     def check_complete(self) -> None:
-        """Raise KeyError for a key that a model card needs and the file lacks."""
+        """Raise KeyError for a key that a model card needs and the file lacks.
+
+        Raises:
+            ValueError: If the spectrum is not whole.
+        """
+        check_spectrum(self.spectrum, whole=True)
         _check_keys(
             self.keys,
             (
@@ -144,7 +156,7 @@ class EvaluationRecord:
     def sentences(self) -> list[tuple[str, str]]:
         """Return name and description of every protocol, with its seeds."""
         return [
-            (name, f"{sentence}; seed {', '.join(map(str, self.seeds[name]))}")
+            (name, f"{sentence}; seed {', '.join(map(str, self.seeds.get(name, ())))}")
             for name, sentence in self.protocols.items()
         ]
 
@@ -197,9 +209,12 @@ class TrainingRecord:
         """Read what training.json holds.
 
         Raises:
-            ValueError: If its evaluations are not a list of objects.
+            ValueError: If it or an evaluation is not an object, or a value is of another type or
+                not finite.
         """
         known = _fields(cls, content)
+        check_config(known.get("config") or {})
+        check_history(known.get("history"))
         found = known.get("evaluation", [])
         if not isinstance(found, list):
             raise ValueError(f"evaluation must be a list of objects, is {type(found).__name__}")
@@ -269,6 +284,10 @@ def _fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a record must be an object, is {type(content).__name__}")
     names = {f.name for f in dataclasses.fields(cls)} - {*_NOT_OF_JSON}
     known: dict[str, Any] = {name: value for name, value in content.items() if name in names}
+    hints = get_type_hints(cls)
+    for name, value in known.items():
+        if name != "evaluation":  # is read one by one
+            check_type(value, hints[name], name)
     known["unknown"] = {name: value for name, value in content.items() if name not in names}
     known["keys"] = tuple(content)
     return known

@@ -11,6 +11,7 @@ LAYERS = (
     {"atomic", "backbones", "device", "distributed", "hints", "loss_specs", "processes"}
     | {"seeding", "shown", "version"},
     {"batch_norm", "chunk_statistics", "foreign", "liveness", "naming", "optim"},
+    {"record_checks"},
     {"records"},
     {"data", "losses", "model", "views"},
     {"transform"},

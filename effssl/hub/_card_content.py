@@ -111,8 +111,10 @@ def _evaluation(found: EvaluationRecord) -> dict:
             f"; {found.train_images:,} labelled images ({found.train_split}) vote and are "
             f"fitted to; mean ± standard deviation of {found.of}"
         )
-    if found.of == "trainings":
-        lead += f"; the weights here are those of seed {next(iter(found.seeds.values()))[0]}"
+    if found.of == "trainings" and any(found.seeds.values()):
+        lead += (
+            f"; the weights here are those of seed {next(filter(None, found.seeds.values()))[0]}"
+        )
     return {
         "lead": lead,
         "encoders": list(found.top1),

@@ -24,7 +24,8 @@ def training_charts(run: Run) -> list[Chart]:
         return [Chart("Metrics", None, f"metrics.jsonl has {count} so far; a curve needs two.")]
     whole = (line for line in reversed(lines) if "grad_norm" in line)  # no skipped batch
     parts = list(next(whole, lines[-1]))  # their keys are between those of loss and learning rate
-    parts = parts[parts.index("loss") + 1 : parts.index("lr")]
+    if "loss" in parts and "lr" in parts:
+        parts = parts[parts.index("loss") + 1 : parts.index("lr")]
     charts = [
         _over_steps(lines, "loss", "Loss", ["loss"], scale=True),
         _over_steps(lines, "parts", "Parts of the loss, without their weights", parts, scale=True),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import statistics
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from effssl.foreign import read_json
 from effssl.hub._folder import is_model_folder, read_record
 from effssl.records import TrainingRecord
 from effssl.training._metrics import read_metrics
@@ -122,16 +122,16 @@ def read_run(folder: str | Path) -> Run:
             "pretrain"
         )
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
     except ValueError:
         values = {
             "backbone": None,
             "projector_dim": None,
             "views": None,
         }  # left to load
-    if not isinstance(values, dict) or not {"backbone", "projector_dim", "views"} <= values.keys():
+    if not {"backbone", "projector_dim", "views"} <= values.keys():
         way_out = "give the --output of effssl pretrain"
-        if isinstance(values, dict) and "architecture" in values:
+        if "architecture" in values:
             way_out = "it is a model folder; give the run folder that holds it"
         raise ValueError(f"{path} is not the configuration of a run: {way_out}")
     config = PretrainConfig.load(path)

@@ -55,7 +55,7 @@ def spectrum_table(run: Run) -> tuple[list[str], list[list[str]], str]:
     for one in run.training.evaluation:
         found.append((f"{one.dataset or 'evaluation'}, {one.test_split}", one.spectrum or {}))
     found = [
-        (of, when, x[of]) for when, x in found for of in ("features", "projections") if of in x
+        (of, when, x[of]) for when, x in found for of in ("features", "projections") if x.get(of)
     ]
     columns = {k: v for k, v in _COLUMNS.items() if any(k in values for _, _, values in found)}
     rows = []
@@ -64,7 +64,7 @@ def spectrum_table(run: Run) -> tuple[list[str], list[list[str]], str]:
         rows.append([of, when, *(_digits(values.get(key), n) for key, (_, n) in columns.items())])
     text = ""
     for _, _, values in found:
-        if "viewed_images" in values:
+        if {"viewed_images", "views", "preset"} <= values.keys():
             text = (
                 f"LiDAR, alignment and uniformity are of {values['views']} views, preset "
                 f"{values['preset']}, of {values['viewed_images']:,} images."

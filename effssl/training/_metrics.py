@@ -7,20 +7,30 @@ import math
 from pathlib import Path
 
 from effssl.atomic import write_text
+from effssl.foreign import parse_json, read_bytes
+from effssl.record_checks import check_metrics
 
 METRICS = "metrics.jsonl"
+_MOST_BYTES = 500_000_000
 
 
 def read_metrics(run_folder: Path) -> list[dict]:
-    """Read the lines of a run's metrics.jsonl up to the first torn one; none without a file."""
-    lines: list[dict] = []
+    """Read the lines of a run's metrics.jsonl up to the first torn one; none without a file.
+
+    Raises:
+        ValueError: If the file is not a regular one or too large, or a line holds anything but
+            numbers and spectra.
+    """
     path = run_folder / METRICS
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
+    lines: list[dict] = []
+    if not path.exists():
+        return lines
+    for number, line in enumerate(read_bytes(path, _MOST_BYTES).splitlines(), 1):
+        try:
+            lines.append(parse_json(line))
+        except ValueError:
+            break
+        check_metrics(lines[-1], f"line {number} of {path}")
     return lines
 
 

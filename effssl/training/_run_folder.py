@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.atomic import PARTIAL
+from effssl.foreign import read_json
 from effssl.training._checkpoint import load_checkpoint
 from effssl.training._fields import names_where
 from effssl.training._run_images import check_images, has_images, save_images
@@ -41,10 +41,10 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     if not folder.exists() or all(path.suffix == PARTIAL for path in folder.iterdir()):
         return config
     try:
-        before = json.loads((folder / "config.json").read_text())
+        before = read_json(folder / "config.json")
     except (FileNotFoundError, ValueError):
         before = None
-    if not isinstance(before, dict) or not {"backbone", "projector_dim", "views"} <= before.keys():
+    if before is None or not {"backbone", "projector_dim", "views"} <= before.keys():
         raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
     if config.overwrite:
         return config

@@ -6,13 +6,13 @@ This module does not import torch, so that ``effssl --help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from effssl.atomic import write_json
+from effssl.foreign import load_json
 from effssl.hints import did_you_mean
 from effssl.loss_specs import LossName
 from effssl.naming import ModelName
@@ -198,10 +198,7 @@ class PretrainConfig:
         path = Path(file)
         if not path.is_file():
             raise FileNotFoundError(f"no configuration {path}: give the config.json of a run")
-        try:
-            values = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        values = load_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds no configuration but {type(values).__name__}")
         fields = [field.name for field in dataclasses.fields(cls)]
