@@ -103,6 +103,7 @@ def check_metrics(line: Any, name: str) -> None:
     """
     check_type(line, dict[str, Any], name)
     check_type(line.get("step"), int, f"step of {name}")
+    check_type(line.get("epoch"), float, f"epoch of {name}")
     for key, value in line.items():
         if key == "spectrum":
             check_spectrum(value, f"spectrum of {name}", whole=True)
