@@ -175,7 +175,7 @@ def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) 
     """
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **backbone_args)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"timm cannot build backbone {name!r} with {backbone_args}: {error}"
         ) from error
@@ -192,7 +192,7 @@ def check_input(model: SSLModel) -> None:
     try:
         with torch.inference_mode():
             model.eval()(torch.zeros(2, *shape))
-    except (AssertionError, RuntimeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {model.backbone.pretrained_cfg['architecture']!r} cannot take images of "

@@ -254,20 +254,9 @@ class TrainingRecord:
         for one in self.evaluation:
             one.check_complete()
         if self.config is not None:
-            _check_keys(
-                self.keys,
-                (
-                    "images",
-                    "step",
-                    "epoch",
-                    "images_seen",
-                    "views_seen",
-                    "minutes",
-                    "hardware",
-                    "precision",
-                    "versions",
-                ),
-            )
+            needed = ("images", "step", "epoch", "images_seen", "views_seen", "minutes")
+            needed += ("hardware", "precision", "versions")
+            _check_keys([key for key in self.keys if vars(self).get(key) is not None], needed)
 
 
 def mean_and_spread(values: Sequence[float] | None, *, digits: int = 1) -> str:

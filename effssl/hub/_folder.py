@@ -42,7 +42,7 @@ from effssl.hub._weights import (
 from effssl.model import SSLModel, build_backbone, untrained_cfg
 from effssl.naming import ModelName
 from effssl.records import EvaluationRecord, TrainingRecord
-from effssl.shown import shown
+from effssl.shown import one_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,13 @@ def check_probe(folder: Path, model: SSLModel) -> None:
 
 
 def _build(config: ModelConfig) -> SSLModel:
-    backbone = build_backbone(config.architecture, config.model_args)
+    try:
+        backbone = build_backbone(config.architecture, config.model_args)
+    except Exception as error:  # noqa: BLE001  timm raises anything of arguments that nobody tried
+        reason = one_line(error, 500) or type(error).__name__
+        if not isinstance(error, ValueError):
+            reason = f"timm cannot build {config.architecture} with {config.model_args}: {reason}"
+        raise ValueError(f"config.json: {reason}") from error
     # timm's own description is that of ImageNet weights
     cfg = untrained_cfg(backbone.pretrained_cfg) | config.pretrained_cfg
     cfg |= {"architecture": config.architecture.partition(".")[0], "num_classes": 0}

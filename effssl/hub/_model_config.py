@@ -28,12 +28,13 @@ _NUMBERS = ("crop_pct", "test_crop_pct")
 _WORDS = ("first_conv", "classifier", "architecture", "tag", "license", "paper_ids", "paper_name")
 _WORDS = (*_WORDS, "description", "origin_url")
 _CHOICES = {
-    "interpolation": ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"),
+    "interpolation": ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"),
     "crop_mode": ("center", "squash", "border"),
     "custom_load": (False, True),
     "fixed_input_size": (False, True),
 }
 _LARGEST_VALUE = 1e30  # of a pixel
+_MOST_RESIZED = 12_000  # pixels of a side
 _LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
 
 
@@ -139,6 +140,7 @@ def _checked(config: dict) -> ModelConfig:
         )
     model_args = _checked_args(config.get("model_args", {}), foreign)
     _check_cfg(cfg)
+    _check_resize(cfg)
     channels = model_args.get("in_chans", 3)
     for key, found in {
         "input_size": cfg.get("input_size", [0])[0],
@@ -212,6 +214,18 @@ def _check_cfg(cfg: dict) -> None:
             raise ValueError(f"pretrained_cfg may not hold {shown({key: value})}")
         if not _ALLOWED[key](value):
             raise ValueError(f"{key} of pretrained_cfg cannot be {shown(value)}")
+
+
+def _check_resize(cfg: dict) -> None:
+    """Refuse a crop of a small share of a huge image, which every image would be resized to."""
+    sides = [side for key in _SIZES for side in cfg.get(key, [0])[1:]]
+    shares = [cfg[key] for key in _NUMBERS if key in cfg]
+    resized = max(sides, default=0) / min([1.0, *shares])
+    if resized > _MOST_RESIZED:
+        raise ValueError(
+            f"input_size and crop_pct of pretrained_cfg ask to resize every image to "
+            f"{resized:,.0f} pixels; {_MOST_RESIZED:,} are allowed"
+        )
 
 
 def _are_sides(value: object, count: int) -> bool:

@@ -89,6 +89,11 @@ def test_paths_and_addresses_in_a_config_are_refused(folder, put, path):
         (lambda c: c["pretrained_cfg"].update(mean=[0.5]), "must be of the 3 channels"),
         (lambda c: c["pretrained_cfg"].update(input_size=[3, 10**7, 10**7]), "input_size of pretr"),
         (lambda c: c["pretrained_cfg"].update(crop_pct=1e-300), "crop_pct of pretrained"),
+        (
+            lambda c: c["pretrained_cfg"].update(input_size=[3, 8192, 8192], crop_pct=0.1),
+            "ask to resize every image to 81,920 pixels; 12,000 are allowed",
+        ),
+        (lambda c: c["pretrained_cfg"].update(interpolation="random"), "interpolation of pretrain"),
         (lambda c: c.update(architecture="vit_giant_patch14_dinov2"), "model.safetensors does not"),
         (lambda c: c["effssl"].pop("files"), "files must be model.safetensors and projector"),
         (lambda c: c["effssl"]["files"]["model.safetensors"].pop("sha256"), "sha256 of every file"),
@@ -151,6 +156,52 @@ def test_tables_that_are_made_and_not_saved_may_not_be_huge(tmp_path):
     change_config(folder, lambda c: c["effssl"]["files"].update({"model.safetensors": told}))
     with pytest.raises(ValueError, match="asks for tables of .* bytes beside the weights"):
         effssl.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e38, -1e30])
+@pytest.mark.parametrize("file", ["model.safetensors", "projector.safetensors"])
+def test_weights_of_which_no_feature_can_be_computed_are_refused(folder, number, file):
+    weights = load_file(folder / file)
+    name = max(weights, key=lambda name: weights[name].is_floating_point())
+    weights[name].view(-1)[-1] = number
+    save_file(weights, folder / file, metadata={"format": "pt"})
+    told = describe_file(folder / file)
+    change_config(folder, lambda c: c["effssl"]["files"].update({file: told}))
+    with pytest.raises(ValueError, match=f"{file}: {name} has numbers from .*no feature can be"):
+        effssl.from_pretrained(folder)
+
+
+SIZES = [
+    {"img_size": 1},
+    {"patch_size": 1},
+    {"img_size": 1, "patch_size": 1024},
+    {"in_chans": 1024},
+]
+SIZES += [{"global_pool": "nonsense"}, {"class_token": False}, {"dynamic_img_size": True}]
+
+
+@pytest.mark.parametrize("every", [60, pytest.param(5, marks=pytest.mark.slow)])
+def test_any_architecture_with_any_arguments_is_a_value_error_or_built(every):
+    outcomes = []
+    for name in timm.list_models(exclude_filters="*_giant*")[::every]:
+        for args in SIZES:
+            channels = args.get("in_chans", 3)
+            config = ModelConfig(name, args, {"input_size": [channels, 1, 1]}, 8, {})
+            try:
+                build_sketch(config)
+                outcomes.append(True)
+            except ValueError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+                outcomes.append(False)
+    assert 0.1 < sum(outcomes) / len(outcomes) < 0.9
+
+
+def test_a_zero_division_of_timms_names_the_arguments():
+    config = ModelConfig("gcvit_xxtiny", {"img_size": 1}, {"input_size": [3, 1, 1]}, 8, {})
+    with pytest.raises(ValueError, match="timm cannot build .*gcvit_xxtiny.* division by zero"):
+        build_sketch(config)
+    with pytest.raises(ValueError, match="timm cannot build .*gcvit_xxtiny.* division by zero"):
+        effssl.create_model("gcvit_xxtiny", img_size=1)
 
 
 def test_the_architecture_is_that_which_was_checked(folder):
