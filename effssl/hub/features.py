@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from effssl.data._broken import MAX_BROKEN
-from effssl.data.sources import Source
+from effssl.data.sources import Source, load_source
 from effssl.distributed import join
 from effssl.evaluation import features
 from effssl.evaluation._device import Precision
 from effssl.hub.pull import from_pretrained
 from effssl.views import MultiView
 
+if TYPE_CHECKING:
+    from effssl.data.sources import Images
+
 
 def extract_features(
     model: nn.Module | str | os.PathLike,
-    source: Source,
+    source: Source | Images,
     *,
     output: str | os.PathLike | None = None,
     views: MultiView | None = None,
@@ -37,7 +41,8 @@ def extract_features(
     Args:
         model: Module from images to vectors; or a model folder or Hub id for `from_pretrained`,
             which is loaded onto a GPU if there is one.
-        source: Map-style images, from `load_source`.
+        source: Map-style images: a source or what `load_source` makes one of, such as a folder or a
+            list of paths, PIL images or arrays.
         output: File or folder to write, instead of returning the features.
         views: Random views to average the features over.
         project: Whether to return projections instead of features.
@@ -56,11 +61,15 @@ def extract_features(
         ValueError: If more images are broken, or all, the source is a stream, or an option is
             unknown.
         FileExistsError: If the output exists.
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If there is no such model or data set.
+        TypeError: If the source is none of these.
     """
-    if isinstance(model, str | os.PathLike):
+    if isinstance(source, Source):
         features.check_map_style(source)  # before a download
+    if isinstance(model, str | os.PathLike):
         model = from_pretrained(model).to(join())
+    if not isinstance(source, Source):
+        source = load_source(source, in_chans=_channels(model))
     return features.extract_features(
         model,
         source,
@@ -75,3 +84,8 @@ def extract_features(
         max_broken=max_broken,
         progress=progress,
     )
+
+
+def _channels(model: nn.Module) -> int:
+    config = getattr(getattr(model, "backbone", model), "pretrained_cfg", None) or {}
+    return config.get("input_size", (3,))[0]

@@ -206,6 +206,23 @@ def test_views_are_normalised_as_the_model_wants_it(tmp_path):
     torch.testing.assert_close(found, effssl.extract_features(net, source), atol=1e-3, rtol=1e-3)
 
 
+def test_features_of_objects_are_those_of_the_files(image_folder):
+    source, net = load_source(str(image_folder)), model()
+    expected = effssl.extract_features(net, source)
+    files = [image_folder / path for path in source.paths()]
+    pictures = [Image.open(file).copy() for file in files]
+    arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
+    for data in (image_folder, str(image_folder), files, pictures, source.dataset):
+        assert torch.equal(effssl.extract_features(net, data), expected)
+    # the transform resizes arrays with another rounding
+    found = effssl.extract_features(net, arrays)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    gray = effssl.extract_features(model(in_chans=1), pictures)
+    assert gray.shape == expected.shape
+    with pytest.raises(TypeError, match="is no data set"):
+        effssl.extract_features(net, 3)
+
+
 def test_features_of_a_stream_are_refused(image_folder):
     source = load_source(str(image_folder), streaming=True)
     with pytest.raises(ValueError, match="features need a map-style source"):
