@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.data._archives import as_zip, stem_of, without_common_folder
-from effssl.data._folders import FolderListing, list_names
+from effssl.data._folders import FolderListing, list_names, suffix_of
 from effssl.data._layout import Split, arrange
 from effssl.data._metadata import read_metadata
 from effssl.data._paths import file_cell, member_cell
@@ -35,18 +35,18 @@ class ImageFolder:
         name: What was read, for the log.
         rows: Rows of each split.
         listing: Files that were found.
-        classes: All classes.
+        classes: Number of classes of all splits.
     """
 
     name: str
     rows: dict[str, Dataset]
     listing: FolderListing
-    classes: list[str]
+    classes: int
 
     def log(self, split: str) -> None:
         """Log what was read for a split expression and what was left, and name what was lost."""
         images = sum(len(rows) for rows in self.rows.values())
-        classes = f"{len(self.classes):,} classes" if self.classes else "no classes"
+        classes = f"{self.classes:,} classes" if self.classes else "no classes"
         parts = [f"{images:,} images", classes]
         if self.rows.keys() != {"train"}:
             parts.append("splits " + ", ".join(f"{n} {len(r):,}" for n, r in self.rows.items()))
@@ -79,13 +79,15 @@ def read_listing(
             return file_cell(os.path.join(root, path))
 
     splits = arrange(listing.images)
-    columns = read_metadata(Path(root), listing.other_files, listing.images)
-    split_of_classes = [s.classes for s in splits.values() if s.classes is not None]
-    names = sorted(set().union(*split_of_classes)) if LABEL not in columns else []
+    columns, used = read_metadata(Path(root), listing.other_files, listing.images)
+    listing.others -= Counter(suffix_of(file) for file in used)
+    of_splits = [s.classes for s in splits.values() if s.classes is not None]
+    names = sorted(set().union(*of_splits)) if LABEL not in columns else []
+    count = len(columns[LABEL].unique().drop_null()) if LABEL in columns else len(names)
     rows = {
         split: _rows(found, listing.images, cell, names, columns) for split, found in splits.items()
     }
-    return ImageFolder(name, rows, listing, names)
+    return ImageFolder(name, rows, listing, count)
 
 
 def read_archives(name: str, root: str, archives: Sequence[str], others: Counter) -> ImageFolder:

@@ -25,7 +25,7 @@ _NAMED = 5  # files that a message names
 
 def read_metadata(
     folder: Path, files: Sequence[str], images: Sequence[str]
-) -> dict[str, pyarrow.ChunkedArray]:
+) -> tuple[dict[str, pyarrow.ChunkedArray], list[str]]:
     """Read what metadata files say about images.
 
     Args:
@@ -34,7 +34,8 @@ def read_metadata(
         images: Paths of the images relative to it.
 
     Returns:
-        Columns by name, a value for each image, null for those without a row.
+        Columns by name, a value for each image, null for those without a row; and the files that
+        were read.
 
     Raises:
         ValueError: If a file cannot be read, or the types in several differ.
@@ -42,7 +43,7 @@ def read_metadata(
     import pyarrow
     import pyarrow.compute
 
-    tables, place_of, first, extra = [], {}, 0, []
+    tables, used, place_of, first, extra = [], [], {}, 0, []
     places = {image: place for place, image in enumerate(images)} if files else {}
     for file in files:
         if Path(file).stem != "metadata":
@@ -60,8 +61,9 @@ def read_metadata(
                 place_of.setdefault(place, first + row)
         first += len(table)
         tables.append(table.drop_columns([_KEY]))
+        used.append(file)
     if not tables:
-        return {}
+        return {}, []
     without = len(images) - len(place_of)
     logger.info("metadata: rows for %s of %s images", f"{len(place_of):,}", f"{len(images):,}")
     if without:
@@ -74,7 +76,7 @@ def read_metadata(
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"the metadata files of {folder} do not fit together: {error}") from error
     rows = pyarrow.array([place_of.get(place) for place in range(len(images))], pyarrow.int64())
-    return {name: table[name].take(rows) for name in table.column_names}
+    return {name: table[name].take(rows) for name in table.column_names}, used
 
 
 def read_table(file: Path) -> pyarrow.Table:

@@ -287,6 +287,7 @@ def test_rows_of_metadata_give_labels_and_images_without_one_stay(tmp_path, capl
     metadata(tmp_path / f"metadata.{kind}", rows)
     with caplog.at_level(logging.INFO, "effssl"):
         assert classes(tmp_path) == ["dog", None, "cat", None, "dog"]
+    assert f"{tmp_path}: 5 images; 2 classes" in caplog.messages
     assert "rows for 3 of 5 images" in caplog.text
     assert "no row for 2 (1.png, 3.png)" in caplog.text
     assert "no image for the rows of 1 (7.png)" in caplog.text
