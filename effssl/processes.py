@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _FORKS = sys.platform == "linux"  # elsewhere a fork is not safe, or not possible
 _BROKEN = (EOFError, BrokenPipeError, ConnectionRefusedError, ConnectionResetError)
@@ -36,8 +37,28 @@ def start_method(workers: int) -> str | None:
     """Return how that many workers of a ``DataLoader`` are started; None is Python's own way.
 
     A fork is the quickest and does not import the script. Python 3.14 forks nowhere unless told to.
+
+    Raises:
+        RuntimeError: If a process that is not forked cannot import the script.
     """
-    return "fork" if _FORKS and workers else None
+    if not workers:
+        return None
+    if not _FORKS:
+        _try_import()
+    return "fork" if _FORKS else None
+
+
+@cache
+def _try_import() -> None:
+    """Start a process that does nothing but import the script, once.
+
+    Python waits forever for a worker that ends while it is sent more than fits into a pipe.
+    """
+    process = multiprocessing.Process(target=int)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"a process exited unexpectedly with exit code {process.exitcode}")
 
 
 @contextmanager

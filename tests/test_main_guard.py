@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,7 +114,27 @@ def test_other_errors_stay_what_they_are(monkeypatch):
         assert info.value is error
 
 
+def test_a_script_is_imported_once_before_workers_are_started(monkeypatch):
+    started = []
+    processes._try_import.cache_clear()
+    monkeypatch.setattr(processes, "_FORKS", False)
+    monkeypatch.setattr(multiprocessing, "Process", lambda target: ended(started, 0))
+    assert processes.start_method(0) is processes.start_method(2) is processes.start_method(2)
+    assert len(started) == 1
+    processes._try_import.cache_clear()
+    monkeypatch.setattr(multiprocessing, "Process", lambda target: ended(started, 1))
+    with pytest.raises(RuntimeError, match='(?s)ended at once.*if __name__ == "__main__":'):
+        with processes.explain_lost_workers("effssl.pretrain"):
+            processes.start_method(2)
+
+
+def ended(started, exitcode):
+    """A process that has ended."""
+    return SimpleNamespace(start=lambda: started.append(1), join=lambda: None, exitcode=exitcode)
+
+
 def test_workers_are_forked_on_linux_whatever_python_does_by_default(monkeypatch):
+    monkeypatch.setattr(processes, "_try_import", lambda: None)
     for forks, expected in ((True, "fork"), (False, None)):
         monkeypatch.setattr(processes, "_FORKS", forks)
         assert processes.start_method(2) == expected and processes.start_method(0) is None

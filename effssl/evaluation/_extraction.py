@@ -196,12 +196,14 @@ class Extraction:
 
     def _run(self, batches: Iterable[list[int]], workers: int) -> Iterator[BatchFeatures]:
         """Yield the features of lists of places, each within a batch."""
+        with explain_lost_workers("effssl.extract_features"):
+            context = start_method(workers)
         loader = DataLoader(
             ImagesAt(self.source, self.source_rows, self.transform, self.views),
             batch_sampler=batches,
             collate_fn=partial(pack, channels=None if self.views is None else self.source.in_chans),
             num_workers=workers,
-            multiprocessing_context=start_method(workers),
+            multiprocessing_context=context,
             pin_memory=self.device.type == "cuda" and workers > 0,  # by a thread
         )
         modes = [(module, module.training) for module in self.model.modules()]
