@@ -11,7 +11,7 @@ import effssl
 from effssl import PretrainConfig, cli
 from effssl.cli._model import images_of
 from effssl.data import _cache as cache
-from effssl.training._run_images import IMAGES, find_dataset
+from effssl.training._run_images import IMAGES, find_dataset, place_of
 
 SMALL = TINY | EVERY_STEP | {"split": "train", "max_steps": 1, "checkpoint_steps": None}
 
@@ -66,6 +66,8 @@ def test_images_are_found_where_the_run_was_started_else_where_they_lay(start, m
 @pytest.mark.parametrize("dataset", ["fashion-mnist-sample", "owner/name", "/data/imgs"])
 def test_a_data_set_that_is_no_relative_path_keeps_its_name(start, dataset):
     config = PretrainConfig(dataset=dataset, output="runs/x")
+    (start / "fashion-mnist-sample").mkdir()  # which is not what the name means
+    assert place_of("fashion-mnist-sample") is None
     assert find_dataset(start / "runs/x", config) == dataset
 
 
