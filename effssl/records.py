@@ -85,6 +85,8 @@ class EvaluationRecord:
         check_table(record.top1, "top1")
         check_table(record.top5, "top5")
         check_spectrum(record.spectrum)
+        for name, kind in {"bytes": int, "sha256": str}.items() if record.probe else ():
+            check_type(record.probe.get(name), kind, f"{name} of probe")
         return record
 
     def to_json(self) -> dict[str, Any]:

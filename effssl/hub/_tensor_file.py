@@ -62,6 +62,7 @@ class TensorFile:
     Attributes:
         path: Path that the file was opened by.
         entries: Name of each tensor, with its dtype, by the name in the header, and shape.
+        metadata: Further texts in the header.
         size: Bytes of the file.
     """
 
@@ -116,6 +117,7 @@ class TensorFile:
             end = stop
         if end != self.size - 8 - length:
             raise ValueError(f"{self.size - 8 - length:,} bytes of tensors and not {end:,}")
+        self.metadata: dict[str, str] = about
         return {name: (kind, shape) for (_, _, kind, shape), name in sorted(entries)}
 
     def _take(self, count: int) -> bytes:

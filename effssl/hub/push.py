@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +30,7 @@ from effssl.hub._folder import (
 )
 from effssl.hub._license import License, check_license
 from effssl.hub._model_config import WEIGHT_FILES, read_config, set_license
+from effssl.hub._publishable import check_publishable
 from effssl.hub._snapshot import snapshot
 from effssl.hub._weights import describe_file
 from effssl.hub.pull import find_model
@@ -39,7 +39,6 @@ from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_LOCAL_PATH = re.compile(r"""(^|[\s'"=])(/[\w.]|~/|file:|[A-Za-z]:\\|\\\\)""")
 _FILES = ("config.json", *WEIGHT_FILES.values(), TRAINING, PROBE, CARD, *FIGURES)
 
 
@@ -138,9 +137,7 @@ def prepared(folder: Path, repo_id: str, license: License | None = None) -> Iter
         if not read_config(copy).files:
             raise ValueError(f"{folder} is timm's own: push it with timm.models.push_to_hf_hub")
         check_probe(copy, load_folder(copy))
-        for file in ("config.json", TRAINING):
-            if (copy / file).is_file():
-                _check_publishable(read_json(copy / file), folder / file)
+        check_publishable(copy, folder)
         earlier = _read_card(copy)
         write_card(copy, compose_card(copy, repo_id, license=license))
 
@@ -204,20 +201,6 @@ def _return_card(copy: Path, folder: Path, earlier: bytes | None) -> None:
                 (folder / name).unlink(missing_ok=True)
     except OSError as error:
         logger.warning("the card was not written to %s: %s", folder, error)
-
-
-def _check_publishable(value: object, path: Path, key: str = "") -> None:
-    """Raise ValueError for paths of this machine and for numbers that are not finite."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _check_publishable(item, path, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for item in value:
-            _check_publishable(item, path, key)
-    elif isinstance(value, float) and not abs(value) < float("inf"):
-        raise ValueError(f"{path}: {key} is {value}, and only finite numbers are published")
-    elif isinstance(value, str) and _LOCAL_PATH.search(value):
-        raise ValueError(f"{path}: {key} holds a path of this machine, {value!r}: take it out")
 
 
 def _send(

@@ -15,6 +15,17 @@ from effssl.training._metrics import read_history
 from effssl.training.config import PretrainConfig
 
 
+def private_fields(config: PretrainConfig) -> frozenset[str]:
+    """Return the fields that are not published, to be decided once, at the start of a run.
+
+    Later a local data set may have moved, and its name would be taken for one on the Hub.
+    """
+    private = names_where(config, "published", "no")
+    if not is_public(config.dataset):
+        private |= names_where(config, "published", "if public")
+    return frozenset(private)
+
+
 def training_record(
     config: PretrainConfig,
     accelerator: Accelerator,
@@ -23,6 +34,7 @@ def training_record(
     *,
     images: int,
     minutes: float,
+    private: frozenset[str],
 ) -> dict:
     """Return how a model was trained.
 
@@ -35,11 +47,9 @@ def training_record(
         epoch_steps: Number of steps of an epoch.
         images: Number of images of the data set.
         minutes: Minutes of training, over all launches.
+        private: Names of the fields that are not published, from `private_fields`.
     """
-    private = names_where(config, "published", "no")
     if_public = names_where(config, "published", "if public")
-    if not is_public(config.dataset):
-        private |= if_public
     flags = config.flags(private | if_public | names_where(config, "saved", False))
     for name in if_public - private:
         flags += ["--" + name, getattr(config, name)]

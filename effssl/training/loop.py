@@ -22,7 +22,7 @@ from effssl.training._build import RunParts, build
 from effssl.training._checkpoint import save_checkpoint
 from effssl.training._launch import create_accelerator, explain_determinism
 from effssl.training._monitor import Monitor, start_tracker
-from effssl.training._record import training_record
+from effssl.training._record import private_fields, training_record
 from effssl.training._run_folder import (
     check_run_folder,
     open_run_folder,
@@ -91,6 +91,7 @@ class _Run:
     def __init__(self, accelerator: Accelerator, parts: RunParts) -> None:
         self.accelerator, self.config, self.parts = accelerator, parts.config, parts
         self.state, self.epoch_steps = parts.state, len(parts.batches)
+        self.private = private_fields(config)
         self.writer = BackgroundWriter()
         self.update = Update(
             self.state.model, self.state.optimizer, self.state.scaler, self.config.grad_clip
@@ -305,6 +306,7 @@ class _Run:
                 self.epoch_steps,
                 images=self.parts.batches.images,
                 minutes=minutes,
+                private=self.private,
             )
             model = self.parts.saved_model
             model.load_state_dict(weights, assign=True)
