@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -20,6 +21,7 @@ from effssl.cli.push import Push
 from effssl.cli.recommend import Recommend
 from effssl.cli.report import Report
 from effssl.cli.views import Views
+from effssl.shown import one_line, plain
 from effssl.training.config import PretrainConfig
 
 COMMANDS = {
@@ -71,14 +73,16 @@ def parse(
 
 def run(command: Callable[[], object]) -> None:
     """Run a function with its log on stderr; bad input becomes one line there and exit code 2."""
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("effssl").setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
         command()
     except (ValueError, OSError, FloatingPointError) as error:
         # one line a machine, whose data may differ; each process may know of another lost one
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):
-            print(f"effssl: error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"effssl: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         from effssl.distributed import is_lost_connection
@@ -91,6 +95,16 @@ def run(command: Callable[[], object]) -> None:
         if is_main_process():
             print("effssl: interrupted; a run goes on with --resume", file=sys.stderr)
         sys.exit(130)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Shows names that come from others without the characters that control a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  as logging names it
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return plain(super().formatException(ei), 20_000, keep="\n")
 
 
 def expand_config(args: Sequence[str]) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from effssl.shown import one_line
+
 
 @dataclasses.dataclass(frozen=True)
 class ListModels:
@@ -24,6 +26,6 @@ class ListModels:
 
         ids = list_pretrained(self.pattern, author=self.author)
         for repo_id in ids:
-            print(repo_id)
+            print(one_line(repo_id))
         if not ids:
             print(f"no model of effssl matches {self.pattern!r}", file=sys.stderr)

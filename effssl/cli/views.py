@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from effssl.shown import one_line
 from effssl.training.config import Preset, ValueRange
 
 
@@ -69,7 +70,7 @@ class Views:
         rows = range(0, source.num_images, step)[: self.images]
         decoded = DecodedImages(source, decode_size(self.img_size)).__getitems__(list(rows))
         for broken in (image for image in decoded if isinstance(image, BrokenImage)):
-            print(f"skipped a broken image: {broken}", file=sys.stderr)
+            print(f"skipped a broken image: {one_line(broken)}", file=sys.stderr)
         paths = dataclasses.replace(source, dataset=source.dataset.select(rows)).paths()
         shown = [image for image in decoded if isinstance(image, torch.Tensor)]
         if not shown:

@@ -7,6 +7,7 @@ import math
 from effssl.data.sources import Source
 from effssl.evaluation.evaluate import Evaluation
 from effssl.records import EvaluationRecord
+from effssl.shown import plain
 
 _MEASURES = {
     "width": "width",
@@ -84,7 +85,7 @@ def class_table(evaluation: Evaluation, train: Source) -> str:
     """
     found = {key: values[0].per_class for key, values in evaluation.accuracy["pretrained"].items()}
     rows = [
-        [name, *(_number(round(float(values[i]), 1)) for values in found.values())]
+        [plain(name, 80), *(_number(round(float(values[i]), 1)) for values in found.values())]
         for i, name in enumerate(_class_names(evaluation, train))
     ]
     return "\n".join(["", *_aligned([["class", *found], *rows])])
