@@ -91,7 +91,7 @@ class _Run:
     def __init__(self, accelerator: Accelerator, parts: RunParts) -> None:
         self.accelerator, self.config, self.parts = accelerator, parts.config, parts
         self.state, self.epoch_steps = parts.state, len(parts.batches)
-        self.private = private_fields(config)
+        self.private = private_fields(self.config)
         self.writer = BackgroundWriter()
         self.update = Update(
             self.state.model, self.state.optimizer, self.state.scaler, self.config.grad_clip
