@@ -133,4 +133,4 @@ def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, cap
     shown = capsys.readouterr().out.splitlines()
     assert shown[5].startswith("5 images with 2 views each") and len(shown) == 18
     names = [load_source(str(image_folder)).paths()[row] for row in range(0, 20, 4)]
-    assert shown[:5] == [f"{image_folder}/{name} (row {4 * i})" for i, name in enumerate(names)]
+    assert shown[:5] == [f"{name} (row {4 * i})" for i, name in enumerate(names)]
