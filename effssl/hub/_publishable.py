@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from effssl.foreign import read_json
 from effssl.hub._folder import PROBE, TRAINING, read_record
 from effssl.hub._license import LICENSE
-from effssl.hub._model_config import WEIGHT_FILES
+from effssl.hub._model_config import WEIGHT_FILES, ModelConfig
 from effssl.hub._tensor_file import open_tensors
 from effssl.shown import shown
 
@@ -31,11 +32,11 @@ _BY_KEY = {
     "digest": r"[0-9a-f]*",
     "sha256": r"[0-9a-f]{64}",
     "precision": r"\w*",
-    "hardware": _TEXT,
+    "hardware": r"(?:[\w .,:()+™®-]| [/@] |(?<=\d)/(?=\d))*",  # RTX 6000/8000, CPU @ 2.2GHz
 }
 _KEYS = {
     "": {"architecture", "num_classes", "num_features", "model_args", "pretrained_cfg", "effssl"},
-    "effssl": {"format", "projector_dim", "name", "files", *LICENSE[1:]},
+    "effssl": {"format", *LICENSE[1:], *(field.name for field in dataclasses.fields(ModelConfig))},
 }
 
 

@@ -148,18 +148,18 @@ def prepared(folder: Path, repo_id: str, license: License | None = None) -> Iter
         yield copy
 
 
-def prepare(folder: Path, repo_id: str, license: License | None = None) -> list[Path]:
+def prepare(folder: Path, repo_id: str, license: str | None = None) -> list[Path]:
     """Check a model folder, write its card, and return the files of it that would be sent.
 
     Args:
         folder: Model folder.
         repo_id: Repository to publish to, for the card.
-        license: License of the weights; that of the card or of config.json if None.
+        license: License of the weights, by its identifier; as for `push_to_hub`.
 
     Raises:
         ValueError: As for `push_to_hub`.
     """
-    with prepared(folder, repo_id, license) as copy:
+    with prepared(folder, repo_id, check_license(license)) as copy:
         return [folder / name for name in files_to_send(copy)]
 
 

@@ -176,7 +176,7 @@ def test_a_license_that_the_hub_does_not_know_is_refused_everywhere(tmp_path, ca
     (folder / "README.md").write_text("---\nlicense: nonsense-9\n---\n")
     with pytest.raises(ValueError, match="README.md: license 'nonsense-9'"):
         prepare(folder, "org/m")
-    prepare(folder, "org/m", check_license("mit"))
+    prepare(folder, "org/m", "mit")
     assert metadata((folder / "README.md").read_text())["license"] == "mit"
 
 

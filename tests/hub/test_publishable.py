@@ -32,6 +32,18 @@ def test_what_effssl_writes_may_be_published(folder):
         check_publishable(other.parent, other.parent)
 
 
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        *("8 x NVIDIA H100 80GB HBM3", "Quadro RTX 6000/8000", "AVX2, 1 threads", "mps, 8 threads"),
+        *("NVIDIA GeForce GTX 1080 Ti", "AMD Instinct MI250X / MI250", "Xeon(R) CPU @ 2.20GHz"),
+    ],
+)
+def test_names_of_hardware_may_be_published(folder, hardware):
+    put(folder, "training.json", lambda content: content.update(hardware=hardware))
+    check_publishable(folder, folder)
+
+
 def put(folder, name, change):
     content = json.loads((folder / name).read_text())
     change(content)
