@@ -11,11 +11,13 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
+from effssl.atomic import replacing
 from effssl.data._folders import suffix_of
 from effssl.data._suffixes import image_suffixes
 
@@ -83,17 +85,19 @@ def _copied(archive: str) -> Path:
     copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():
-            partial = copy.with_suffix(".partial")  # under the lock no other process writes it
-            _copy(archive, partial)
-            # the time is part of what images are recognized by, so that a new copy is the same
-            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
-            os.replace(partial, copy)
+            logger.info(
+                "copying the images of %s to %s, to read them in any order", archive, folder
+            )
+            with replacing(copy, "wb") as file:
+                _copy(archive, file)
+                file.flush()
+                # the time is part of what images are recognized by: that of a new copy is the same
+                os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
     return copy
 
 
-def _copy(archive: str, copy: Path) -> None:
+def _copy(archive: str, copy: BinaryIO) -> None:
     """Copy the images of a tar to a zip without compressing them again."""
-    logger.info("copying the images of %s to %s, to read them in any order", archive, copy.parent)
     with (
         tarfile.open(archive) as source,
         zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,

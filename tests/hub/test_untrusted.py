@@ -104,7 +104,7 @@ def test_paths_and_addresses_in_a_config_are_refused(folder, put, path):
                 [1],
                 [2, 1],
                 [0, float("nan")],
-                [0, 10**400],
+                [0, 10**60],
                 [False, True],
                 "auto",
                 [[0], 1],

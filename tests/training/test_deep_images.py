@@ -69,7 +69,7 @@ def test_the_range_that_was_found_is_kept_with_run_model_and_record(run, images)
         effssl.from_pretrained(run / "model", num_classes=3),
     ):
         assert effssl.create_transform(model).value_range == (low, high)
-    card = card_content(read_config(run / "model"), read_record(run / "model"), "me/model")
+    card = card_content(read_config(run / "model"), read_record(run / "model"), "me/model", None)
     assert (
         f"stored values from {low:g} to {high:g} mapped to 0 to 1"
         in dict(card["facts"])["Transform"]
