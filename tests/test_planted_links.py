@@ -118,7 +118,8 @@ IN_NEW_FOLDERS = {
     "hub/_weights.py",
     "training/_checkpoint.py",
 }
-TO_NO_FILE = {"data/_locks.py", "data/_rows.py"}  # empty files that are locked; memory
+# members of an archive; empty files that are locked; memory
+TO_NO_FILE = {"data/_archives.py", "data/_locks.py", "data/_rows.py"}
 MODES = {m + b for m in ("w", "a", "x", "r+", "w+") for b in ("", "b")} | {"rb+", "wb+"}
 METHODS = ("write_text", "write_bytes", "tofile", "to_parquet")
 FUNCTIONS = ("save_file", "torch.save", "np.save", "os.mkstemp")

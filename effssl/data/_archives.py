@@ -85,9 +85,7 @@ def _copied(archive: str) -> Path:
     copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():
-            logger.info(
-                "copying the images of %s to %s, to read them in any order", archive, folder
-            )
+            logger.info("copying the images of %s once, to read them in any order", archive)
             with replacing(copy, "wb") as file:
                 _copy(archive, file)
                 file.flush()
