@@ -42,7 +42,8 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
+        _name_file(error, path)
         partial.unlink(missing_ok=True)
         raise
 
@@ -128,7 +129,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         if os.path.lexists(path):
             path.rename(earlier)
         partial.rename(path)
-    except BaseException:
+    except BaseException as error:
+        _name_file(error, path)
         if os.path.lexists(earlier) and not path.exists():
             earlier.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
@@ -167,6 +169,12 @@ def _delete(folder: Path) -> None:
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_file(error: BaseException, path: Path) -> None:
+    """Add the path to an error that has none, such as that of a full disk."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def _flush(path: Path) -> None:

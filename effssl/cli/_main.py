@@ -21,8 +21,11 @@ from effssl.cli.push import Push
 from effssl.cli.recommend import Recommend
 from effssl.cli.report import Report
 from effssl.cli.views import Views
-from effssl.shown import one_line, plain
+from effssl.shown import one_line, plain, shown
+from effssl.training._fields import names_where
 from effssl.training.config import PretrainConfig
+
+logger = logging.getLogger(__name__)
 
 COMMANDS = {
     "pretrain": Pretrain,
@@ -110,6 +113,9 @@ class _PlainFormatter(logging.Formatter):
 def expand_config(args: Sequence[str]) -> list[str]:
     """Replace ``--config FILE`` by the flags of that file, before all other flags.
 
+    What others wrote may not say where to write and what to delete: output, resume and overwrite
+    are never taken from it.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is no configuration of this version.
@@ -122,4 +128,8 @@ def expand_config(args: Sequence[str]) -> list[str]:
         raise ValueError(f"{error}: give the config.json of a run") from error
     if known.config is None:
         return list(args)
-    return [*PretrainConfig.load(known.config).flags(), *others]
+    config = PretrainConfig.load(known.config)
+    if config.output is not None and not any(a.partition("=")[0] == "--output" for a in others):
+        said = shown(config.output)
+        logger.warning("output %s of %s is not taken from it: give --output", said, known.config)
+    return [*config.flags(without=names_where(config, "from_file", False)), *others]

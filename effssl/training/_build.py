@@ -18,11 +18,12 @@ from effssl.data._fingerprint import Fingerprint, Inventory
 from effssl.data._loader import Batch, BatchShard, EpochBatches, decode_size
 from effssl.data._stream import StreamBatches
 from effssl.data._workers import worker_count
-from effssl.data.sources import Source, load_source
+from effssl.data.sources import Source, is_public, load_source
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.optim import create_optimizer, create_schedule
 from effssl.seeding import derived_seed
+from effssl.training._agreement import check_same_images, together
 from effssl.training._batches import create_batches, create_loader
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._online_evaluation import OnlineEvaluation
@@ -53,7 +54,8 @@ class RunParts:
         schedule: Learning-rate schedule.
         evaluation: Evaluation during the run, if any.
         total_steps: Number of steps of the whole run.
-        images: What the run remembers of its images; None but in the main process.
+        images: What the run remembers of its images.
+        public: Whether others can load the data set.
     """
 
     config: PretrainConfig
@@ -67,7 +69,8 @@ class RunParts:
     schedule: CosineLRScheduler
     evaluation: OnlineEvaluation | None
     total_steps: int
-    images: Fingerprint | None
+    images: Fingerprint
+    public: bool
 
 
 def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
@@ -77,12 +80,17 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         ValueError: If the configuration does not fit the data, the backbone or the launcher.
         FileNotFoundError: If there is no such data set.
     """
-    source = _load_source(config)
-    config = replace(config, value_range=source.value_range)
     rank, world_size = accelerator.process_index, accelerator.num_processes
     shard = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
     side, workers = decode_size(config.img_size), worker_count(config.workers)
-    batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
+    with together():
+        public = is_public(config.dataset)
+        source = _load_source(config)
+        batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
+        inventory = Inventory(source, batches.images)
+        images = inventory.fingerprint()
+    check_same_images(config, images)
+    config = replace(config, value_range=source.value_range)
     multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
     loss_fn = create_loss(
         config.loss,
@@ -97,7 +105,6 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
     optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
-    inventory = Inventory(source, batches.images) if accelerator.is_main_process else None
     loader = _create_loader(config, accelerator, source, batches, inventory)
     evaluation = _online_evaluation(config, source, loader)
 
@@ -132,7 +139,8 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         schedule=schedule,
         evaluation=evaluation,
         total_steps=total_steps,
-        images=inventory and inventory.fingerprint(),
+        images=inventory.fingerprint(),
+        public=public,
     )
 
 
@@ -154,7 +162,7 @@ def _create_loader(
     accelerator: Accelerator,
     source: Source,
     batches: EpochBatches | StreamBatches,
-    inventory: Inventory | None,
+    inventory: Inventory,
 ) -> Iterable[Batch]:
     name = config.values()["dataset"]
     return create_loader(
@@ -167,7 +175,7 @@ def _create_loader(
         max_broken=config.max_broken,
         keep_on_gpu=config.precision != "fp64",  # a step converts all pixels that its batch holds
         name=place_of(name) or name,
-        digest=inventory and inventory.digest,
+        digest=inventory.digest,
     )
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
 
 import torch
 
+from effssl.atomic import replacing_folder
+
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of checkpoints in a run folder."""
 _STATE_FILE = "state.pt"
+_NAME = re.compile(r"step_[0-9]{8}")
+# what killed runs left of a checkpoint, of this version and of earlier ones
+_LEFT = re.compile(r"\.step_[0-9]{8}\.[0-9a-f]{8}\.(partial|earlier)|step_[0-9]{8}\.partial")
 
 
 def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> Path:
@@ -28,29 +35,31 @@ def save_checkpoint(run_folder: Path, step: int, state: dict, *, keep: int) -> P
         Folder of the checkpoint.
 
     Raises:
-        OSError: If it cannot be written; earlier checkpoints stay.
+        OSError: If it cannot be written; earlier checkpoints stay. Or if an older one cannot be
+            deleted.
     """
-    folder = run_folder / "checkpoints" / f"step_{step:08d}"
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with open(partial / _STATE_FILE, "wb") as file:
-            torch.save({"step": step, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # torch hides the OSError behind a RuntimeError
-        raise error if isinstance(error, OSError) else (error.__context__ or error) from None
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    folder = run_folder / CHECKPOINTS / f"step_{step:08d}"
+    _delete(_own_folders(run_folder, _LEFT))  # a run folder has one writer at a time
+    with replacing_folder(folder) as partial:
+        try:
+            with open(partial / _STATE_FILE, "wb") as file:
+                torch.save({"step": step, **state}, file)
+        except RuntimeError as error:  # torch hides the OSError behind it
+            raise error.__context__ or error from None
     folders = checkpoints(run_folder)
     # later checkpoints, if any, are torn: the run was resumed from before them
     kept = [f for f in folders if f <= folder][-keep:]
-    for other in set(folders) - set(kept):
-        shutil.rmtree(other)
+    _delete([other for other in folders if other not in kept])
     return folder
+
+
+def delete_checkpoints(run_folder: Path) -> None:
+    """Delete all checkpoints and what killed runs left of some, the newest first.
+
+    Raises:
+        OSError: If one cannot be deleted.
+    """
+    _delete([*_own_folders(run_folder, _LEFT), *reversed(checkpoints(run_folder))])
 
 
 def load_checkpoint(run_folder: Path) -> dict | None:
@@ -80,9 +89,26 @@ def load_checkpoint(run_folder: Path) -> dict | None:
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, torn ones included, the newest last."""
-    folders = (run_folder / "checkpoints").glob("step_*")
-    return sorted(folder for folder in folders if folder.suffix != ".partial")
+    """Return the folders of a run's checkpoints, torn ones included, the newest last.
+
+    Links, and what has a name that `save_checkpoint` does not give, are no checkpoints.
+    """
+    return _own_folders(run_folder, _NAME)
+
+
+def _own_folders(run_folder: Path, name: re.Pattern) -> list[Path]:
+    """Return the real folders beside the checkpoints that have such a name, in order."""
+    found = (run_folder / CHECKPOINTS).glob("*")
+    own = (f for f in found if name.fullmatch(f.name) and f.is_dir() and not f.is_symlink())
+    return sorted(own)
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise OSError(f"cannot delete {folder}: {error}") from error
 
 
 def _check_sums(file: Path) -> None:

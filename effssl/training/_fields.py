@@ -30,6 +30,8 @@ def setting(
     on_resume: OnResume = "keep",
     published: Published = "yes",
     saved: bool = True,
+    from_file: bool = True,
+    may_differ: bool = False,
 ) -> T:
     """Declare a field of a configuration.
 
@@ -44,6 +46,9 @@ def setting(
         published: Whether the record of a model folder tells the value: ``yes``, ``no`` (it is a
             path of this machine), or ``if public`` (a data set that others can load).
         saved: False for an option of a single launch, reset in the saved configuration.
+        from_file: Whether ``--config`` takes it from the file of another run.
+        may_differ: Whether the processes of a run may have different values, since it concerns the
+            machine that a process runs on, or counts in the main process only.
     """
     metadata = {
         "least": least,
@@ -53,6 +58,8 @@ def setting(
         "on_resume": on_resume,
         "published": published,
         "saved": saved,
+        "from_file": from_file,
+        "may_differ": may_differ,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

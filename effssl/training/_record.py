@@ -9,21 +9,9 @@ import shlex
 import torch
 from accelerate import Accelerator
 
-from effssl.data.sources import is_public
 from effssl.training._fields import names_where
 from effssl.training._metrics import read_history
 from effssl.training.config import PretrainConfig
-
-
-def private_fields(config: PretrainConfig) -> frozenset[str]:
-    """Return the fields that are not published, to be decided once, at the start of a run.
-
-    Later a local data set may have moved, and its name would be taken for one on the Hub.
-    """
-    private = names_where(config, "published", "no")
-    if not is_public(config.dataset):
-        private |= names_where(config, "published", "if public")
-    return frozenset(private)
 
 
 def training_record(
@@ -33,8 +21,8 @@ def training_record(
     epoch_steps: int,
     *,
     images: int,
+    public: bool,
     minutes: float,
-    private: frozenset[str],
 ) -> dict:
     """Return how a model was trained.
 
@@ -46,10 +34,14 @@ def training_record(
         step: Number of steps done.
         epoch_steps: Number of steps of an epoch.
         images: Number of images of the data set.
+        public: Whether others can load the data set, so that its name is told. It is decided when
+            the data set is loaded, since a folder that is moved away looks like a name on the Hub.
         minutes: Minutes of training, over all launches.
-        private: Names of the fields that are not published, from `private_fields`.
     """
+    private = names_where(config, "published", "no")
     if_public = names_where(config, "published", "if public")
+    if not public:
+        private |= if_public
     flags = config.flags(private | if_public | names_where(config, "saved", False))
     for name in if_public - private:
         flags += ["--" + name, getattr(config, name)]

@@ -1,27 +1,101 @@
-"""Folder of a run: config.json, images.json, metrics.jsonl, checkpoints, and the model folder."""
+"""Folder of a run: config.json, images.json, metrics.jsonl, checkpoints, and the model folder.
+
+Only what a run itself has written is replaced or deleted, and nothing behind a link is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.atomic import PARTIAL
+from effssl.distributed import gather_objects
 from effssl.foreign import read_json
-from effssl.training._checkpoint import load_checkpoint
+from effssl.hub._figures import FIGURES
+from effssl.hub._folder import CARD, PROBE, TRAINING
+from effssl.hub._model_config import WEIGHT_FILES
+from effssl.shown import shown
+from effssl.training._agreement import together
+from effssl.training._checkpoint import CHECKPOINTS, delete_checkpoints, load_checkpoint
 from effssl.training._fields import names_where
+from effssl.training._metrics import METRICS
 from effssl.training._run_images import check_images, has_images, save_images
+from effssl.training._run_lock import LOCK, locked_run
 from effssl.training.config import PretrainConfig
 
 if TYPE_CHECKING:
     from effssl.data._fingerprint import Fingerprint
 
 logger = logging.getLogger(__name__)
+
+MODEL = "model"
+"""Name of the model folder in a run folder."""
+MODEL_FILES = {"config.json", CARD, TRAINING, PROBE, *FIGURES, *WEIGHT_FILES.values()}
+
+
+@contextmanager
+def held_run_folder(config: PretrainConfig, *, is_main_process: bool) -> Iterator[PretrainConfig]:
+    """Lock the run folder in the main process, and check it, without changing what is in it.
+
+    Every process must enter it, and all fail if the folder cannot be had.
+
+    Yields:
+        The configuration, with the value range of the run in the folder in place of ``auto``.
+
+    Raises:
+        FileExistsError: If the folder holds a run and neither resume nor overwrite is set, or if
+            it holds something other than a run.
+        BlockingIOError: If another process writes to it.
+        ValueError: If the run in it has another configuration and cannot be resumed with this one,
+            and in the other processes.
+    """
+    folder, value_range = config.run_folder, config.value_range
+    with ExitStack() as stack:
+        with together():
+            if is_main_process:
+                _check_place(folder)  # a lock is put into no other folder
+                stack.enter_context(locked_run(folder))
+                value_range = check_run_folder(config).value_range
+        yield dataclasses.replace(config, value_range=gather_objects(value_range)[0])
+
+
+def _check_place(folder: Path) -> None:
+    """Check that a folder is a run folder, or can become one."""
+    place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not place.is_dir():
+        what = "a file" if place.exists() else "a link to nothing"
+        raise FileExistsError(f"output {folder}: {place} is {what}: choose another output")
+    if place != folder or _is_empty(folder):
+        return
+    try:
+        before = read_json(folder / "config.json")
+    except (FileNotFoundError, ValueError):
+        before = {}
+    if not {"backbone", "projector_dim", "views"} <= before.keys():
+        raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
+    for name in (CHECKPOINTS, MODEL):
+        inner = folder / name
+        if inner.is_symlink():
+            raise FileExistsError(
+                f"{inner} is a link, and a run writes to real folders only: put the folder in its "
+                f"place, or move all of {folder} and make that a link"
+            )
+        if os.path.lexists(inner) and not inner.is_dir():
+            raise FileExistsError(f"{inner} is not a folder: move it, or choose another output")
+
+
+def _is_empty(folder: Path) -> bool:
+    # what a kill leaves of a first config.json does not count, nor does the lock
+    return not folder.exists() or all(
+        path.suffix == PARTIAL or path.name == LOCK for path in folder.iterdir()
+    )
 
 
 def check_run_folder(config: PretrainConfig) -> PretrainConfig:
@@ -36,18 +110,12 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
         ValueError: If the run in it has another configuration and cannot be resumed with this one.
     """
     folder = config.run_folder
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"output {folder} is a file: choose a folder")
-    # what a kill leaves of a first config.json does not count
-    if not folder.exists() or all(path.suffix == PARTIAL for path in folder.iterdir()):
+    _check_place(folder)
+    if _is_empty(folder):
         return config
-    try:
-        before = read_json(folder / "config.json")
-    except (FileNotFoundError, ValueError):
-        before = None
-    if before is None or not {"backbone", "projector_dim", "views"} <= before.keys():
-        raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
+    before = read_json(folder / "config.json")
     if config.overwrite:
+        _check_model_folder(folder / MODEL)
         return config
     if not config.resume:
         raise FileExistsError(
@@ -71,6 +139,16 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     return config
 
 
+def _check_model_folder(folder: Path) -> None:
+    """Check that a model folder can be deleted, since a run wrote all that is in it."""
+    others = sorted(path.name for path in folder.glob("*") if path.name not in MODEL_FILES)
+    if others:
+        raise FileExistsError(
+            f"{folder} holds {shown(others[0])[1:-1]}, which no run has written and --overwrite "
+            "does not delete: move it, or choose another output"
+        )
+
+
 def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
     """Create the folder, or load the newest checkpoint of the run in it.
 
@@ -87,7 +165,7 @@ def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
         ValueError: If the run was trained on other images, or none of its checkpoints is whole.
         OSError: If the folder cannot be written.
     """
-    saved = None if config.overwrite else load_checkpoint(config.run_folder)
+    saved = load_checkpoint(config.run_folder) if config.resume else None
     check_images(config, images, 0 if saved is None else saved["step"])
     _prepare(config, images)
     return saved
@@ -96,14 +174,19 @@ def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
 def _prepare(config: PretrainConfig, images: Fingerprint) -> None:
     folder = config.run_folder
     if config.overwrite:
-        for name in ("checkpoints", "model"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+        _delete_run(folder)
     stop = config.stop_when_disk_full or not (folder / "config.json").exists()
     with tolerate_disk_full("config.json", folder, stop=stop):
         config.save(folder / "config.json")
         save_images(config, images)
+
+
+def _delete_run(folder: Path) -> None:
+    """Delete what would be mixed with a new run; config.json, which is replaced, tells of a run."""
+    delete_checkpoints(folder)
+    (folder / METRICS).unlink(missing_ok=True)
+    if (folder / MODEL).exists():
+        shutil.rmtree(folder / MODEL)
 
 
 @contextmanager

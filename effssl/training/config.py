@@ -6,6 +6,7 @@ This module does not import torch, so that ``effssl --help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from effssl.data.sources import Images
 else:
     Images = str  # what a flag or a configuration file can say
+
+logger = logging.getLogger(__name__)
 
 IN_MEMORY = "(objects in memory)"
 """What a configuration file says of a data set that was given as an object."""
@@ -66,7 +69,7 @@ class PretrainConfig:
     multiview: MultiViewForm = setting("pairs")
     """How bt compares more than two views: every pair, or each view with the mean of the others."""
 
-    dataset: Images = setting("fashion-mnist-sample", published="if public")
+    dataset: Images = setting("fashion-mnist-sample", published="if public", may_differ=True)
     """The packaged sample; a folder, pattern or archive of images or .npy files; parquet, .tar or
     .csv files; or a Hub id. In a folder, every file that can be decoded by its suffix is an image;
     top folders that are all called train, val, test or the like are splits; the first folder below
@@ -85,9 +88,9 @@ class PretrainConfig:
     None."""
     streaming: bool = setting(False)
     """Read the data set front to back each epoch instead of indexing it; nothing is stored."""
-    workers: int | None = setting(None, least=0, on_resume="free")
+    workers: int | None = setting(None, least=0, on_resume="free", may_differ=True)
     """Number of processes (with streaming: threads) that decode; one per core up to 8 if None."""
-    cache_gb: float = setting(10.0, least=0, on_resume="free")
+    cache_gb: float = setting(10.0, least=0, on_resume="free", may_differ=True)
     """Largest size in GB of decoded images that are cached under HF_HOME; 0 decodes every epoch."""
     max_broken: float = setting(0.01, least=0, most=1, on_resume="free")
     """Largest share of broken images, which are named and left out; more end the run. It is rounded
@@ -132,13 +135,15 @@ class PretrainConfig:
     """Use only deterministic operations on a GPU, which are slower. Those of a CPU always are."""
     seed: int = setting(0, least=0)
     """Seed of the initial weights, the order of the images and the views."""
-    cpu: bool = setting(False, on_resume="free")
+    cpu: bool = setting(False, on_resume="free", may_differ=True)
     """Train on the CPU even if there is an accelerator."""
-    output: str | None = setting(None, on_resume="free", published="no")
+    output: str | None = setting(
+        None, on_resume="free", published="no", from_file=False, may_differ=True
+    )
     """Run folder; runs/{backbone}-{loss}-p{projector_dim}-aug{views} if None."""
-    resume: bool = setting(False, on_resume="free", saved=False)
+    resume: bool = setting(False, on_resume="free", saved=False, from_file=False)
     """Continue from the newest checkpoint in the run folder, or start if there is none."""
-    overwrite: bool = setting(False, on_resume="free", saved=False)
+    overwrite: bool = setting(False, on_resume="free", saved=False, from_file=False)
     """Delete an earlier run in the run folder."""
     checkpoint_steps: int | None = setting(None, least=1, on_resume="free")
     """Steps between checkpoints, in addition to those at the end of every epoch."""
@@ -170,6 +175,8 @@ class PretrainConfig:
             check_field(field, hints[field.name], getattr(self, field.name))
         if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range must rise from LOW to HIGH; got {self.value_range}")
+        if self.output is not None:
+            _check_output(self.output)
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite exclude each other: go on, or start anew")
 
@@ -190,6 +197,9 @@ class PretrainConfig:
     @classmethod
     def load(cls, file: str | os.PathLike) -> PretrainConfig:
         """Read the configuration of a run from its ``config.json``.
+
+        Options of a single launch, resume and overwrite, are left at their defaults, whatever the
+        file says.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -212,15 +222,23 @@ class PretrainConfig:
         if not isinstance(dataset, str):
             raise ValueError(f"{path}: dataset must be text; got {dataset!r}")
         try:
-            return cls(**values)
+            config = cls(**values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        defaults = config._of_one_launch()
+        for name in defaults:
+            if getattr(config, name) != defaults[name]:
+                logger.warning("%s of %s is not taken from the file: set it here", name, path)
+        return dataclasses.replace(config, **defaults)
 
     def save(self, file: Path) -> None:
         """Write the file that `load` reads; resume and overwrite are reset to their defaults."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        of_one_launch = {name: defaults[name] for name in names_where(self, "saved", False)}
-        write_json(file, self.values() | of_one_launch)
+        write_json(file, self.values() | self._of_one_launch())
+
+    def _of_one_launch(self) -> dict[str, Any]:
+        """Return the defaults of the fields that are not saved."""
+        names = names_where(self, "saved", False)
+        return {f.name: f.default for f in dataclasses.fields(self) if f.name in names}
 
     def values(self) -> dict[str, Any]:
         """Return the values of all fields, with a word in place of a data set in memory."""
@@ -237,4 +255,13 @@ class PretrainConfig:
     @property
     def run_folder(self) -> Path:
         """Folder that the run writes to."""
-        return Path("runs") / self.name if self.output is None else Path(self.output)
+        return Path("runs") / self.name if self.output is None else Path(self.output).expanduser()
+
+
+def _check_output(output: str) -> None:
+    if not output.strip() or "\0" in output:
+        raise ValueError(f"output must be the path of a folder; got {output!r}")
+    try:
+        Path(output).expanduser()
+    except RuntimeError as error:  # of a user who is not there
+        raise ValueError(f"output {output!r} is in no folder of this machine: {error}") from error

@@ -17,14 +17,16 @@ from effssl.distributed import all_reduce_max, is_lost_connection, rows_known
 from effssl.hub._folder import is_model_folder, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
 from effssl.processes import check_main_guard, explain_lost_workers
+from effssl.training._agreement import check_same_flags
 from effssl.training._background import BackgroundWriter, host_copy
 from effssl.training._build import RunParts, build
 from effssl.training._checkpoint import save_checkpoint
 from effssl.training._launch import create_accelerator, explain_determinism
 from effssl.training._monitor import Monitor, start_tracker
-from effssl.training._record import private_fields, training_record
+from effssl.training._record import training_record
 from effssl.training._run_folder import (
-    check_run_folder,
+    MODEL,
+    held_run_folder,
     open_run_folder,
     tolerate_disk_full,
 )
@@ -71,10 +73,7 @@ def pretrain(config: PretrainConfig) -> Path:
     with heartbeat(), explain_lost_workers("effssl.pretrain"):
         try:
             with explain_determinism(config.backbone):
-                run = _Run(accelerator, build(check_run_folder(config), accelerator))
-                run.open_folder()
-                with StopSignals() as signals:
-                    stopped_by = run.train(signals)
+                stopped_by = _train(config, accelerator)
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not is_lost_connection(error):
                 raise
@@ -82,7 +81,17 @@ def pretrain(config: PretrainConfig) -> Path:
     accelerator.end_training()
     if stopped_by:
         raise_for(stopped_by)
-    return config.run_folder / "model"
+    return config.run_folder / MODEL
+
+
+def _train(config: PretrainConfig, accelerator: Accelerator) -> int:
+    """Train to the end or to a signal; return the signal's number, else 0."""
+    check_same_flags(config)
+    with held_run_folder(config, is_main_process=accelerator.is_main_process) as checked:
+        run = _Run(accelerator, build(checked, accelerator))
+        run.open_folder()
+        with StopSignals() as signals:
+            return run.train(signals)
 
 
 class _Run:
@@ -91,7 +100,6 @@ class _Run:
     def __init__(self, accelerator: Accelerator, parts: RunParts) -> None:
         self.accelerator, self.config, self.parts = accelerator, parts.config, parts
         self.state, self.epoch_steps = parts.state, len(parts.batches)
-        self.private = private_fields(self.config)
         self.writer = BackgroundWriter()
         self.update = Update(
             self.state.model, self.state.optimizer, self.state.scaler, self.config.grad_clip
@@ -99,7 +107,6 @@ class _Run:
 
     def open_folder(self) -> None:
         """Create the run folder, or restore the state of the run in it."""
-        self.accelerator.wait_for_everyone()  # all have checked the folder before one changes it
         saved, refusal = None, None
         if self.accelerator.is_main_process:
             try:
@@ -112,7 +119,7 @@ class _Run:
         if saved is None:
             return
         self.state.load_state_dict(saved)
-        folder = self.config.run_folder / "model"
+        folder = self.config.run_folder / MODEL
         # a run may be stopped after its checkpoint is written and before the model folder is
         if not is_model_folder(folder) or read_training(folder).get("step") != self.state.step:
             if self.accelerator.is_main_process:
@@ -305,12 +312,12 @@ class _Run:
                 step,
                 self.epoch_steps,
                 images=self.parts.batches.images,
+                public=self.parts.public,
                 minutes=minutes,
-                private=self.private,
             )
             model = self.parts.saved_model
             model.load_state_dict(weights, assign=True)
             with tolerate_disk_full("the model folder", config.run_folder, stop=stop):
-                save_pretrained(model, config.run_folder / "model", training=training)
+                save_pretrained(model, config.run_folder / MODEL, training=training)
 
         self.writer.submit(write)
