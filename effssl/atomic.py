@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -106,19 +106,21 @@ def json_text(content: Any) -> str:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
+def replacing_folder(path: Path, *, written: Collection[str] | None = None) -> Iterator[Path]:
     """Make a temporary folder that replaces ``path`` when the block ends without an exception.
 
     Args:
         path: Path of the folder; its parent is made if missing. An existing folder stays if the
             block raises or the new one cannot get its name, and is deleted after it has. Leftovers
             of killed processes are deleted, too, but for an earlier folder that lost its name.
+        written: Names that the earlier folder has from here. What else is in it is moved to the new
+            one. All names if None.
 
     Raises:
         OSError: If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
+    _clear_leftovers(path, written)
     partial, earlier = _beside(path, PARTIAL), _beside(path, _EARLIER)
     partial.mkdir()
     try:
@@ -135,7 +137,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             earlier.rename(path)
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _delete(earlier)
+    _discard(earlier, path, written)
 
 
 def wait_for_folder(path: Path, seconds: float = 1.0) -> None:
@@ -153,14 +155,25 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
 
 
-def _clear_leftovers(path: Path) -> None:
+def _clear_leftovers(path: Path, written: Collection[str] | None) -> None:
     """Clear what killed processes left; a folder has one writer at a time."""
     left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*"))
     for folder in left:
         if folder.suffix == _EARLIER and not path.exists():
             folder.rename(path)  # the kill came between two renames
-        elif folder.suffix in (PARTIAL, _EARLIER):
+        elif folder.suffix == _EARLIER:
+            _discard(folder, path, written)
+        elif folder.suffix == PARTIAL:
             _delete(folder)
+
+
+def _discard(earlier: Path, path: Path, written: Collection[str] | None) -> None:
+    """Delete an earlier folder, after what others put into it is moved to the new one."""
+    if written is not None and earlier.is_dir() and not earlier.is_symlink():
+        for other in earlier.iterdir():
+            if other.name not in written and not os.path.lexists(path / other.name):
+                other.rename(path / other.name)
+    _delete(earlier)
 
 
 def _delete(folder: Path) -> None:

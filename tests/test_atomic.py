@@ -71,6 +71,43 @@ def test_a_folder_takes_the_place_of_the_earlier_one_or_leaves_it(tmp_path):
     assert os.listdir(path) == ["two"] and os.listdir(path.parent) == ["model"]
 
 
+def plant(folder):
+    folder.mkdir()
+    (folder / ".git").mkdir()
+    for name in ("old", "stale", "notes", ".git/HEAD"):
+        (folder / name).write_text("earlier")
+    (folder / "link").symlink_to("notes")
+
+
+def test_a_folder_keeps_what_others_put_into_the_earlier_one(tmp_path):
+    plant(tmp_path / "model")
+    with replacing_folder(tmp_path / "model", written={"old", "stale"}) as partial:
+        (partial / "old").write_text("new")
+    assert os.listdir(tmp_path) == ["model"]
+    assert sorted(os.listdir(tmp_path / "model")) == [".git", "link", "notes", "old"]
+    assert (tmp_path / "model/.git/HEAD").read_text() == "earlier"
+    assert (tmp_path / "model/old").read_text() == "new" and (tmp_path / "model/link").is_symlink()
+
+
+def test_what_others_put_into_a_folder_survives_a_kill_after_it_was_replaced(tmp_path):
+    plant(tmp_path / ".model.00112233.earlier")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("new")
+    (tmp_path / "model" / ".git").mkdir()  # was moved before the kill
+    with pytest.raises(KeyError), replacing_folder(tmp_path / "model", written={"old", "stale"}):
+        raise KeyError
+    assert sorted(os.listdir(tmp_path / "model")) == [".git", "link", "notes", "old"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_linked_folder_leads_to_keeps_its_files(tmp_path):
+    plant(tmp_path / "elsewhere")
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    with replacing_folder(tmp_path / "model", written={"old"}):
+        pass
+    assert len(os.listdir(tmp_path / "elsewhere")) == 5 and os.listdir(tmp_path / "model") == []
+
+
 def test_a_folder_that_cannot_get_its_name_leaves_the_earlier_one(tmp_path, monkeypatch):
     path = tmp_path / "model"
     with replacing_folder(path) as partial:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from effssl.atomic import replacing, replacing_folder, write_json
 from effssl.foreign import file_within, read_bytes, read_json
+from effssl.hub._figures import FIGURES
 from effssl.hub._license import check_license
 from effssl.hub._model_config import (
     WEIGHT_FILES,
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 TRAINING = "training.json"
 PROBE = "linear_probe.safetensors"
+MODEL_FILES = {"config.json", CARD, TRAINING, PROBE, *FIGURES, *WEIGHT_FILES.values()}
+"""Names that a model folder has from effssl; a new one keeps files of other names."""
 MOST_CARD = 1_000_000
 """Largest size of a card in bytes."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.tar", "*.pkl")
@@ -65,7 +68,8 @@ def save_pretrained(
 ) -> None:
     """Write a model folder, whole or not at all, in place of an earlier one.
 
-    The card of the earlier folder is kept, since it may hold text by hand.
+    The card of the earlier folder is kept, since it may hold text by hand, and so is what others
+    have put into it.
 
     Args:
         model: The model, on any device and in any memory format.
@@ -85,7 +89,7 @@ def save_pretrained(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not is_model_folder(folder):
             raise FileExistsError(f"{folder} exists and is not a model folder: choose another")
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder, written=MODEL_FILES) as partial:
         files = {
             WEIGHT_FILES[part]: save_weights(module, partial / WEIGHT_FILES[part])
             for part, module in model.named_children()

@@ -39,11 +39,14 @@ class BackgroundWriter:
         """Wait for all jobs.
 
         Raises:
-            OSError: If a job failed: the error of the first that did.
+            OSError: If a job failed: the error of the first that did; those of others are logged.
         """
         jobs, self._jobs = self._jobs, []
-        for job in jobs:
-            job.result()
+        errors = [error for job in jobs if (error := job.exception()) is not None]
+        for error in errors[1:]:
+            logger.error("%s", error)
+        if errors:
+            raise errors[0]
 
     def __enter__(self) -> BackgroundWriter:
         return self

@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 from effssl.atomic import PARTIAL
 from effssl.distributed import gather_objects
 from effssl.foreign import read_json
-from effssl.hub._figures import FIGURES
-from effssl.hub._folder import CARD, PROBE, TRAINING
-from effssl.hub._model_config import WEIGHT_FILES
+from effssl.hub._folder import MODEL_FILES
 from effssl.shown import shown
 from effssl.training._agreement import together
 from effssl.training._checkpoint import CHECKPOINTS, delete_checkpoints, load_checkpoint
@@ -37,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 MODEL = "model"
 """Name of the model folder in a run folder."""
-MODEL_FILES = {"config.json", CARD, TRAINING, PROBE, *FIGURES, *WEIGHT_FILES.values()}
 
 
 @contextmanager

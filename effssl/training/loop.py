@@ -276,16 +276,23 @@ class _Run:
         if self.accelerator.is_main_process:
             try:
                 self.writer.finish()  # or copies of the state would pile up
-                weights = host_copy(self.state.model.state_dict())
-                self._save_checkpoint(weights, last=last)
-                if model:
-                    self._save_model(weights, last=last)
-                if last:
-                    self.writer.finish()
+            except OSError as error:
+                failure, last, model = error, True, True  # the run ends, with what fits now
+            try:
+                self._write(last=last, model=model)
             except (OSError, RuntimeError) as error:  # RuntimeError: no memory to pin
-                failure = error
+                failure = failure or error
         if all_reduce_max(int(failure is not None)):
             raise failure or OSError("process 0 could not write to the run folder and stopped")
+
+    def _write(self, *, last: bool, model: bool) -> None:
+        """Queue a checkpoint and the model folder, and wait for the last ones."""
+        weights = host_copy(self.state.model.state_dict())
+        self._save_checkpoint(weights, last=last)
+        if model:
+            self._save_model(weights, last=last)
+        if last:
+            self.writer.finish()
 
     def _save_checkpoint(self, weights: dict[str, Tensor], *, last: bool) -> None:
         folder, step, saved = (

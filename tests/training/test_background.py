@@ -52,3 +52,15 @@ def test_a_copy_stays_as_it_was_while_the_state_goes_on():
     weight.zero_()
     assert copied["weight"].tolist() == copied["more"][0].tolist() == [1, 1, 1]
     assert copied["more"][1] == {"step": 4} and copied["name"] == "run"
+
+
+def test_every_failure_is_raised_or_logged(caplog):
+    def fail_too():
+        raise OSError("no model")
+
+    with BackgroundWriter() as writer:
+        writer.submit(fail)
+        writer.submit(fail_too)
+        with pytest.raises(OSError, match="no room"):
+            writer.finish()
+    assert [record.getMessage() for record in caplog.records] == ["no model"]

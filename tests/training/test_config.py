@@ -207,6 +207,38 @@ def test_flags_beside_a_file_win_wherever_they_stand(tmp_path, style):
     assert expand_config(changed) == changed
 
 
+@pytest.mark.parametrize("name, value", [("overwrite", True), ("resume", True)])
+def test_a_file_does_not_say_what_to_delete_or_to_go_on_with(tmp_path, caplog, name, value):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"views": 8, name: value}))
+    assert PretrainConfig.load(file) == PretrainConfig(views=8)
+    assert parse(expand_config(["--config", str(file)])) == PretrainConfig(views=8)
+    assert f"{name} of {file} is not taken from the file: set it here" in caplog.text
+    given = expand_config(["--config", str(file), f"--{name}"])
+    assert parse(given) == PretrainConfig(views=8, **{name: value})
+
+
+def test_a_file_does_not_say_where_to_write(tmp_path, caplog):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"views": 8, "output": "/home/friend/thesis"}))
+    assert parse(expand_config(["--config", str(file)])) == PretrainConfig(views=8)
+    said = f"output '/home/friend/thesis' of {file} is not taken from it: give --output"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    caplog.clear()
+    for given in (["--output", "mine"], ["--output=mine"]):
+        args = expand_config(["--config", str(file), *given])
+        assert parse(args) == PretrainConfig(views=8, output="mine")
+    assert not caplog.records
+
+
+def test_every_field_of_the_file_of_a_run_is_taken_but_these(tmp_path):
+    for config in some_configs():
+        config.save(tmp_path / "config.json")
+        taken = parse(expand_config(["--config", str(tmp_path / "config.json")]))
+        of_here = {"resume": False, "overwrite": False, "output": None}
+        assert taken == dataclasses.replace(config, **of_here)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -1,5 +1,6 @@
 """Runs survive full disks and steps that are not finite, or end with a message that helps."""
 
+import errno
 import json
 import os
 import resource
@@ -25,6 +26,7 @@ from runs import (
 
 import effssl
 from effssl import PretrainConfig
+from effssl.atomic import replacing_folder, write_json
 from effssl.training import _build, loop
 from effssl.training._checkpoint import load_checkpoint
 from effssl.training._faults import NonFiniteGuard
@@ -117,6 +119,70 @@ def test_a_full_metrics_file_does_not_hide_what_to_do(copy):
     assert 5 < lines(copy) < 30
     Command(copy, "--resume", epochs=6).finish()
     assert [line["step"] for line in metrics(copy)] == list(range(1, 31))
+
+
+def no_room(*args, **more):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_last_model_is_written_where_the_last_checkpoint_does_not_fit(copy):
+    sizes = [path.stat().st_size for path in copy.glob("*/*/state.pt")]
+    limit = (min(sizes) + (copy / "model" / "model.safetensors").stat().st_size) // 2
+    command = Command(copy, "--resume", most_bytes=limit, epochs=3)
+    assert command.wait() == 2
+    last = command.log().splitlines()[-1]
+    assert last.startswith(f"effssl: error: cannot write a checkpoint to {copy}: File too large")
+    assert json.loads((copy / "model" / "training.json").read_text())["step"] == 15
+    assert assert_whole(copy) == 5
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_the_last_checkpoint_is_written_where_the_last_model_does_not_fit(copy, monkeypatch, stop):
+    monkeypatch.setattr(loop, "save_pretrained", no_room)
+    with pytest.raises(OSError, match=f"the model folder to {copy}: No space left on device"):
+        pretrain(copy, resume=True, epochs=2, stop_when_disk_full=stop)
+    assert assert_whole(copy) == 10
+
+
+def test_where_neither_is_written_both_are_said(copy, monkeypatch, caplog):
+    monkeypatch.setattr(loop, "save_pretrained", no_room)
+    monkeypatch.setattr(loop, "save_checkpoint", no_room)
+    with pytest.raises(OSError, match=f"cannot write a checkpoint to {copy}: No space left"):
+        pretrain(copy, resume=True, epochs=2)
+    assert f"cannot write the model folder to {copy}: No space left on device" in caplog.text
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_an_earlier_failure_does_not_keep_the_last_ones_from_being_tried(copy, monkeypatch, stop):
+    """The disk is full for one checkpoint, or a run is told to stop by that."""
+    save, failed = loop.save_checkpoint, []
+
+    def full_once(folder, step, state, *, keep):
+        if not failed:
+            failed.append(step)
+            no_room()
+        return save(folder, step, state, keep=keep)
+
+    monkeypatch.setattr(loop, "save_checkpoint", full_once)
+    if not stop:
+        pretrain(copy, resume=True, epochs=2, checkpoint_steps=2)
+        assert failed == [6] and assert_whole(copy) == 10
+        return
+    with pytest.raises(OSError, match=f"cannot write a checkpoint to {copy}: No space left"):
+        pretrain(copy, resume=True, epochs=2, checkpoint_steps=2, stop_when_disk_full=True)
+    last = metrics(copy)[-1]["step"]
+    assert assert_whole(copy) == last
+    assert json.loads((copy / "model" / "training.json").read_text())["step"] == last
+
+
+def test_a_file_that_does_not_fit_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'a.json'}'"):
+        write_json(tmp_path / "a.json", {})
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'model'}'"):
+        with replacing_folder(tmp_path / "model") as partial:
+            (partial / "x").touch()
+    assert os.listdir(tmp_path) == []
 
 
 # Steps that are not finite

@@ -157,6 +157,17 @@ def test_overwriting_refuses_to_delete_what_others_put_into_the_model_folder(run
     assert len(str(info.value).splitlines()) == 1 and content(tmp_path) == before
 
 
+def test_a_new_model_folder_keeps_what_others_put_into_the_earlier_one(run, tmp_path):
+    shutil.copytree(run / "checkpoints", run / "model" / ".git")
+    (run / "model" / "notes.txt").write_text("mine")
+    (run / "model" / "linear_probe.safetensors").write_text("of the earlier weights")
+    kept, earlier = content(run / "model" / ".git"), weights(run)
+    pretrain(tmp_path, resume=True, epochs=3)
+    assert weights(run) != earlier and content(run / "model" / ".git") == kept
+    assert (run / "model" / "notes.txt").read_text() == "mine"
+    assert not (run / "model" / "linear_probe.safetensors").exists()
+
+
 # Links
 
 

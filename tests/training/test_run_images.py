@@ -11,6 +11,7 @@ import effssl
 from effssl import PretrainConfig, cli
 from effssl.cli._model import images_of
 from effssl.data import _cache as cache
+from effssl.training import loop
 from effssl.training._run_images import IMAGES, find_dataset, place_of
 
 SMALL = TINY | EVERY_STEP | {"split": "train", "max_steps": 1, "checkpoint_steps": None}
@@ -99,3 +100,33 @@ def test_a_cache_is_named_after_the_folder_of_its_images(start, monkeypatch, tmp
     pretrain()
     (about,) = (tmp_path / "home" / "effssl" / "decoded").glob("*/about.json")
     assert json.loads(about.read_text())["dataset"] == str(start / "data" / "imgs")
+
+
+def test_images_that_are_moved_away_while_training_are_not_published(start, monkeypatch):
+    """Without them their relative path reads as a name on the Hub."""
+    step = loop.Monitor.step
+
+    def moved_at_first(self, number, *args, **more):
+        step(self, number, *args, **more)
+        if number == 1:
+            (start / "data").rename(start / "elsewhere")
+
+    monkeypatch.setattr(loop.Monitor, "step", moved_at_first)
+    pretrain(max_steps=None, epochs=2)
+    assert not (start / "data").exists()
+    record = json.loads((start / "runs/x/model/training.json").read_text())
+    assert record["step"] == 4 and record["config"]["dataset"] is None
+    assert "data/imgs" not in json.dumps(record) and "imgs" not in record["command"]
+
+
+def test_a_public_data_set_stays_so_when_a_folder_of_its_name_appears(start, monkeypatch):
+    step = loop.Monitor.step
+
+    def made_at_first(self, number, *args, **more):
+        step(self, number, *args, **more)
+        (start / "fashion-mnist-sample").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(loop.Monitor, "step", made_at_first)
+    pretrain(dataset="fashion-mnist-sample", split="train[:16]")
+    record = json.loads((start / "runs/x/model/training.json").read_text())
+    assert record["config"]["dataset"] == "fashion-mnist-sample"
