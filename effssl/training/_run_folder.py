@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from effssl.atomic import PARTIAL
 from effssl.distributed import gather_objects
 from effssl.foreign import read_json
-from effssl.hub._folder import MODEL_FILES
+from effssl.hub._folder import MODEL_FILES, is_model_folder
 from effssl.shown import shown
 from effssl.training._agreement import together
 from effssl.training._checkpoint import CHECKPOINTS, delete_checkpoints, load_checkpoint
@@ -119,6 +119,9 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
             f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
             "--output"
         )
+    model = folder / MODEL
+    if model.exists() and any(model.iterdir()) and not is_model_folder(model):
+        raise FileExistsError(f"{model} is not a whole model folder: move it, and it is made anew")
     if config.value_range == "auto" and isinstance(before.get("value_range"), list):
         config = dataclasses.replace(config, value_range=before["value_range"])
     now = json.loads(json.dumps(config.values()))

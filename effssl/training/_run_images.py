@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import json
 import logging
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from effssl.atomic import write_json
 from effssl.data.sources import SAMPLE
+from effssl.foreign import read_json
 from effssl.training.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def check_images(config: PretrainConfig, images: Fingerprint, step: int) -> None
     if config.overwrite or not known:
         return
     before = Fingerprint(*(known.get(f.name) for f in dataclasses.fields(Fingerprint)))
-    was = json.loads((config.run_folder / "config.json").read_text()).get("dataset")
+    was = read_json(config.run_folder / "config.json").get("dataset")
     name = config.values()["dataset"]
     renamed, change = was != name, before.differs(images)
     names = f"dataset was {was!r}, is {name!r}"
@@ -134,7 +134,7 @@ def is_here(dataset: str) -> bool:
 
 def _read(run_folder: Path) -> dict:
     try:
-        known = json.loads((run_folder / IMAGES).read_text())
+        known = read_json(run_folder / IMAGES)
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) and isinstance(known.get("images"), int) else {}
+    return known if isinstance(known.get("images"), int) else {}

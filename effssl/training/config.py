@@ -135,7 +135,7 @@ class PretrainConfig:
     """Use only deterministic operations on a GPU, which are slower. Those of a CPU always are."""
     seed: int = setting(0, least=0)
     """Seed of the initial weights, the order of the images and the views."""
-    cpu: bool = setting(False, on_resume="free", may_differ=True)
+    cpu: bool = setting(False, on_resume="free")
     """Train on the CPU even if there is an accelerator."""
     output: str | None = setting(
         None, on_resume="free", published="no", from_file=False, may_differ=True

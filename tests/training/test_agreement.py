@@ -107,7 +107,7 @@ def as_if_gathered(monkeypatch, others):
 
 def test_any_field_that_must_agree_is_found_and_no_other(monkeypatch):
     free = names_where(PretrainConfig(), "may_differ", True)
-    assert free == {"dataset", "workers", "cache_gb", "cpu", "output"}
+    assert free == {"dataset", "workers", "cache_gb", "output"}
     base, draw = PretrainConfig(), random.Random(0)
     for _ in range(300):
         ranks = []

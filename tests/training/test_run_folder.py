@@ -194,6 +194,17 @@ def test_a_file_in_place_of_the_checkpoints_is_refused_before_anything_changes(r
     assert content(tmp_path) == before
 
 
+def test_a_model_folder_that_could_not_be_renewed_is_refused_before_anything_changes(run, tmp_path):
+    (run / "model" / "model.safetensors").unlink()
+    before = content(tmp_path)
+    with pytest.raises(FileExistsError, match="model is not a whole model folder: move it"):
+        pretrain(tmp_path, resume=True, epochs=2)
+    assert content(tmp_path) == before
+    shutil.rmtree(run / "model")
+    pretrain(tmp_path, resume=True)  # as a kill may leave it
+    assert effssl.from_pretrained(run / "model")
+
+
 def test_a_run_folder_that_is_a_link_to_a_bigger_disk_works(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
