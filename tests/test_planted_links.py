@@ -57,8 +57,8 @@ def planted(request, trained, tmp_path):
         "train[:24] --json RUN/numbers.json",
         "report RUN --images 8",
         "push RUN org/m --dry-run",
-        "features RUN RUN/features.safetensors --cpu --split train[:8]",
-        "features RUN RUN/views.parquet --cpu --split train[:8]",
+        "features RUN --output RUN/features.safetensors --cpu --split train[:8]",
+        "features RUN --output RUN/views.parquet --cpu --split train[:8]",
         "views --output RUN/views.png --images 2 --img-size 32 --preset grey --in-chans 1",
         "pretrain --config RUN/config.json --resume --epochs 2 --output RUN",
         "pretrain --config RUN/config.json --overwrite --output RUN",
@@ -93,18 +93,18 @@ def test_a_card_that_is_a_link_elsewhere_does_not_become_a_file_of_the_model(tmp
 
 
 def test_a_planted_feature_file_is_not_written_through(trained, tmp_path, monkeypatch):
-    partial = tmp_path / "x.safetensors.partial"
     prepare = _feature_file.FeatureFile._prepare
 
     def planted(self, width, fingerprint):
         prepare(self, width, fingerprint)
-        os.rename(partial / "features.safetensors", tmp_path / "dear")
-        (partial / "features.safetensors").symlink_to(tmp_path / "dear")
+        os.rename(self.path, tmp_path / "dear")
+        self.path.symlink_to(tmp_path / "dear")
 
     monkeypatch.setattr(_feature_file.FeatureFile, "_prepare", planted)
     arguments = ["--cpu", "--split", "train[:8]"]
     with pytest.raises(SystemExit):
-        main(["features", str(trained), str(tmp_path / "x.safetensors"), *arguments])
+        output = ["--output", str(tmp_path / "x.safetensors")]
+        main(["features", str(trained), *output, *arguments])
 
 
 # --- and no file is opened to be written but by effssl.atomic, or in a folder that was just made

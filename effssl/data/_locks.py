@@ -19,6 +19,9 @@ except ImportError:  # Windows does not let a file be deleted that is open
 
 logger = logging.getLogger(__name__)
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+"""Numbers of the errors of a file system without locks."""
+
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
@@ -32,15 +35,34 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         TimeoutError: If another process holds it and ``wait`` is not set.
         OSError: If the folder cannot be written, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
-    with open(lock, "a") as file:
-        _try_lock(file)  # or filelock might wait forever for a lock that cannot be had
+    held = FileLock(lock, timeout=-1 if wait else 0)
+    while not _acquire(held, lock):  # its folder was deleted in between
+        held.release()
     try:
-        with FileLock(lock, timeout=-1 if wait else 0):
-            yield
-    except Timeout:
-        raise TimeoutError(f"another process holds {lock}") from None
+        yield
+    finally:
+        held.release()
+
+
+def _acquire(held: FileLock, lock: Path) -> bool:
+    """Acquire a lock, and return whether others who ask for it will find the same file."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError), open(lock, "a", opener=_without_links) as file:
+        _try_lock(file)  # or filelock might wait forever for a lock that cannot be had
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_UN)
+        try:
+            held.acquire()
+        except Timeout:
+            raise TimeoutError(f"another process holds {lock}") from None
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
+    return False
+
+
+def _without_links(name: str, flags: int) -> int:
+    # filelock would empty the file that a planted link leads to
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,24 @@ from torch import Tensor
 
 from effssl.atomic import write_text
 from effssl.data.sources import Source
-from effssl.distributed import world_size
+from effssl.distributed import gather_objects, world_size
 from effssl.evaluation._extraction import BatchFeatures
 from effssl.evaluation._feature_output import (
     Columns,
     features_start,
+    is_laid_out,
     lay_out,
     write_dataset,
     write_parquet,
     write_safetensors,
+)
+from effssl.evaluation._partial_folder import (
+    clear,
+    discard,
+    discard_others,
+    give_name,
+    hold,
+    partial_folder,
 )
 
 logger = logging.getLogger(__name__)
@@ -37,25 +47,27 @@ _SAVE_SECONDS = 5.0  # seconds of work that a kill may lose
 
 
 class FeatureFile:
-    """Output of an extraction, collected in a folder ``NAME.partial`` until it is complete.
+    """Output of an extraction, collected in a folder ``NAME.DIGITS.partial`` until it is complete.
 
     The folder holds the safetensors file with a row for every image, and for every process a file
-    with the batches it has written and their broken images. Every process creates one of these
-    objects, with the same arguments.
+    with the batches it has written and their broken images. The digits are those of the
+    fingerprint. While the extraction lives no other one writes to the folder. Every process
+    creates one of these objects, with the same arguments.
 
     Args:
         output: Path of the file, or of the folder of a ``datasets.Dataset``.
         source: Images, whose labels or columns are written too.
         width: Width of the features.
         batches: Number of batches.
-        fingerprint: Digest of all that the features depend on; a partial output with another one
-            is deleted.
+        fingerprint: Digest of all that the features depend on, which counts on rank 0. What a
+            killed extraction with another one has left is deleted.
 
     Use it in a ``with`` statement, and call `finish` after it.
 
     Raises:
         ValueError: If the output has an unknown ending.
-        FileExistsError: If it exists, or the folder is a link.
+        FileExistsError: If it exists, another extraction writes it, or the folder is a link.
+        OSError: If the folder cannot be written.
     """
 
     def __init__(
@@ -66,38 +78,44 @@ class FeatureFile:
                 f"features cannot be written to {output.name!r}: end it in .safetensors or "
                 ".parquet, or in nothing for a folder of datasets"
             )
-        if output.exists():
-            raise FileExistsError(f"{output} exists: choose another name, or delete it")
+        _check_free(output)
         self.output, self.source = output, source
-        self.partial = output.with_name(f"{output.name}.partial")
-        self.main = world_size() == 1 or dist.get_rank() == 0
-        if self.main:
-            self._prepare(width, fingerprint)
-        _wait_for_all()
+        fingerprint = gather_objects(fingerprint)[0]
+        self.partial = partial_folder(output, fingerprint)
+        self.held = contextlib.ExitStack()  # closed when others may write to the folder
         self.batches, self.shape = batches, (len(source.dataset), width)
         self.path = self.partial / "features.safetensors"
-        self.start = features_start(self.path)
-        # what others put there is not written through; Windows has O_BINARY
-        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        self.file = os.open(self.path, os.O_RDWR | flags)
-        self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
+        _on_first_rank(lambda: self._prepare(width, fingerprint))
+        try:
+            self.start = features_start(self.path)
+            # what others put there is not written through; Windows has O_BINARY
+            flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            self.file = os.open(self.path, os.O_RDWR | flags)
+            self.done = open(self.partial / f"done-{uuid.uuid4().hex}", "x")
+        except BaseException:
+            self.held.close()
+            raise
         self.pending, self.saved = [], time.monotonic()
 
     def _prepare(self, width: int, fingerprint: str) -> None:
-        if self.partial.is_symlink():
-            raise FileExistsError(f"{self.partial} is a link, which is not followed: delete it")
-        job = self.partial / "fingerprint"
-        if job.is_file() and job.read_text() == fingerprint:
-            logger.info("going on with %s", self.partial)
-            return
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir(parents=True)
-        with open(self.partial / "features.safetensors", "wb") as file:
-            _, end = lay_out(file, Columns.of(self.source), width)
-            file.flush()
-            if hasattr(os, "posix_fallocate"):  # fail now if the disk is full
-                os.posix_fallocate(file.fileno(), 0, end)
-        write_text(job, fingerprint)  # written last, as a sign that the rest is complete
+        self.held = hold(self.partial, self.output)
+        try:
+            _check_free(self.output)  # another extraction may just have made it
+            discard_others(self.partial, self.output)
+            job = self.partial / "fingerprint"
+            if job.is_file() and job.read_text() == fingerprint and is_laid_out(self.path):
+                logger.info("going on with %s", self.partial)
+                return
+            clear(self.partial)
+            with open(self.path, "xb") as file:
+                _, end = lay_out(file, Columns.of(self.source), width)
+                file.flush()
+                if hasattr(os, "posix_fallocate"):  # fail now if the disk is full
+                    os.posix_fallocate(file.fileno(), 0, end)
+            write_text(job, fingerprint)  # written last, as a sign that the rest is complete
+        except BaseException:
+            self.held.close()
+            raise
 
     def progress(self) -> tuple[list[int], dict[int, str]]:
         """Return what is known of the batches, the same in every process.
@@ -106,6 +124,11 @@ class FeatureFile:
             The numbers of the missing batches; and why each broken image of the others cannot be
             read, by its row.
         """
+        missing, broken = self._recorded()
+        _wait_for_all()  # before another process writes
+        return missing, broken
+
+    def _recorded(self) -> tuple[list[int], dict[int, str]]:
         done, broken = set(), {}
         for file in self.partial.glob("done-*"):
             # a line cut off by a kill has no end
@@ -113,7 +136,6 @@ class FeatureFile:
                 batch, messages = json.loads(line)
                 done.add(batch)
                 broken |= {int(row): message for row, message in messages.items()}
-        _wait_for_all()  # before another process writes
         return [batch for batch in range(self.batches) if batch not in done], broken
 
     def write(self, rows: range, found: BatchFeatures) -> None:
@@ -122,7 +144,9 @@ class FeatureFile:
             whole = spread(found.features, [row for row in rows if row not in found.broken], rows)
             place = self.start + 4 * self.shape[1] * rows.start
             os.lseek(self.file, place, os.SEEK_SET)  # Windows has no pwrite
-            os.write(self.file, whole.contiguous().numpy().tobytes())
+            left = memoryview(whole.contiguous().numpy().tobytes())
+            while left:  # a system writes no more than 2 GiB at a time
+                left = left[os.write(self.file, left) :]
         self.pending.append([found.number, found.broken])
         if time.monotonic() - self.saved > _SAVE_SECONDS:
             self._save()
@@ -130,16 +154,21 @@ class FeatureFile:
     def __enter__(self) -> FeatureFile:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, *exception: object) -> None:
         """Close the files of this process, after an error too: what was written is kept."""
+        saved = False
         try:
             self._save()
+            saved = True
         finally:
             os.close(self.file)
             self.done.close()
+            if kind is not None or not saved:
+                self.held.close()
 
     def _save(self) -> None:
         os.fsync(self.file)  # before the batches are recorded as done
+        self._check_there()
         self.done.write("".join(f"{json.dumps(batch)}\n" for batch in self.pending))
         self.done.flush()
         self.pending, self.saved = [], time.monotonic()
@@ -149,16 +178,43 @@ class FeatureFile:
 
         Args:
             kept: Rows of the readable images, (n,), rising.
+
+        Raises:
+            FileExistsError: If something has the name of the output by now.
+            OSError: If a batch is not recorded as written, or the output cannot be written.
         """
         _wait_for_all()
-        if self.main:
-            os.replace(self._write(kept.numpy()), self.output)
-            shutil.rmtree(self.partial)
-        _wait_for_all()
+        try:
+            _on_first_rank(lambda: self._finish(kept.numpy()))
+        finally:
+            self.held.close()
+
+    def _finish(self, kept: np.ndarray) -> None:
+        missing, _ = self._recorded()
+        if missing:
+            raise OSError(
+                f"{len(missing):,} of {self.batches:,} batches are not recorded in {self.partial}, "
+                "which something else has changed: give the same command again"
+            )
+        give_name(self._write(kept), self.output, self.partial)
+        discard(self.partial, self.held)
+
+    def _check_there(self) -> None:
+        try:
+            there = os.path.samestat(os.fstat(self.file), os.lstat(self.path))
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise OSError(
+                f"{self.path} was deleted or replaced by something else while features were "
+                "written to it: give the same command again"
+            )
 
     def _write(self, kept: np.ndarray) -> Path:
         features = np.memmap(self.path, np.float32, "r", self.start, self.shape)
         path = self.partial / f"whole{self.output.suffix}"
+        if self.output.suffix == "" and path.exists():  # of an earlier try
+            shutil.rmtree(path)
         if self.output.suffix == "":
             write_dataset(path, self.source, features, Columns.of(self.source), kept)
         elif self.output.suffix == ".parquet":
@@ -186,6 +242,24 @@ def spread(features: Tensor, places: Sequence[int] | Tensor, among: Sequence[int
     whole = features.new_full((*features.shape[:-2], len(among), features.shape[-1]), math.nan)
     whole[..., torch.as_tensor(places) - among[0], :] = features
     return whole
+
+
+def _check_free(output: Path) -> None:
+    if os.path.lexists(output):
+        raise FileExistsError(f"{output} exists: choose another name, or delete it")
+
+
+def _on_first_rank(action: Callable[[], None]) -> None:
+    """Run a function on rank 0, and raise its error on every process."""
+    error = None
+    if world_size() == 1 or dist.get_rank() == 0:
+        try:
+            action()
+        except (OSError, ValueError) as raised:
+            error = raised
+    told = gather_objects(error)[0]
+    if told is not None:
+        raise error or told
 
 
 def _wait_for_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from effssl.data.sources import Source
+from effssl.foreign import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +93,26 @@ def lay_out(file: BinaryIO, columns: Columns, width: int) -> tuple[int, int]:
 
 def features_start(path: Path) -> int:
     """Return where the features begin in a file by `lay_out`."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+    size, header = _header(path)
     return 8 + size + header["features"]["data_offsets"][0]
+
+
+def is_laid_out(path: Path) -> bool:
+    """Return whether a file is there that has the length that `lay_out` gave it."""
+    try:
+        size, header = _header(path)
+        end = max(tensor["data_offsets"][1] for tensor in header.values())
+        return "features" in header and path.stat().st_size == 8 + size + end
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+        return False
+
+
+def _header(path: Path) -> tuple[int, dict]:
+    with open_regular(path) as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > os.fstat(file.fileno()).st_size:
+            raise ValueError(f"{path} is not a safetensors file")
+        return size, json.loads(file.read(size))
 
 
 def write_safetensors(path: Path, features: np.ndarray, columns: Columns, kept: np.ndarray) -> None:
