@@ -93,6 +93,7 @@ class Evaluate:
         from effssl.data import load_source
         from effssl.evaluation import evaluate
         from effssl.evaluation._tables import details
+        from effssl.shown import plain
 
         if self.json is not None and not self.json.parent.is_dir():
             raise ValueError(f"no folder {self.json.parent} for the file {self.json.name}")
@@ -128,7 +129,7 @@ class Evaluate:
         )
         if is_main_process():
             noted = self._record(found, dataset, unlabelled=train is None)
-            print(f"\n{len(test.dataset):,} images of {dataset}, {self.test_split}")
+            print(f"\n{len(test.dataset):,} images of {plain(str(dataset))}, {self.test_split}")
             self._print(found, noted, train)
             if self.json is not None:
                 write_json(self.json, noted.to_json() | details(found, train))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import lzma
 import os
 import shutil
+import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,11 +23,16 @@ from tqdm import tqdm
 
 from effssl.atomic import replacing
 from effssl.data._folders import suffix_of
+from effssl.data._paths import MOST_BYTES, printable
 from effssl.data._suffixes import image_suffixes
+from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
 
 _TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
+_DAMAGED += (NotImplementedError, OverflowError, UnicodeDecodeError, struct.error)
+_LEFT_FREE = 0.1  # share of the free disk that a copy leaves
 SUFFIXES = (".zip", *_TARS)
 """Endings of the names of archives, in lower case."""
 
@@ -55,8 +64,8 @@ def as_zip(archive: str) -> tuple[str, list[str]]:
             archive = str(_copied(archive))
         with zipfile.ZipFile(archive) as opened:
             return archive, [info.filename for info in opened.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{archive} is damaged: {error}") from error
+    except _DAMAGED as error:
+        raise ValueError(f"{archive} is damaged: {one_line(error)}") from error
 
 
 def without_common_folder(names: list[str], stem: str) -> tuple[str, list[str]]:
@@ -85,12 +94,18 @@ def _copied(archive: str) -> Path:
     copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
     with FileLock(f"{copy}.lock"):
         if not copy.exists():
-            logger.info("copying the images of %s once, to read them in any order", archive)
-            with replacing(copy, "wb") as file:
-                _copy(archive, file)
-                file.flush()
-                # the time is part of what images are recognized by: that of a new copy is the same
-                os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            partial = copy.with_suffix(".partial")  # under the lock no other process writes it
+            partial.unlink(missing_ok=True)
+            try:
+                _copy(archive, partial)
+            except BaseException as error:
+                partial.unlink(missing_ok=True)
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                    raise _no_room(archive, folder) from error
+                raise
+            # the time is part of what images are recognized by, so that a new copy is the same
+            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
+            os.replace(partial, copy)
     return copy
 
 
@@ -98,20 +113,42 @@ def _copy(archive: str, copy: BinaryIO) -> None:
     """Copy the images of a tar to a zip without compressing them again."""
     with (
         tarfile.open(archive) as source,
-        zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,
+        open(copy, "xb") as file,  # which follows no link
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target,
         tqdm(desc="copy", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
         for member in source:
             name = member.name.removeprefix("./")
             if member.isdir() or suffix_of(name) not in image_suffixes():
                 continue
+            if member.size > MOST_BYTES:
+                logger.warning("%s: %s is left: %s", archive, printable(name), _too_large(member))
+                continue
+            _check_room(archive, copy.parent, member.size)
             try:
                 content = source.extractfile(member)
             except KeyError:  # a link to what the archive lacks
                 content = None
             if content is None:
-                logger.warning("%s: %s is left: it is no regular file", archive, name)
+                logger.warning("%s: %s is left: it is no regular file", archive, printable(name))
                 continue
-            with content, target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
-                shutil.copyfileobj(content, file)
+            with content, target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as copied:
+                shutil.copyfileobj(content, copied)
             bar.update()
+
+
+def _too_large(member: tarfile.TarInfo) -> str:
+    return f"it has {member.size:,} bytes, and images have {MOST_BYTES:,} at most"
+
+
+def _check_room(archive: str, folder: Path, size: int) -> None:
+    if size > (1 - _LEFT_FREE) * shutil.disk_usage(folder).free:
+        raise _no_room(archive, folder)
+
+
+def _no_room(archive: str, folder: Path) -> OSError:
+    free = shutil.disk_usage(folder).free
+    return OSError(
+        f"the copy of {archive} does not fit in {folder}, where {free:,} bytes are free: unpack "
+        "it, or set HF_HOME to a folder on a disk with room"
+    )

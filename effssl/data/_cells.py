@@ -7,18 +7,19 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 
-from effssl.data._paths import open_cell, shown
+from effssl.data._npy import MAGIC, array_in_bytes, array_in_file
+from effssl.data._paths import MOST_BYTES, open_cell, shown
 from effssl.data._pixels import BrokenImage
+from effssl.shown import one_line
 
 # the process has run out of something, which says nothing about the image
 OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_NPY = b"\x93NUMPY"  # first bytes of an .npy file
 
 
 def image_name(value: object, place: str) -> str:
@@ -40,20 +41,35 @@ def content_of(value: object, header_only: bool = False) -> np.ndarray | BinaryI
     if value is None and path is None:
         raise BrokenImage("the cell is empty")
     if value is None:
-        if path.endswith(".npy") and "://" not in path:
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length first
-        file = open_cell(path)
-        if header_only and file.read(len(_NPY)) != _NPY:
-            file.seek(0)
-            return file
-        with file:
-            file.seek(0)
-            value = file.read()
+        return _content_of_file(open_cell(path), header_only)
     if not isinstance(value, bytes | bytearray | memoryview):
         return np.asarray(value)
-    if value[: len(_NPY)] == _NPY:
-        return np.load(BytesIO(value), allow_pickle=False)
-    return BytesIO(value)
+    return array_in_bytes(value) if value[: len(MAGIC)] == MAGIC else BytesIO(value)
+
+
+def _content_of_file(file: BinaryIO, header_only: bool) -> np.ndarray | BinaryIO:
+    """Return an open image file, or its content as one, or the array in it."""
+    try:
+        is_array = file.read(len(MAGIC)) == MAGIC
+        mapped = is_array and isinstance(file, BufferedReader)  # a file of this machine
+        if mapped:
+            return array_in_file(file)
+        file.seek(0)
+        if not is_array and (header_only or isinstance(file, BytesIO)):
+            content, file = file, None
+            return content
+        value = file.read(MOST_BYTES + 1)
+        if len(value) <= MOST_BYTES:
+            return array_in_bytes(value) if is_array else BytesIO(value)
+        if not isinstance(file, BufferedReader):
+            raise BrokenImage(f"is more than {MOST_BYTES:,} bytes")
+        del value  # what decodes it reads what it needs
+        file.seek(0)
+        content, file = file, None
+        return content
+    finally:
+        if file is not None:
+            file.close()
 
 
 @contextmanager
@@ -69,7 +85,7 @@ def broken_if_it_fails() -> Iterator[None]:
         if getattr(error, "errno", None) in OUR_FAULT:
             raise
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BrokenImage(" ".join(reason.split())) from error
+        raise BrokenImage(one_line(reason)) from error
 
 
 class _NoPilWarnings:

@@ -12,7 +12,7 @@ from PIL.Image import Resampling, Transpose
 from effssl.data._cells import OUR_FAULT, broken_if_it_fails, content_of, no_pil_warnings
 from effssl.data._cells import image_name as image_name
 from effssl.data._deep import deep_values
-from effssl.data._files import open_picture
+from effssl.data._files import check_work, open_picture
 from effssl.data._modes import convert_image
 from effssl.data._pixels import (
     PIL_MODES,
@@ -195,6 +195,7 @@ def stored_values(
         try:
             image = open_picture(content)
             check_size(image.height, image.width, max_pixels)
+            check_work(image, content)
             beyond = is_beyond_pillow(image, mode, deep=True)
         except PIL.UnidentifiedImageError:
             if not is_tiff(content):
@@ -231,6 +232,7 @@ def _read_picture(
 ) -> PIL.Image.Image:
     with open_picture(file) as image:
         check_size(image.height, image.width, max_pixels)
+        check_work(image, file)
         if is_beyond_pillow(image, mode, deep=value_range is not None):
             raise _NotForPillow
         shrunk = shrunk_size(image.height, image.width, short_side)
@@ -241,6 +243,7 @@ def _read_picture(
             box = drafted[1] if drafted else None
         if value_range is None or image.format not in ("PNG", "PPM"):  # see deep_values
             image.load()
+            check_size(image.height, image.width, max_pixels)  # icons tell it only now
         converted = convert_image(image, mode, value_range)
         image.load()  # metadata may stand at the end
         turn = None

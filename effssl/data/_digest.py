@@ -18,6 +18,7 @@ from effssl.data._hashing import add
 from effssl.data._listing import Listing, cache_folders, identity, is_cached, list_images
 from effssl.data._locks import locked_if_possible
 from effssl.data._paths import open_cell
+from effssl.foreign import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _state(file: str) -> list[int] | None:
 
 def _recall(kept: Path) -> str | None:
     try:
-        known = kept.read_text()
+        known = read_text(kept, 100)
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError):
@@ -123,5 +124,7 @@ def _read(path: str) -> bytes | None:
     try:
         with open_cell(path) as file:
             return file.read()
-    except OSError:
+    except MemoryError:
+        raise
+    except Exception:  # archives raise anything; to decode it will say why it cannot be read
         return None

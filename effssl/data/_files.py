@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 import PIL.Image
 
+from effssl.data._jpeg import check_scans
 from effssl.data._pixels import BrokenImage
-from effssl.data._suffixes import HEIC_EXTRA, lacking_extra, register_heif
+from effssl.data._suffixes import HEIC_EXTRA, NOT_DECODED, lacking_extra, register_heif
 
 _HEIF = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 _AVIF = {b"avif", b"avis"}
@@ -21,6 +22,19 @@ def open_picture(file: BinaryIO) -> PIL.Image.Image:
         BrokenImage: If it needs a package that is not installed.
         PIL.UnidentifiedImageError: If it is no image that Pillow knows.
     """
+    image = _open(file)
+    if image.format in NOT_DECODED:
+        raise BrokenImage(f"a file of the format {image.format}, which other programs decode")
+    return image
+
+
+def check_work(image: PIL.Image.Image, file: BinaryIO) -> None:
+    """Raise `BrokenImage` if an open picture takes far more time to decode than its size says."""
+    if image.format in ("JPEG", "MPO"):
+        check_scans(file)
+
+
+def _open(file: BinaryIO) -> PIL.Image.Image:
     try:
         return PIL.Image.open(file)
     except PIL.Image.DecompressionBombError:

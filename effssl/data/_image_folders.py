@@ -14,7 +14,7 @@ from effssl.data._archives import as_zip, stem_of, without_common_folder
 from effssl.data._folders import FolderListing, list_names, suffix_of
 from effssl.data._layout import Split, arrange
 from effssl.data._metadata import read_metadata
-from effssl.data._paths import file_cell, member_cell
+from effssl.data._paths import file_cell, member_cell, printable
 from effssl.data._rows import LABEL, rows_of_cells
 from effssl.data._suffixes import lacking_extra
 
@@ -137,6 +137,7 @@ def _left(others: Counter[str]) -> str:
     words = []
     for suffix, count in others.most_common(_MOST_NAMED):
         extra = lacking_extra(suffix)
-        words.append(f"{count:,} {suffix or 'without suffix'}" + (f" ({extra})" if extra else ""))
+        named = printable(suffix) or "without suffix"
+        words.append(f"{count:,} {named}" + (f" ({extra})" if extra else ""))
     rest = sum(others.values()) - sum(count for _, count in others.most_common(_MOST_NAMED))
     return ", ".join(words) + (f", {rest:,} more" if rest else "")

@@ -65,7 +65,7 @@ def identity(path: str) -> tuple[str, int | None]:
         return path, None
     try:
         stat = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # a name with a zero in it
         return f"{_without_folder(path)} None", None
     return f"{_without_folder(path)} {[stat.st_size, stat.st_mtime_ns]}", stat.st_size
 

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 import zipfile
 from functools import lru_cache
-from typing import BinaryIO
+from pathlib import Path
+from typing import IO, BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-_FILE, _MEMBER = "file://", "zip+file://"
+from effssl.foreign import open_regular
+from effssl.shown import plain
+
+_FILE, _MEMBER, _OUTSIDE = "file://", "zip+file://", "outside://"
+MOST_BYTES = 2**31
+"""Most bytes of an image file that are read into memory, or unpacked of an archive."""
+_MOST_RATIO = 1100  # of bytes to compressed ones, which deflate does not reach
+_CHUNK, _SMALL_CHUNK = 2**20, 2**12  # bytes read at a time; other methods have no bound of a ratio
 
 
 def file_cell(path: str) -> str:
@@ -39,15 +48,22 @@ def member_cell(archive: str, member: str) -> str:
     return f"{_MEMBER}{_quote(archive)}#{_quote(member)}"
 
 
+def outside_cell(path: str) -> str:
+    """Return the cell of a file that its data set may not name, which cannot be opened."""
+    return _OUTSIDE + quote_from_bytes(path.encode("utf-8", "surrogatepass"))
+
+
 def is_url(cell: str) -> bool:
     """Return whether a cell is neither a path nor one of the URLs of this module."""
-    return "://" in cell and not cell.startswith((_FILE, _MEMBER))
+    return "://" in cell and not cell.startswith((_FILE, _MEMBER, _OUTSIDE))
 
 
 def file_of(cell: str) -> str:
     """Return the path of the file that a cell names, or of the archive that holds it."""
     if cell.startswith((_FILE, _MEMBER)):
         return _unquote(cell.partition("://")[2].partition("#")[0])
+    if cell.startswith(_OUTSIDE):
+        return cell
     # as datasets names files in archives: zip://photo.png::archive.zip
     return cell.rpartition("::")[2] if "://" in cell else cell
 
@@ -71,7 +87,10 @@ def shown(cell: str, root: str | None = None) -> str:
         characters that cannot be printed are escaped, such as ``caf\xe9.png``.
     """
     if is_url(cell):
-        return cell
+        return printable(cell)
+    if cell.startswith(_OUTSIDE):
+        name = unquote_to_bytes(cell.removeprefix(_OUTSIDE)).decode("utf-8", "backslashreplace")
+        return printable(name)
     path = file_of(cell)
     if cell.startswith(_MEMBER):
         path = f"{path}/{member_of(cell)}"
@@ -81,28 +100,77 @@ def shown(cell: str, root: str | None = None) -> str:
 
 
 def printable(name: str) -> str:
-    """Return a file name with bytes that are not UTF-8 and control characters escaped."""
+    """Return a file name of one line, with bytes that are not UTF-8 and control characters escaped.
+
+    See `effssl.shown.plain` for what is escaped.
+    """
     if name.isprintable():
         return name
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    # bytes that are not UTF-8 are surrogates, of which there are others in text from elsewhere
+    text = name.encode("utf-8", "surrogateescape" if _is_name(name) else "backslashreplace")
+    decoded = text.decode("utf-8", "backslashreplace")
+    return plain(decoded, most=10 * len(decoded))
+
+
+def _is_name(text: str) -> bool:
+    return not any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in text)
 
 
 def open_cell(cell: str) -> BinaryIO:
-    """Open the file of a cell, wherever it lies.
+    """Open the file of a cell, wherever it lies, if it is a regular one.
 
     Raises:
         OSError: If there is no such file.
         KeyError: If the archive has no such member.
+        ValueError: If it is not a regular file, not one of the data set, or more than `MOST_BYTES`
+            of an archive.
     """
+    if cell.startswith(_OUTSIDE):
+        raise ValueError("names a file outside of the data set")
     if cell.startswith(_MEMBER):
-        return io.BytesIO(_archive(file_of(cell)).read(member_of(cell)))
+        return io.BytesIO(_read_member(_archive(file_of(cell)), member_of(cell)))
     if not is_url(cell):
-        return open(file_of(cell), "rb")
+        return _open_regular(file_of(cell))
+    for part in cell.split("::"):
+        kind, _, file = part.rpartition("://")
+        if kind in ("", "file", "local"):
+            _open_regular(file).close()
     # as datasets.Image opens them: hf://, https://, zip://photo.png::archive.zip; not public
     from datasets.utils.file_utils import xopen
 
-    return xopen(cell, "rb")
+    if "::" not in cell:
+        return xopen(cell, "rb")
+    with xopen(cell, "rb") as file:
+        return io.BytesIO(_read(file, MOST_BYTES, _SMALL_CHUNK))
+
+
+def _open_regular(path: str) -> BinaryIO:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may be to use it
+        raise ValueError("is not a regular file")
+    return open_regular(Path(path))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Read a file in an archive, within the bounds of what an image may be."""
+    info = archive.getinfo(name)
+    if info.file_size > min(MOST_BYTES, _MOST_RATIO * info.compress_size):
+        raise ValueError(
+            f"claims {info.file_size:,} bytes of {info.compress_size:,} in the archive; at most "
+            f"{MOST_BYTES:,}, and {_MOST_RATIO:,} times as many, are unpacked"
+        )
+    bounded = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    with archive.open(info) as file:
+        return _read(file, info.file_size, _CHUNK if bounded else _SMALL_CHUNK)
+
+
+def _read(file: IO[bytes], most: int, chunk: int) -> bytes:
+    """Read a file to its end, in steps, since some of what unpacks does not count its output."""
+    content = bytearray()
+    while part := file.read(chunk):
+        content += part
+        if len(content) > most:
+            raise ValueError(f"is more than {most:,} bytes when it is unpacked")
+    return bytes(content)
 
 
 def _quote(path: str) -> str:
@@ -122,7 +190,7 @@ class _ForkSafeFile(io.RawIOBase):
     """File with a position of its own in each process; forked workers share that of the system."""
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115  closed with this object
+        self._file = _open_regular(path)  # closed with this object
         self._size, self._position = os.fstat(self._file.fileno()).st_size, 0
         self._lock = threading.Lock()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from effssl.data._archives import is_archive
+from effssl.data._confined import own_folders
 from effssl.data._folders import FolderListing, is_hidden, list_folder, suffix_of
 from effssl.data._image_folders import ImageFolder, read_archives, read_listing
 from effssl.data._layout import SPLITS, arrange
 from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
+from effssl.data._paths import printable
 from effssl.data._rows import rows_of_images, rows_of_parquet
 
 if TYPE_CHECKING:
@@ -35,13 +37,16 @@ class Found(NamedTuple):
     Attributes:
         rows: The rows.
         count: Their number; None for a stream whose length is not known.
-        root: Absolute path of the folder to which paths in the rows are relative; None if they may
-            name no files of this machine.
+        root: Absolute path of the folder to which paths in the rows are relative, if they lie in
+            one.
+        own: Folders, and beginnings of addresses, of all files that the rows may name; None if
+            they may name any.
     """
 
     rows: Dataset | IterableDataset
     count: int | None
     root: str | None
+    own: tuple[str, ...] | None = None
 
 
 def read(dataset: object, split: str, streaming: bool) -> Found:
@@ -76,7 +81,7 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
             f"no data set at {name!r}: there is no such file or folder{where}, and a Hub id is "
             "owner/name"
         )
-    return _load(name, split, streaming)
+    return _load(name, split, streaming)._replace(own=own_folders(name))
 
 
 def is_public(dataset: object) -> bool:
@@ -125,7 +130,9 @@ def _read_folder(path: Path, split: str, streaming: bool) -> Found:
         return _pick_from(found, root, split, streaming)
     shards = [file for file in listing.other_files if suffix_of(file) in _SHARDS]
     if not shards:
-        there = ", ".join(f"{n:,} {suffix}" for suffix, n in listing.others.most_common(5))
+        there = ", ".join(
+            f"{n:,} {printable(suffix)}" for suffix, n in listing.others.most_common(5)
+        )
         raise FileNotFoundError(
             f"no images, archives, .parquet or .tar files in {str(path)!r}, where hidden files are "
             f"not counted: there {'are ' + there if there else 'is nothing'}"

@@ -10,8 +10,8 @@ import PIL.Image
 NPY = ".npy"
 TIFF_EXTRA = "pip install 'effssl[tiff]'"
 HEIC_EXTRA = "pip install 'effssl[heic]'"
-# Pillow tells what these are, but leaves the decoding to programs that are rarely installed
-_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow knows, but leaves to other programs, which run on what a file says."""
 _NEEDED = {
     **dict.fromkeys((".heic", ".heics", ".heif", ".heifs", ".hif"), HEIC_EXTRA),
     **dict.fromkeys((".avif", ".avifs"), "pip install 'pillow>=11.3'"),
@@ -53,7 +53,7 @@ def image_suffixes() -> frozenset[str]:
     register_heif()
     PIL.Image.init()
     kinds = PIL.Image.registered_extensions()
-    found = {s for s, kind in kinds.items() if kind in PIL.Image.OPEN and kind not in _NOT_DECODED}
+    found = {s for s, kind in kinds.items() if kind in PIL.Image.OPEN and kind not in NOT_DECODED}
     return frozenset(found | {NPY})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _TURNS = {
     8: lambda a: np.rot90(a, 1, (-2, -1)),
 }  # to upright, by orientation
 _GRAY, _COLOR = {"L", "I", "I;16", "I;16B", "F"}, {"RGB", "RGBA", "RGBX"}  # modes
+_SMALL_CLAIM, _MOST_RATIO = 2**28, 5000  # bytes that are believed, and of what is there
 _GRAY_OR_RGB = {1, 2}  # photometric interpretations whose numbers need no conversion
 
 
@@ -94,6 +96,7 @@ def read_tiff(file: BinaryIO, in_chans: int, max_pixels: int | None) -> np.ndarr
             raise WrongChannels(
                 f"a TIFF file of {channels} channels does not have in_chans={in_chans}"
             )
+        _check_claim(layout)
         array = layout.pixels.asarray(maxworkers=1)  # other images are decoded beside it
     axes = [layout.row, layout.column]
     if layout.channel is not None:
@@ -101,6 +104,16 @@ def read_tiff(file: BinaryIO, in_chans: int, max_pixels: int | None) -> np.ndarr
     others = [axis for axis in range(array.ndim) if axis not in axes]
     array = array.transpose(*others, *axes).reshape(channels, height, width)
     return _TURNS.get(layout.orientation, np.asarray)(array)
+
+
+def _check_claim(layout: _Layout) -> None:
+    """Raise `BrokenImage` if so many numbers cannot be in the bytes there."""
+    pixels = layout.pixels
+    pages = getattr(pixels, "pages", [pixels])
+    there = sum(sum(page.databytecounts) for page in pages if page)
+    claimed = math.prod(pixels.shape) * pixels.dtype.itemsize
+    if claimed > max(_SMALL_CLAIM, _MOST_RATIO * there):
+        raise BrokenImage(f"claims {claimed:,} bytes of pixels and holds {there:,}")
 
 
 def tiff_size(file: BinaryIO) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from effssl.data._columns import (
     images_at_paths,
     undecoded,
 )
+from effssl.data._confined import confined
 from effssl.data._decode import decode_image
 from effssl.data._labels import class_names, find_label_column, number_classes
 from effssl.data._paths import shown
@@ -187,7 +188,7 @@ def load_source(
 
     named = _name(dataset)
     with _named_errors(named, split):
-        rows, count, root = read(dataset, split, streaming)
+        rows, count, root, own = read(dataset, split, streaming)
     if count == 0:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
     if rows.features is None:  # a stream of unknown columns; nothing public looks at its first rows
@@ -201,6 +202,8 @@ def load_source(
     if paths is not None:
         rows = images_at_paths(rows, paths, root)
     rows = undecoded(rows, image_column, isinstance(rows, IterableDataset))
+    if own is not None:
+        rows = confined(rows, image_column, own)
     with _named_errors(named, split):
         first = list(rows.take(1))
     if not first:
