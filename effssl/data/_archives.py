@@ -17,12 +17,12 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 from tqdm import tqdm
 
 from effssl.atomic import replacing
 from effssl.data._folders import suffix_of
+from effssl.data._locks import locked
 from effssl.data._paths import MOST_BYTES, printable
 from effssl.data._suffixes import image_suffixes
 from effssl.shown import one_line
@@ -92,7 +92,7 @@ def _copied(archive: str) -> Path:
     folder = Path(HF_HOME) / "effssl" / "archives"
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
-    with FileLock(f"{copy}.lock"):
+    with locked(copy):
         if not copy.exists():
             partial = copy.with_suffix(".partial")  # under the lock no other process writes it
             partial.unlink(missing_ok=True)
