@@ -96,19 +96,20 @@ def test_what_is_named_or_old_is_deleted_and_nothing_else(home, image_folder, ca
 def test_copies_of_archives_are_listed_and_deleted_unless_they_are_open(home, capsys):
     folder = home / "archives"
     folder.mkdir(parents=True)
-    for name in ("a.zip", "b.partial", "a.zip.lock"):
+    copy, begun = f"{'a' * 24}.zip", f"{'b' * 24}.partial"
+    for name in (copy, begun, f"{copy}.lock"):
         (folder / name).write_bytes(bytes(1500))
     lines = shown(capsys)
     assert {line.split()[0]: line.split("  ")[-1] for line in lines[:-1]} == {
-        "a.zip": "copy of a compressed archive",
-        "b.partial": "not finished",
+        copy: "copy of a compressed archive",
+        begun: "not finished",
     }
-    with held_open(folder / "a.zip"), pytest.raises(SystemExit):
+    with held_open(folder / copy), pytest.raises(SystemExit):
         main(["cache", "--delete-all"])
-    assert (folder / "a.zip").exists() and not (folder / "b.partial").exists()
+    assert (folder / copy).exists() and not (folder / begun).exists()
     capsys.readouterr()
-    assert shown(capsys, "--delete", "a.zip")[-1] == "freed 1.5 kB"
-    assert not (folder / "a.zip").exists()
+    assert shown(capsys, "--delete", copy)[-1] == "freed 1.5 kB"
+    assert not (folder / copy).exists()
 
 
 def test_digests_are_one_entry_and_can_be_deleted(home, capsys):

@@ -61,6 +61,7 @@ class Cache:
 
 def _delete(entries: list[CacheEntry]) -> None:
     from effssl.data._cache_list import delete_cache
+    from effssl.shown import one_line
 
     freed, kept = 0, []
     for entry in entries:
@@ -68,7 +69,7 @@ def _delete(entries: list[CacheEntry]) -> None:
             delete_cache(entry)
         except OSError as error:
             kept.append(entry.name)
-            print(f"kept {entry.name}: {error}", file=sys.stderr)
+            print(f"kept {entry.name}: {one_line(error)}", file=sys.stderr)
             continue
         freed += entry.bytes
         print(f"deleted {entry.name}, {_size(entry.bytes)}: {entry.about}")

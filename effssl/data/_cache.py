@@ -22,14 +22,16 @@ from tqdm import tqdm
 
 from effssl.atomic import write_json
 from effssl.data._broken import MAX_BROKEN, check_broken
-from effssl.data._cached_images import INDEX, CachedImages
+from effssl.data._cached_images import INDEX, PIXELS, CachedImages
 from effssl.data._decode import image_size
 from effssl.data._loader import DecodedImages
 from effssl.data._locks import locked
+from effssl.data._pixel_check import BlockDigests
 from effssl.data._pixels import BrokenImage, pixel_limit
 from effssl.data._suffixes import is_installed_now
 from effssl.data.sources import Source
 from effssl.processes import check_main_guard, start_method
+from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +88,11 @@ def cache_images(
         how = [source.in_chans, short_side, source.value_range, pixel_limit(source.max_pixels)]
         key = json.dumps([FORMAT, digest, *how])
         folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
-        images = _open(folder)  # which needs no right to write
+        images = _open(folder, source)  # which needs no right to write
         if images is None:
             with locked(folder):
                 made = (source, short_side, folder, max_bytes, max_broken, workers, name)
-                images = _open(folder) or _make(*made)
+                images = _open(folder, source, say=True) or _make(*made)
         if images is not None:
             check_broken(images.broken.values(), len(images), max_broken)
         return images
@@ -105,12 +107,36 @@ def cache_images(
         return None
 
 
-def _open(folder: Path) -> CachedImages | None:
+def _open(folder: Path, source: Source, *, say: bool = False) -> CachedImages | None:
+    """Open a cache; None if there is none, or it is damaged, which is worth a warning."""
     try:
         images = CachedImages(folder)
-    except (OSError, ValueError, SafetensorError):  # missing, or damaged by a power cut
+        if (len(images), images.channels) != (len(source.dataset), source.in_chans):
+            raise ValueError(f"it holds {len(images):,} images of {images.channels} channels")
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:  # of another user, whose cache stays
+        raise OSError(f"{folder} may not be read by this user") from error
+    except (OSError, ValueError, SafetensorError) as error:  # by a power cut, for one
+        if say:
+            logger.warning(
+                "the decoded images in %s are damaged, and decoded anew: %s",
+                folder,
+                one_line(error, 300),
+            )
         return None
     return None if any(map(is_installed_now, images.broken.values())) else images
+
+
+def _clear(folder: Path) -> None:
+    """Delete a folder of a cache that cannot be used, if this user made it."""
+    try:
+        status = os.lstat(folder)
+    except FileNotFoundError:
+        return
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise OSError(f"{folder} cannot be used, and is left since another user made it")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_too_large(source: Source, short_side: int, caches: Path, max_bytes: float) -> bool:
@@ -144,7 +170,7 @@ def _make(
     # lock no other run writes to it.
     partial = folder.with_name(folder.name + ".partial")
     for left in (partial, folder):
-        shutil.rmtree(left, ignore_errors=True)
+        _clear(left)
     partial.mkdir()
     try:
         _decode(source, short_side, partial, max_broken, workers)
@@ -154,7 +180,7 @@ def _make(
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return CachedImages(folder)
+    return CachedImages(folder, checked=False)
 
 
 def _estimate(source: Source, short_side: int) -> float:
@@ -186,8 +212,9 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
     )
     sizes: list[tuple[int, int]] = []
     broken: dict[int, str] = {}
+    digests = BlockDigests()
     with (
-        open(folder / "pixels.bin", "wb") as file,
+        open(folder / PIXELS, "wb") as file,
         tqdm(total=rows, desc="decode", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
         for pixels, batch_sizes, batch_broken in loader:
@@ -195,11 +222,12 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
             check_broken(broken.values(), rows, max_broken)
             sizes += batch_sizes
             file.write(pixels.numpy())
+            digests.update(pixels.numpy())
             bar.update(len(batch_sizes))
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
-    index = {"sizes": torch.tensor(sizes, dtype=torch.int32)}
+    index = {"sizes": torch.tensor(sizes, dtype=torch.int32), "digests": digests.tensor()}
     save_file(index, folder / INDEX, metadata)
     logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import warnings
 import weakref
@@ -12,16 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from effssl.data._loader import Batch, EpochBatches
 from effssl.data._locks import held_open
+from effssl.data._pixel_check import Index, check_pixels
 from effssl.data._pixels import BrokenImage
+from effssl.foreign import open_regular
 
 INDEX = "index.safetensors"
 """Name of the file in a cache folder that stays open while the folder is in use."""
+PIXELS = "pixels.bin"
+"""Name of the file with the pixels."""
 _GPU_SHARE = 0.25  # most of a device's free memory that pixels may take
 
 
@@ -29,37 +31,46 @@ class CachedImages(Dataset):
     """The images of a cache folder.
 
     The folder holds ``pixels.bin``, the uint8 pixels of the images one after another, (C, H, W)
-    each, and ``index.safetensors``, their heights and widths, (n, 2), and the broken images.
+    each, and ``index.safetensors``, their heights and widths, (n, 2), the broken images, and
+    digests of the pixels.
 
     While this object lives the folder counts as in use.
 
     Args:
         folder: A complete cache folder, made by `effssl.data._cache.cache_images`.
+        checked: Whether to compare the pixels with their digests.
 
     Attributes:
         broken: Why each broken image cannot be read, by its row.
+
+    Raises:
+        FileNotFoundError: If the folder is not there, or is being deleted.
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or holds no regular files.
+        SafetensorError: If the index is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checked: bool = True) -> None:
         self.folder = folder
         held = held_open(folder / INDEX)  # so that no other process deletes the folder
         weakref.finalize(self, held.close)
         with contextlib.suppress(OSError):
             os.utime(folder)  # its time is that of the last use
-        with safe_open(folder / INDEX, "pt") as index:
-            self._sizes = index.get_tensor("sizes").numpy()
-            metadata = index.metadata()
-        self.channels = int(metadata["channels"])
-        self.broken = {int(row): why for row, why in json.loads(metadata["broken"]).items()}
-        self._ends = np.cumsum(self.channels * self._sizes.prod(1, dtype=np.int64))
+        with open_regular(folder / PIXELS) as file:
+            size = os.fstat(file.fileno()).st_size
+            index = Index(str(folder / INDEX), size)
+            pixels = np.memmap(file, np.uint8, "r", shape=(size,)) if size else np.empty(0, "u1")
+        if checked and index.digests is not None:
+            check_pixels(pixels, index.digests)
+        self._sizes, self._ends = index.sizes, index.ends
+        self.channels, self.broken = index.channels, index.broken
         with warnings.catch_warnings():
             # the mapping is read-only and nothing writes to it
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            pixels = np.memmap(folder / "pixels.bin", np.uint8, "r", shape=(self._ends[-1],))
             self.pixels = torch.from_numpy(pixels)
 
-    def __reduce__(self) -> tuple[Callable, tuple[Path]]:
-        return CachedImages, (self.folder,)  # a worker maps the file itself
+    def __reduce__(self) -> tuple[Callable, tuple[Path, bool]]:
+        return CachedImages, (self.folder, False)  # a worker maps the file itself
 
     def __len__(self) -> int:
         return len(self._sizes)

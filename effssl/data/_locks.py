@@ -12,6 +12,8 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
+from effssl.foreign import open_regular
+
 try:
     import fcntl
 except ImportError:  # Windows does not let a file be deleted that is open
@@ -82,8 +84,9 @@ def held_open(path: Path) -> IO[bytes]:
     Raises:
         FileNotFoundError: If it is being deleted.
         OSError: If it cannot be read.
+        ValueError: If it is not a regular file.
     """
-    file = open(path, "rb")
+    file = open_regular(path)
     try:
         held = _try_lock(file, shared=True)
     except OSError:  # the file system has no locks
@@ -102,7 +105,7 @@ def unused(path: Path) -> Iterator[None]:
         TimeoutError: If a process has it open.
         OSError: If that cannot be known, since the file system has no locks.
     """
-    with open(path, "rb+") as file:
+    with open(path, "rb+", opener=_without_links) as file:
         if not _try_lock(file):
             raise TimeoutError(f"a running process uses {path.parent}")
         yield
