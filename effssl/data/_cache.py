@@ -26,7 +26,7 @@ from effssl.data._cached_images import INDEX, PIXELS, CachedImages
 from effssl.data._decode import image_size
 from effssl.data._loader import DecodedImages
 from effssl.data._locks import locked
-from effssl.data._pixel_check import BlockDigests
+from effssl.data._pixel_check import BlockDigests, digest_of_index
 from effssl.data._pixels import BrokenImage, pixel_limit
 from effssl.data._suffixes import is_installed_now
 from effssl.data.sources import Source
@@ -228,6 +228,7 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
         os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
     index = {"sizes": torch.tensor(sizes, dtype=torch.int32), "digests": digests.tensor()}
+    metadata["digest"] = digest_of_index(index, metadata)
     save_file(index, folder / INDEX, metadata)
     logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
 

@@ -6,7 +6,7 @@ import numpy as np
 import xxhash
 
 
-def add(hasher: xxhash.xxh3_128, value: object) -> None:
+def add(hasher: xxhash.xxh3_128 | xxhash.xxh3_64, value: object) -> None:
     """Add bytes, an array, or anything with a repr, together with its kind and length."""
     if isinstance(value, np.ndarray) and value.dtype == object:  # holds arrays of unequal shapes
         value = list(value)

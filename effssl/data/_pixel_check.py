@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import xxhash
 from safetensors import safe_open
 from torch import Tensor
 
+from effssl.data._hashing import add
 from effssl.foreign import parse_json
 
 BLOCK = 2**22
@@ -85,11 +88,16 @@ class Index:
 
     def __init__(self, file: str, size: int) -> None:
         with safe_open(file, "pt") as index:
-            names, metadata = set(index.keys()), index.metadata() or {}
-            if "sizes" not in names:
-                raise ValueError("it holds no sizes")
-            sizes = index.get_tensor("sizes")
-            self.digests = index.get_tensor("digests").numpy() if "digests" in names else None
+            names = {"sizes", "digests"} & set(index.keys())
+            tensors = {name: index.get_tensor(name) for name in names}
+            metadata = index.metadata() or {}
+        if "sizes" not in tensors:
+            raise ValueError("it holds no sizes")
+        sizes = tensors["sizes"]
+        self.digests = tensors["digests"].numpy() if "digests" in tensors else None
+        known = metadata.get("digest")
+        if self.digests is not None and known != digest_of_index(tensors, metadata):
+            raise ValueError("its index is not what was written")
         if sizes.dtype != torch.int32 or sizes.ndim != 2 or sizes.shape[1] != 2 or not len(sizes):
             raise ValueError(f"it holds sizes of shape {tuple(sizes.shape)} and type {sizes.dtype}")
         self.sizes, self.channels = sizes.numpy(), _channels(metadata.get("channels"))
@@ -103,6 +111,16 @@ class Index:
                 f"its images have {needed:,.0f} bytes of pixels, and {size:,} are there"
             )
         self.ends = np.cumsum(self.channels * areas)
+
+
+def digest_of_index(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a digest of what an index holds, for its metadata."""
+    hasher = xxhash.xxh3_64()
+    for name in ("sizes", "digests"):
+        add(hasher, tensors[name].numpy())
+    for name in ("channels", "broken"):
+        add(hasher, metadata.get(name))
+    return hasher.hexdigest()
 
 
 def _channels(text: str | None) -> int:
