@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from effssl.shown import shown
+
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
@@ -80,7 +82,7 @@ def _class(value: object, number: dict[str, int], column: str) -> int:
             "no labels"
         )
     raise ValueError(
-        f"label column {column!r} holds {value!r}; classes are names or whole numbers from 0, and "
+        f"label column {column!r} holds {shown(value)}; classes are names or whole numbers from 0, and "
         "-1 or nothing stands for no class"
     )
 

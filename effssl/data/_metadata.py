@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.data._paths import printable
+from effssl.shown import one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -74,7 +75,9 @@ def read_metadata(
     try:
         table = pyarrow.concat_tables(tables, promote_options="permissive")
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise ValueError(f"the metadata files of {folder} do not fit together: {error}") from error
+        raise ValueError(
+            f"the metadata files of {folder} do not fit together: {one_line(error)}"
+        ) from error
     rows = pyarrow.array([place_of.get(place) for place in range(len(images))], pyarrow.int64())
     return {name: table[name].take(rows) for name in table.column_names}, used
 
@@ -98,7 +101,7 @@ def read_table(file: Path) -> pyarrow.Table:
     try:
         return readers[file.suffix.lower()](file)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise ValueError(f"{file} cannot be read: {one_line(error)}") from error
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
 from effssl.data._value_range import settle_range
+from effssl.shown import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -252,16 +253,18 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         yield
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
-            f"no data set {named}: no such file or folder here, and the Hub says: {error}"
+            f"no data set {named}: no such file or folder here, and the Hub says: {one_line(error)}"
         ) from error
     except ConnectionError as error:
         raise FileNotFoundError(
             f"no data set {named}: no such file or folder here, and the Hub cannot be reached"
         ) from error
     except (DataFilesNotFoundError, EmptyDatasetError) as error:
-        raise FileNotFoundError(f"no images or parquet files in {named}: {error}") from error
+        raise FileNotFoundError(
+            f"no images or parquet files in {named}: {one_line(error)}"
+        ) from error
     except (ValueError, TarError) as error:
-        raise ValueError(f"data set {named}, split {split!r}: {error}") from error
+        raise ValueError(f"data set {named}, split {split!r}: {one_line(error)}") from error
     except (OSError, NotImplementedError) as error:
         if (of_cache := cache_error(error, named)) is None:
             raise
@@ -270,7 +273,7 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         if (of_cache := cache_error(error.__cause__, named)) is not None:
             raise of_cache from error
         raise ValueError(
-            f"data set {named}, split {split!r}: {error.__cause__ or error}"
+            f"data set {named}, split {split!r}: {one_line(error.__cause__ or error)}"
         ) from error
     except IndexError as error:  # datasets raises it for a save_to_disk folder without rows
         raise ValueError(f"data set {named}, split {split!r}, is empty") from error

@@ -202,10 +202,12 @@ changes = st.lists(
 )
 
 
-def fuzz(source, examples):
+def fuzz(source, examples, signed):
     images = build(source)
     expected, folder = images.pixels.clone(), images.folder
     rows = [images._image(row).clone() for row in range(len(images))]
+    if not signed:  # as in caches of earlier versions, and as who plants one would have it
+        without("digests")(folder)
     whole = (folder / "index.safetensors").read_bytes()
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
@@ -229,18 +231,21 @@ def fuzz(source, examples):
             return
         assert torch.equal(found.pixels, expected) and len(found) == len(rows)
         for row, image in enumerate(rows):
-            assert torch.equal(found._image(row), image)
+            assert found._image(row).ndim == 3  # and lies within the pixels
+            assert not signed or torch.equal(found._image(row), image)
 
     run()
 
 
-def test_an_index_changed_at_random_is_refused_or_stays_within_the_pixels(source):
-    fuzz(source, 150)
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_index_changed_at_random_is_refused_or_stays_within_the_pixels(source, signed):
+    fuzz(source, 100, signed)
 
 
 @pytest.mark.slow
-def test_an_index_changed_in_thousands_of_ways_is_refused_or_stays_within(source):
-    fuzz(source, 2000)
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_index_changed_in_thousands_of_ways_is_refused_or_stays_within(source, signed):
+    fuzz(source, 2000, signed)
 
 
 # a folder that several users share
