@@ -110,10 +110,7 @@ def test_a_planted_feature_file_is_not_written_through(trained, tmp_path, monkey
 # --- and no file is opened to be written but by effssl.atomic, or in a folder that was just made
 
 IN_NEW_FOLDERS = {
-    "data/_archives.py",
     "data/_cache.py",
-    "data/_locks.py",  # which follows no links
-    "data/_rows.py",  # in memory
     "evaluation/_feature_file.py",
     "evaluation/_feature_output.py",
     "hub/_folder.py",
@@ -121,7 +118,7 @@ IN_NEW_FOLDERS = {
     "hub/_weights.py",
     "training/_checkpoint.py",
 }
-# members of an archive; empty files that are locked; memory
+# members of a zip that is written by effssl.atomic; empty files that are locked; memory
 TO_NO_FILE = {"data/_archives.py", "data/_locks.py", "data/_rows.py"}
 MODES = {m + b for m in ("w", "a", "x", "r+", "w+") for b in ("", "b")} | {"rb+", "wb+"}
 METHODS = ("write_text", "write_bytes", "tofile", "to_parquet")

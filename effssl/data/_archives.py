@@ -94,37 +94,34 @@ def _copied(archive: str) -> Path:
     copy = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.zip"
     with locked(copy):
         if not copy.exists():
-            partial = copy.with_suffix(".partial")  # under the lock no other process writes it
-            partial.unlink(missing_ok=True)
+            logger.info(
+                "copying the images of %s to %s, to read them in any order", archive, folder
+            )
             try:
-                _copy(archive, partial)
-            except BaseException as error:
-                partial.unlink(missing_ok=True)
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                with replacing(copy, "wb") as file:
+                    _copy(archive, file, folder)
+                    file.flush()
+                    # the time is part of what images are recognized by: that of a new copy is the
+                    # same
+                    os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise _no_room(archive, folder) from error
                 raise
-            # the time is part of what images are recognized by, so that a new copy is the same
-            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
-            os.replace(partial, copy)
     return copy
 
 
-def _copy(archive: str, copy: BinaryIO) -> None:
-    """Copy the images of a tar to a zip without compressing them again."""
+def _copy(archive: str, copy: BinaryIO, folder: Path) -> None:
+    """Copy the images of a tar to a zip in a folder without compressing them again."""
     with (
         tarfile.open(archive) as source,
-        open(copy, "xb") as file,  # which follows no link
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as target,
+        zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,
         tqdm(desc="copy", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
         for member in source:
             name = member.name.removeprefix("./")
             if member.isdir() or suffix_of(name) not in image_suffixes():
                 continue
-            if member.size > MOST_BYTES:
-                logger.warning("%s: %s is left: %s", archive, printable(name), _too_large(member))
-                continue
-            _check_room(archive, copy.parent, member.size)
             try:
                 content = source.extractfile(member)
             except KeyError:  # a link to what the archive lacks
@@ -132,13 +129,17 @@ def _copy(archive: str, copy: BinaryIO) -> None:
             if content is None:
                 logger.warning("%s: %s is left: it is no regular file", archive, printable(name))
                 continue
-            with content, target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as copied:
-                shutil.copyfileobj(content, copied)
+            with content:
+                size = content.seek(0, os.SEEK_END)  # of a link, that of the file it leads to
+                content.seek(0)
+                if size > MOST_BYTES:
+                    why = f"it has {size:,} bytes, and images have {MOST_BYTES:,} at most"
+                    logger.warning("%s: %s is left: %s", archive, printable(name), why)
+                    continue
+                _check_room(archive, folder, size)
+                with target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
+                    shutil.copyfileobj(content, file)
             bar.update()
-
-
-def _too_large(member: tarfile.TarInfo) -> str:
-    return f"it has {member.size:,} bytes, and images have {MOST_BYTES:,} at most"
 
 
 def _check_room(archive: str, folder: Path, size: int) -> None:

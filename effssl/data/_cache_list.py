@@ -20,7 +20,7 @@ from effssl.shown import plain, shown
 _DIGESTS, _DECODED, _ARCHIVES = "digests", "decoded", "archives"
 # names that these caches have; others may have put other things there, or links
 _FOLDER = re.compile(r"[0-9a-f]{24}(\.partial)?")
-_COPY = re.compile(r"[0-9a-f]{24}\.(zip|partial)")
+_COPY = re.compile(r"\.?([0-9a-f]{24})\.(zip|partial|zip\.[0-9a-f]{8}\.partial)")
 _DIGEST = re.compile(r"[0-9a-f]{24}")
 _FILE = re.compile(r"\.?(pixels\.bin|index\.safetensors|about\.json)(\.[0-9a-f]{8}\.partial)?")
 
@@ -89,7 +89,8 @@ def delete_cache(entry: CacheEntry) -> None:
             file.unlink(missing_ok=True)
         return
     opened = path / INDEX if path.is_dir() else path
-    made = path.with_suffix("" if path.is_dir() else ".zip")
+    copied = _COPY.fullmatch(path.name)
+    made = path.with_name(f"{copied[1]}.zip") if copied else path.with_suffix("")
     # nobody makes it, and nobody has it open; the file of the lock stays for those that wait
     with locked(made, wait=False), unused(opened) if opened.is_file() else contextlib.nullcontext():
         _delete_folder(path) if path.is_dir() else path.unlink()

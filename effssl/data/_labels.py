@@ -82,8 +82,8 @@ def _class(value: object, number: dict[str, int], column: str) -> int:
             "no labels"
         )
     raise ValueError(
-        f"label column {column!r} holds {shown(value)}; classes are names or whole numbers from 0, and "
-        "-1 or nothing stands for no class"
+        f"label column {column!r} holds {shown(value)}; classes are names or whole numbers from "
+        "0, and -1 or nothing stands for no class"
     )
 
 

@@ -144,13 +144,30 @@ def test_a_file_of_a_tar_that_is_too_large_is_left_and_named(tmp_path, monkeypat
     assert "b.png is left: it has 5,000 bytes" in said and said.isprintable()
 
 
+def test_a_link_in_a_tar_is_as_large_as_what_it_leads_to(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_archives, "MOST_BYTES", 4000)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        for name, content in (("a.png", png()), ("large.bin", bytes(5000))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in (("b.png", "large.bin"), ("c.png", "/etc/passwd"), ("d.png", "a.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    assert list(outcomes(tmp_path / "x.tar.gz").values()) == [7, 7]
+    assert "b.png is left: it has 5,000 bytes" in caplog.text
+    assert "c.png is left: it is no regular file" in caplog.text
+
+
 def test_a_planted_link_is_not_written_through(tmp_path):
     path = tar(tmp_path, ("a.png", png()))
     load_source(str(path), in_chans=1)
     (copy,) = (tmp_path / "home" / "effssl" / "archives").glob("*.zip")
     (tmp_path / "dear").write_text("mine")
     copy.unlink()
-    copy.with_suffix(".partial").symlink_to(tmp_path / "dear")
+    for name in (copy.with_suffix(".partial"), copy.with_name(f".{copy.name}.partial")):
+        name.symlink_to(tmp_path / "dear")
     load_source(str(path), in_chans=1)
     lock = copy.with_name(copy.name + ".lock")
     copy.unlink()
