@@ -10,9 +10,14 @@ import shutil
 import stat
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 PARTIAL = ".partial"
 """Ending of the names of files and folders that are not complete."""
@@ -103,6 +108,31 @@ def json_text(content: Any) -> str:
         ValueError: If a number is not finite.
     """
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Make other processes that ask for the same wait until the block ends.
+
+    The lock is that of the parent folder, which leaves no file. Nobody waits where the system or
+    the file system cannot lock a folder.
+
+    Args:
+        path: File or folder that is written or replaced; its parent is made if missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    parent = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(parent, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # a forked process may have it open still
+            fcntl.flock(parent, fcntl.LOCK_UN)
+        os.close(parent)
 
 
 @contextmanager

@@ -97,6 +97,7 @@ class Evaluate:
 
         if self.json is not None and not self.json.parent.is_dir():
             raise ValueError(f"no folder {self.json.parent} for the file {self.json.name}")
+        weights = self._weights()
         folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
         dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)
         options = {
@@ -139,7 +140,16 @@ class Evaluate:
                 f"transform = effssl.create_transform(model)\n"
                 f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
             )
-            self._note(found, noted, folder)
+            self._note(found, noted, folder, weights)
+
+    def _weights(self) -> dict[str, dict] | None:
+        """Return bytes and sha256 of the weights in a local folder; a download is not noted in."""
+        from effssl.hub._model_config import read_config
+        from effssl.hub.pull import find_model
+
+        if not self.model.startswith("local-dir:") and not Path(self.model).is_dir():
+            return None
+        return read_config(find_model(self.model)).files
 
     def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> EvaluationRecord:
         from effssl.data.sources import is_public
@@ -169,16 +179,21 @@ class Evaluate:
         if text := left_out_lines(noted):
             print(f"\n{text}")
 
-    def _note(self, found: Evaluation, noted: EvaluationRecord, folder: Path) -> None:
-        """Write the record into a local model folder; say so if that is read-only."""
+    def _note(
+        self,
+        found: Evaluation,
+        noted: EvaluationRecord,
+        folder: Path,
+        weights: dict[str, dict] | None,
+    ) -> None:
+        """Write the record into a local model folder; say so if that cannot be."""
         from effssl.hub._folder import add_evaluation
 
-        # a download is not written to
-        if not self.model.startswith("local-dir:") and not Path(self.model).is_dir():
+        if weights is None:
             return
         probe = found.probe and {"weight": found.probe.weight, "bias": found.probe.bias}
         try:
-            add_evaluation(folder, noted, probe)
+            add_evaluation(folder, noted, probe, files=weights)
         except OSError as error:  # the numbers are printed, which is what was wanted
             why = error.strerror or error
             print(f"warning: {folder} does not get the result: {why}", file=sys.stderr)

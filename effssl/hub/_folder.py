@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from effssl.atomic import replacing, replacing_folder, write_json
+from effssl.atomic import one_writer, replacing, replacing_folder, write_json
 from effssl.foreign import file_within, read_bytes, read_json
 from effssl.hub._figures import FIGURES
 from effssl.hub._license import check_license
@@ -89,7 +90,7 @@ def save_pretrained(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not is_model_folder(folder):
             raise FileExistsError(f"{folder} exists and is not a model folder: choose another")
-    with replacing_folder(folder, written=MODEL_FILES) as partial:
+    with one_writer(folder), replacing_folder(folder, written=MODEL_FILES) as partial:
         files = {
             WEIGHT_FILES[part]: save_weights(module, partial / WEIGHT_FILES[part])
             for part, module in model.named_children()
@@ -202,7 +203,11 @@ def read_record(folder: str | os.PathLike) -> TrainingRecord:
 
 
 def add_evaluation(
-    folder: Path, record: EvaluationRecord, probe: dict[str, Tensor] | None = None
+    folder: Path,
+    record: EvaluationRecord,
+    probe: dict[str, Tensor] | None = None,
+    *,
+    files: Mapping[str, dict] | None = None,
 ) -> None:
     """Note an evaluation in training.json, merged into an earlier one of the same images.
 
@@ -210,7 +215,24 @@ def add_evaluation(
         folder: Model folder.
         record: Record from `effssl.evaluation.record`.
         probe: Weight and bias of the linear probe, to be written to a file.
+        files: Bytes and sha256 of the weights that were evaluated, from the folder's config.json;
+            those that are there now if None.
+
+    Raises:
+        OSError: If the folder cannot be written, or has other weights by now.
     """
+    with one_writer(folder):
+        if files is not None and read_config(folder).files != files:
+            raise OSError(
+                "it was renewed in the meantime, and the numbers are of earlier weights: evaluate "
+                "again"
+            )
+        _add_evaluation(folder, record, probe)
+
+
+def _add_evaluation(
+    folder: Path, record: EvaluationRecord, probe: dict[str, Tensor] | None
+) -> None:
     training = read_record(folder)
     noted = training.add(record)
     if probe is not None:

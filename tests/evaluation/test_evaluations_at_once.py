@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from forked import Forked
 
@@ -32,7 +31,6 @@ def measure(model, split, mine, others):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="notes are read and written without a lock")
 def test_two_evaluations_at_once_are_both_noted(tmp_path):
     torch.manual_seed(0)
     net = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=8)

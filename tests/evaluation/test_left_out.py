@@ -250,10 +250,10 @@ def drop_rights(monkeypatch, folder):
         return
     add = _folder.add_evaluation
 
-    def added(*arguments):
+    def added(*arguments, **options):
         os.seteuid(65534)  # root may write anywhere
         try:
-            add(*arguments)
+            add(*arguments, **options)
         finally:
             os.seteuid(0)
 

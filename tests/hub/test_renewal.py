@@ -11,9 +11,12 @@ from forked import Forked
 from safetensors.torch import load_file
 
 import effssl
+from effssl.hub._folder import add_evaluation, read_training
+from effssl.hub._model_config import read_config
 from effssl.hub._renewal import read_whole
 from effssl.hub._weights import describe_file
 from effssl.hub.push import files_to_send, prepared
+from effssl.records import EvaluationRecord
 
 SEEDS = (0, 1)
 
@@ -134,3 +137,19 @@ def test_the_bytes_that_are_hashed_are_those_that_are_loaded(tmp_path, monkeypat
     monkeypatch.setattr(_folder, "check_weights", change)
     with pytest.raises(ValueError, match="model.safetensors is damaged, or was changed"):
         effssl.from_pretrained(tmp_path / "m")
+
+
+def test_numbers_of_earlier_weights_are_not_noted_beside_later_ones(tmp_path):
+    save_model(tmp_path / "m", 0)
+    measured = read_config(tmp_path / "m").files
+    about = {"dataset": None, "train_split": None, "train_images": 0, "test_split": "test"}
+    about |= {"test_images": 4, "digest": "0" * 16, "classes": 0, "protocols": {}, "seeds": {}}
+    about |= {"of": "seeds", "top1": {}, "top5": {}, "spectrum": {}, "precision": "fp32"}
+    record = EvaluationRecord.from_json(about)
+    add_evaluation(tmp_path / "m", record, files=measured)
+    noted = read_training(tmp_path / "m")["evaluation"]
+    assert len(noted) == 1
+    save_model(tmp_path / "m", 1)
+    with pytest.raises(OSError, match="renewed in the meantime.*evaluate again"):
+        add_evaluation(tmp_path / "m", record, files=measured)
+    assert not read_training(tmp_path / "m").get("evaluation")

@@ -146,7 +146,7 @@ def assert_finished(run, alone, hub, environment, tmp_path):
         assert all_equal(load_file(run / "model" / name), load_file(alone / "model" / name))
     evaluate(str(run))
     evaluate(str(alone))
-    noted = [read_training(folder / "model")["evaluations"] for folder in (run, alone)]
+    noted = [read_training(folder / "model")["evaluation"] for folder in (run, alone)]
     assert noted[0] == noted[1]
     Forked(tmp_path / "push.log", push, str(run), environment).result()
     assert all_equal(published(hub)["model.safetensors"], load_file(alone / "model" / WEIGHTS[0]))
