@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from effssl.data._npy import MAGIC, array_in_bytes, array_in_file
-from effssl.data._paths import MOST_BYTES, open_cell, shown
+from effssl.data._paths import MOST_BYTES, open_cell, read_at_most, shown
 from effssl.data._pixels import BrokenImage
 from effssl.shown import one_line
 
@@ -49,26 +50,22 @@ def content_of(value: object, header_only: bool = False) -> np.ndarray | BinaryI
 
 def _content_of_file(file: BinaryIO, header_only: bool) -> np.ndarray | BinaryIO:
     """Return an open image file, or its content as one, or the array in it."""
+    is_local = isinstance(file, BufferedReader)  # a file of this machine, and not of an archive
+    keeps_open = False
     try:
         is_array = file.read(len(MAGIC)) == MAGIC
-        mapped = is_array and isinstance(file, BufferedReader)  # a file of this machine
-        if mapped:
+        if is_array and is_local:
             return array_in_file(file)
         file.seek(0)
-        if not is_array and (header_only or isinstance(file, BytesIO)):
-            content, file = file, None
-            return content
-        value = file.read(MOST_BYTES + 1)
-        if len(value) <= MOST_BYTES:
-            return array_in_bytes(value) if is_array else BytesIO(value)
-        if not isinstance(file, BufferedReader):
-            raise BrokenImage(f"is more than {MOST_BYTES:,} bytes")
-        del value  # what decodes it reads what it needs
-        file.seek(0)
-        content, file = file, None
-        return content
+        is_large = is_local and os.fstat(file.fileno()).st_size > MOST_BYTES
+        # what decodes a large file reads what it needs
+        if not is_array and (header_only or is_large or isinstance(file, BytesIO)):
+            keeps_open = True
+            return file
+        value = file.read() if is_local else read_at_most(file, MOST_BYTES)
+        return array_in_bytes(value) if is_array else BytesIO(value)
     finally:
-        if file is not None:
+        if not keeps_open:
             file.close()
 
 

@@ -141,7 +141,26 @@ def open_cell(cell: str) -> BinaryIO:
     if "::" not in cell:
         return xopen(cell, "rb")
     with xopen(cell, "rb") as file:
-        return io.BytesIO(_read(file, MOST_BYTES, _SMALL_CHUNK))
+        return io.BytesIO(read_at_most(file, MOST_BYTES, _SMALL_CHUNK))
+
+
+def read_at_most(file: IO[bytes], most: int, chunk: int = _CHUNK) -> bytes:
+    """Read a file to its end, in steps, since some of what unpacks does not count its output.
+
+    Args:
+        file: File to read.
+        most: Most bytes that it may have.
+        chunk: Bytes that are asked for at a time.
+
+    Raises:
+        ValueError: If it has more.
+    """
+    content = bytearray()
+    while part := file.read(chunk):
+        content += part
+        if len(content) > most:
+            raise ValueError(f"is more than {most:,} bytes when it is unpacked")
+    return bytes(content)
 
 
 def _open_regular(path: str) -> BinaryIO:
@@ -160,17 +179,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         )
     bounded = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     with archive.open(info) as file:
-        return _read(file, info.file_size, _CHUNK if bounded else _SMALL_CHUNK)
-
-
-def _read(file: IO[bytes], most: int, chunk: int) -> bytes:
-    """Read a file to its end, in steps, since some of what unpacks does not count its output."""
-    content = bytearray()
-    while part := file.read(chunk):
-        content += part
-        if len(content) > most:
-            raise ValueError(f"is more than {most:,} bytes when it is unpacked")
-    return bytes(content)
+        return read_at_most(file, info.file_size, _CHUNK if bounded else _SMALL_CHUNK)
 
 
 def _quote(path: str) -> str:
