@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -132,6 +133,8 @@ def _open(file: BinaryIO) -> Iterator[_Layout]:
         raise BrokenImage(f"a TIFF file that Pillow cannot read: {TIFF_EXTRA}")
     from tifffile import TiffFile
 
+    # it logs whatever is odd about a file; what matters is the reason that an image is broken for
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     file.seek(0)
     with TiffFile(file) as tiff:
         page = tiff.pages[0]
