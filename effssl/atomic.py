@@ -17,7 +17,7 @@ from typing import IO, Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PARTIAL = ".partial"
 """Ending of the names of files and folders that are not complete."""
