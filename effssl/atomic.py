@@ -22,6 +22,7 @@ except ImportError:  # Windows
 PARTIAL = ".partial"
 """Ending of the names of files and folders that are not complete."""
 _EARLIER = ".earlier"
+_ABANDONED = 3600  # seconds without a write
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file that replaces ``path`` when the block ends without an exception.
 
     It lies beside ``path``, so that no symbolic link is followed, and is flushed to disk before it
-    is renamed. Text is UTF-8.
+    is renamed. Text is UTF-8. Temporary files that killed processes left are deleted after an hour.
 
     Args:
         path: Path of the file. An existing file stays if the block raises.
@@ -38,6 +39,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
     Raises:
         OSError: If it cannot be written.
     """
+    _clear_abandoned(path)
     partial = _beside(path, PARTIAL)
     # "x" follows no link, and the new file has the rights that the umask leaves
     try:
@@ -183,6 +185,14 @@ def _earlier_folders(path: Path) -> list[Path]:
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Delete temporary files of a file that nobody has written to for an hour."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _ABANDONED and not left.is_dir():
+                left.unlink()
 
 
 def _clear_leftovers(path: Path, written: Collection[str] | None) -> None:

@@ -195,3 +195,14 @@ def test_a_folder_that_has_no_name_for_a_moment_is_waited_for(tmp_path):
         wait_for_folder(path, seconds=60)
     assert path.is_dir()
     wait_for_folder(tmp_path / "missing", seconds=60)  # which returns at once
+
+
+def test_temporary_files_that_killed_processes_left_are_deleted_after_an_hour(tmp_path):
+    for name in (".a.txt.00112233.partial", ".a.txt.44556677.partial", ".b.txt.00112233.partial"):
+        (tmp_path / name).write_text("half")
+    hours_ago = time.time() - 2 * 3600
+    for name in (".a.txt.00112233.partial", ".b.txt.00112233.partial"):
+        os.utime(tmp_path / name, (hours_ago, hours_ago))
+    write_text(tmp_path / "a.txt", "whole")
+    left = [".a.txt.44556677.partial", ".b.txt.00112233.partial", "a.txt"]
+    assert sorted(os.listdir(tmp_path)) == left

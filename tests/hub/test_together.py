@@ -154,7 +154,7 @@ def assert_finished(run, alone, hub, environment, tmp_path):
     assert (run / "report.html").read_text().rstrip().endswith("</html>")
     features(str(run), str(tmp_path / "y.parquet"))
     left = {p.name for p in run.iterdir()} - {p.name for p in alone.iterdir()} - {"report.html"}
-    assert not {name for name in left if not name.endswith(".lock")}
+    assert not {name for name in left if not name.endswith((".lock", ".partial"))}
 
 
 def all_equal(first, second):
