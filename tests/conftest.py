@@ -1,4 +1,5 @@
 import importlib
+import logging
 import os
 import shutil
 import sys
@@ -47,6 +48,15 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     os.chdir(config.invocation_params.dir)
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def own_log_level():
+    """Give the log its level back, which the command line sets for the process."""
+    logger = logging.getLogger("effssl")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(autouse=True)

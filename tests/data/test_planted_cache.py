@@ -23,15 +23,6 @@ from effssl.data._pixel_check import BlockDigests, check_pixels
 
 
 @pytest.fixture(autouse=True)
-def level_of_the_log():
-    """Give the log its level back, which a command sets."""
-    logger = logging.getLogger("effssl")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-
-
-@pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     for module in (cache, digest, _cache_list):
         monkeypatch.setattr(module, "HF_HOME", str(tmp_path / "home"))

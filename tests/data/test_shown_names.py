@@ -25,15 +25,6 @@ def png(value=0):
     return file.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def level_of_the_log():
-    """Give the log its level back, which a command sets."""
-    logger = logging.getLogger("effssl")
-    before = logger.level
-    yield
-    logger.setLevel(before)
-
-
 @pytest.fixture
 def folder(tmp_path):
     for kind in ("cat", EVIL):

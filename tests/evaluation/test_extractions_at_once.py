@@ -1,6 +1,5 @@
 """Extractions to one output at the same time: each file holds the features of one, and all."""
 
-import logging
 import os
 import random
 import signal
@@ -54,15 +53,6 @@ def wait_for(file, alive=lambda: True):
     while not Path(file).exists():
         assert alive() and time.monotonic() < end
         time.sleep(0.01)
-
-
-@pytest.fixture(autouse=True)
-def level_of_the_log():
-    """Give the log its level back, which a command sets."""
-    logger = logging.getLogger("effssl")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 @pytest.fixture(scope="module")
