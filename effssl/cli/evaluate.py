@@ -91,6 +91,7 @@ class Evaluate:
         """Measure, print the tables, and write the record into a local model folder."""
         from effssl.atomic import write_json
         from effssl.data import load_source
+        from effssl.data.sources import is_public
         from effssl.evaluation import evaluate
         from effssl.evaluation._tables import details
         from effssl.shown import plain
@@ -100,6 +101,8 @@ class Evaluate:
         weights = self._weights()
         folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
         dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)
+        # before it is read: a folder that is moved away looks like a name on the Hub
+        public = dataset if is_public(dataset) else None
         options = {
             "in_chans": encoder.backbone.pretrained_cfg["input_size"][0],
             "image_column": image_column,
@@ -129,7 +132,7 @@ class Evaluate:
             progress=True,
         )
         if is_main_process():
-            noted = self._record(found, dataset, unlabelled=train is None)
+            noted = self._record(found, public, unlabelled=train is None)
             print(f"\n{len(test.dataset):,} images of {plain(str(dataset))}, {self.test_split}")
             self._print(found, noted, train)
             if self.json is not None:
@@ -151,13 +154,14 @@ class Evaluate:
             return None
         return read_config(find_model(self.model)).files
 
-    def _record(self, found: Evaluation, dataset: str, *, unlabelled: bool) -> EvaluationRecord:
-        from effssl.data.sources import is_public
+    def _record(
+        self, found: Evaluation, dataset: str | None, *, unlabelled: bool
+    ) -> EvaluationRecord:
         from effssl.evaluation import record
 
         return record(
             [found],
-            dataset=dataset if is_public(dataset) else None,
+            dataset=dataset,
             train_split=None if unlabelled else self.train_split,
             test_split=self.test_split,
         )

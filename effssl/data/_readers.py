@@ -137,9 +137,7 @@ def _read_folder(path: Path, split: str, streaming: bool) -> Found:
             f"no images, archives, .parquet or .tar files in {str(path)!r}, where hidden files are "
             f"not counted: there {'are ' + there if there else 'is nothing'}"
         )
-    if sum(listing.others.values()) == len(shards) + listing.others[".md"]:
-        # absolute, or a folder called "parquet" would be taken for the reader of that name
-        return _load(str(path.resolve()), split, streaming)._replace(root=root)
+    # not by the folder's name: datasets would read what a README in it names, wherever that lies
     files = [Path(root, file) for file in shards if suffix_of(file) == suffix_of(shards[0])]
     return _load_shards(files, Path(root), split, streaming)
 
@@ -221,8 +219,9 @@ def _pick(splits: dict[str, Dataset], split: str, streaming: bool) -> Found:
 def _load_shards(files: Sequence[Path], root: Path, split: str, streaming: bool) -> Found:
     """Read parquet or tar files, split by folders or by the words that their names begin with."""
     paths = [file.relative_to(root).as_posix() for file in files]
-    words = "|".join(SPLITS)
-    arranged = arrange([re.sub(rf"^({words})(?=[-_.\d])", r"\1/", path) for path in paths])
+    begins = re.compile(rf"({'|'.join(SPLITS)})[-_.\d]")
+    words = [begins.match(file.name) for file in files]
+    arranged = arrange([f"{word[1]}/{i}" for i, word in enumerate(words)] if all(words) else paths)
     if len(files) == 1:
         arranged = {"train": next(iter(arranged.values()))}
     names = {

@@ -20,6 +20,7 @@ from effssl.data._loader import Batch
 from effssl.data.sources import Source
 from effssl.device import to_device
 from effssl.distributed import gather_objects, join, world_size
+from effssl.evaluation._agreement import images_digest, model_digest
 from effssl.evaluation._device import Precision, autocast, resolve_precision
 from effssl.evaluation._reading import ImagesAt, pack
 from effssl.processes import explain_lost_workers, start_method
@@ -29,7 +30,7 @@ from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # increase it when a partial output of an earlier version cannot be gone on with
+_FORMAT = 3  # increase it when a partial output of an earlier version cannot be gone on with
 
 
 class BatchFeatures(NamedTuple):
@@ -71,7 +72,7 @@ class Extraction:
 
     Raises:
         TypeError: If model is not a module.
-        ValueError: If there is no transform, or the precision is unknown.
+        ValueError: If there is no transform, the precision is unknown, or the batch size below 1.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class Extraction:
                 f"model must be a module, got {type(model).__name__}; effssl.extract_features "
                 "loads a model by name"
             )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
         self.model, self.views, self.seed = model, views, seed
         self.project, self.average, self.batch_size = project, average, batch_size
         parameter = next(model.parameters(), torch.empty(0))
@@ -161,24 +164,24 @@ class Extraction:
         why = next(iter([*self.broken.values(), *self.met]))
         return ValueError(f"none of the {len(self):,} images can be read: {why}")
 
-    def fingerprint(self) -> str:
-        """Return a digest of all that the output depends on."""
+    def given(self) -> dict[str, str]:
+        """Return digests of all that the features depend on, by what each is."""
         from datasets.fingerprint import Hasher
 
-        digest = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        what = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
-        how = Hasher.hash(self.transform)  # by its code, not by its address
-        digest.update(f"{_FORMAT} {self.model} {what} {how} {self.project}".encode())
-        digest.update(f"{self.batch_size}".encode())
-        digest.update(self.precision.encode())
-        digest.update(f"{self.source.value_range} {self.source.digest()}".encode())
-        if self.source.label_column is not None:  # written to the output
-            digest.update(repr(self.source.dataset[self.source.label_column][:]).encode())
-        digest.update(repr(self.source.paths()).encode())  # likewise
-        return digest.hexdigest()
+        views = self.views and (self.views.options, self.views.views, self.views.size, self.seed)
+        return {
+            "models": model_digest(self.model),
+            "images": images_digest(self.source),
+            "views": f"{views}",
+            "transforms": Hasher.hash(self.transform),  # by its code, not by its address
+            "choices of features or projections": f"{self.project}",
+            "batch sizes": f"{self.batch_size}",
+            "precisions": self.precision,
+        }
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that the output depends on."""
+        return hashlib.sha256(f"{_FORMAT} {self.given()}".encode()).hexdigest()
 
     def run(
         self, batches: Sequence[int], workers: int, bar: tqdm | None = None

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from effssl.data._broken import MAX_BROKEN
 from effssl.data.sources import Source
+from effssl.distributed import join, world_size
+from effssl.evaluation._agreement import check_same, images_digest, model_digest
 from effssl.evaluation._device import Precision, resolve_precision
 from effssl.evaluation._encoders import ENCODERS as ENCODERS
 from effssl.evaluation._encoders import encoders_of
@@ -125,11 +127,22 @@ def evaluate(
 
     Raises:
         ValueError: If a protocol or the precision is unknown, an option out of bounds, or train and
-            test do not fit together (`dense_labels`), or more images are broken.
+            test do not fit together (`dense_labels`), more images are broken, or the processes were
+            not given the same.
     """
     check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
     settings = Settings(protocols, seeds, vote, tuning, preset, precision, workers, progress)
+    join(cpu=next(model.parameters()).device.type == "cpu")
+    if world_size() > 1:
+        check_same(
+            {
+                "models": model_digest(model),
+                "training images": images_digest(train) if train is not None else "none",
+                "test images": images_digest(test),
+                "settings": f"{replace(settings, workers=None, progress=False)}",
+            }
+        )
     settings.check(labeled=train is not None)
     if set(protocols) - {"spectrum"}:
         return _evaluate(model, Images.labeled(train, test, max_broken), settings)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from effssl.data._broken import MAX_BROKEN, BrokenImages
 from effssl.data.sources import Source
 from effssl.distributed import all_reduce_max, gather_uneven, world_size
+from effssl.evaluation._agreement import check_same
 from effssl.evaluation._device import Precision, decoding_workers
 from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile, spread
@@ -81,7 +82,7 @@ def extract_features(
 
     Raises:
         ValueError: If more images are broken, or all, the source is a stream, the precision is
-            unknown, or the output has another ending.
+            unknown, the output has another ending, or the processes were not given the same.
         FileExistsError: If the output exists.
     """
     check_main_guard("effssl.extract_features")
@@ -89,6 +90,8 @@ def extract_features(
     met = BrokenImages(len(source.dataset), max_broken=max_broken)
     options = (views, project, transform, batch_size, precision, seed)
     job = Extraction(model, source, *options, met=met)
+    if world_size() > 1:
+        check_same(job.given() | {"outputs": f"{output}"})
     workers = decoding_workers(workers, len(job), job.device)
     with _bar(len(job), progress) as bar:
         if output is not None:

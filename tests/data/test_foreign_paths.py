@@ -10,7 +10,7 @@ from datasets import Dataset, config
 from datasets import Image as Images
 from PIL import Image
 
-from effssl.data import BrokenImage, _confined, _readers, load_source
+from effssl.data import BrokenImage, _confined, _readers, decode_image, load_source
 from effssl.data._confined import is_own, own_folders
 from effssl.data._loader import decode_or_broken
 
@@ -155,3 +155,25 @@ def test_what_a_link_is_called_says_nothing(cache):
     path.parent.mkdir(parents=True)
     os.symlink(target, path)
     assert not is_own(str(path), own_folders("org/data"))
+
+
+def test_a_readme_beside_parquet_files_names_no_others(tmp_path):
+    for name, value in (("given", 1), ("secret", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = Dataset.from_dict({"image": [Image.new("L", (4, 4), value)]})
+        rows.to_parquet(folder / "a.parquet")
+    files = "[{split: train, path: ../secret/*.parquet}]"
+    configs = f"configs: [{{config_name: default, data_files: {files}}}]"
+    (tmp_path / "given" / "README.md").write_text(f"---\n{configs}\n---\n")
+    source = load_source(str(tmp_path / "given"), in_chans=1)
+    assert [int(decode_image(row["image"], 1).max()) for row in source.dataset] == [1]
+
+
+def test_parquet_files_are_split_by_the_words_that_their_names_begin_with(tmp_path):
+    rows = Dataset.from_dict({"image": [Image.new("L", (4, 4), i) for i in range(6)]})
+    (tmp_path / "data").mkdir()
+    rows.select(range(4)).to_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    rows.select(range(4, 6)).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+    assert load_source(str(tmp_path), in_chans=1).num_images == 4
+    assert load_source(str(tmp_path), "test", in_chans=1).num_images == 2
