@@ -53,6 +53,11 @@ def outside_cell(path: str) -> str:
     return _OUTSIDE + quote_from_bytes(path.encode("utf-8", "surrogatepass"))
 
 
+def is_own_url(cell: str) -> bool:
+    """Return whether a cell is a URL of this module, which only this module opens."""
+    return cell.startswith((_FILE, _MEMBER))
+
+
 def is_url(cell: str) -> bool:
     """Return whether a cell is neither a path nor one of the URLs of this module."""
     return "://" in cell and not cell.startswith((_FILE, _MEMBER, _OUTSIDE))

@@ -7,11 +7,14 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from effssl.data._columns import cell_paths
+from effssl.data._paths import is_own_url, open_cell
 from effssl.data.sources import Source
 from effssl.foreign import open_regular
 
@@ -181,11 +184,30 @@ def write_dataset(
     table = pyarrow.table([values[name] for name in kind], schema=kind.arrow_schema)
     plain = source.dataset.with_format(None)
     if isinstance(plain.features[source.image_column], Image):
+        if any(path and is_own_url(path) for path in cell_paths(plain, source.image_column)):
+            content = partial(_with_content, column=source.image_column)
+            kept_in = str(path.with_name("images.arrow"))
+            options = {"cache_file_name": kept_in, "load_from_cache_file": False}
+            plain = plain.map(content, batched=True, batch_size=64, **options)
         plain = plain.cast_column(source.image_column, Image())
     whole = concatenate_datasets([plain, Dataset(table, info=DatasetInfo(features=kind))], axis=1)
     if len(kept) < len(whole):
         whole = whole.select(kept)
     whole.save_to_disk(path)
+
+
+def _with_content(rows: dict, column: str) -> dict:
+    """Read files whose cells ``datasets`` cannot open; of what cannot be read nothing is kept."""
+    cells = []
+    for cell in rows[column]:
+        if cell is not None and cell["bytes"] is None and is_own_url(cell["path"] or ""):
+            try:
+                with open_cell(cell["path"]) as file:
+                    cell = {"bytes": file.read(), "path": None}
+            except (OSError, KeyError, ValueError, RuntimeError):
+                cell = {"bytes": b"", "path": None}
+        cells.append(cell)
+    return {column: cells}
 
 
 def _parts(kept: np.ndarray) -> Iterator[np.ndarray]:

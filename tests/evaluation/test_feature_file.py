@@ -1,8 +1,10 @@
 """Extraction to files, by several processes, and after a kill: always the same features."""
 
+import io
 import os
 import shutil
 import signal
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -353,3 +355,21 @@ def test_outputs_that_cannot_be_are_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"'x.csv': end it in .safetensors or .parquet, or in"):
         extract(tmp_path / "x.csv")
     assert (tmp_path / "x.parquet").read_text() == "precious" and len(os.listdir(tmp_path)) == 1
+
+
+def test_a_folder_of_datasets_holds_images_of_any_name_and_of_archives(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, name in enumerate(["a.png", "caf\udce9.png", "x::y.png"]):
+        Image.new("L", (32, 32), 40 * i).save(photos / name)
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for i, name in enumerate(["a.png", "b.png", "c.png"]):
+            file = io.BytesIO()
+            Image.new("L", (32, 32), 40 * i).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+    for place, data in enumerate([photos, tmp_path / "photos.zip"]):
+        source = load_source(str(data), in_chans=1)
+        effssl.extract_features(net(), source, output=tmp_path / f"out{place}")
+        found = load_from_disk(str(tmp_path / f"out{place}"))
+        assert [image.getpixel((0, 0)) for image in found["image"]] == [0, 40, 80]
+        assert found["path"][:] == source.paths()
