@@ -38,7 +38,7 @@ def create_optimizer(
         layer_decay: Factor of the learning rate from each layer to the one below; 1 if None.
 
     Raises:
-        ValueError: If timm has no optimizer of that name.
+        ValueError: If timm has no optimizer of that name, or it needs what is not here.
     """
     names = timm.optim.list_optimizers()
     if name not in names:
@@ -49,9 +49,14 @@ def create_optimizer(
     fused = {"fused": True} if name in _FUSED else {}
 
     def create(decay: float) -> torch.optim.Optimizer:
-        return timm.optim.create_optimizer_v2(
-            model, opt=name, lr=lr, weight_decay=decay, layer_decay=layer_decay, **fused
-        )
+        try:
+            return timm.optim.create_optimizer_v2(
+                model, opt=name, lr=lr, weight_decay=decay, layer_decay=layer_decay, **fused
+            )
+        except (AssertionError, ImportError, RuntimeError, TypeError) as error:
+            # of a package that is not installed, or a device that is not there
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"optimizer {name!r} cannot be used here: {why}") from error
 
     optimizer = create(weight_decay)
     if weight_decay != 0 or "always_adapt" not in optimizer.defaults:

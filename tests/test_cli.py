@@ -134,3 +134,11 @@ def test_views_draws_a_picture_that_the_seed_decides(tmp_path, image_folder, cap
     assert shown[5].startswith("5 images with 2 views each") and len(shown) == 18
     names = [load_source(str(image_folder)).paths()[row] for row in range(0, 20, 4)]
     assert shown[:5] == [f"{name} (row {4 * i})" for i, name in enumerate(names)]
+
+
+def test_too_little_memory_is_one_line(tmp_path, capsys):
+    flags = "--backbone test_resnet --img-size 32 --in-chans 1 --preset grey --cpu --epochs 1"
+    with pytest.raises(SystemExit, match="2"):
+        main(["pretrain", *flags.split(), "--projector-dim", "1000000000000"])
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("effssl: error: not enough memory: ")

@@ -90,6 +90,9 @@ def run(command: Callable[[], object]) -> None:
     except RuntimeError as error:
         from effssl.distributed import is_lost_connection
 
+        if _is_out_of_memory(error):
+            print(f"effssl: error: not enough memory: {one_line(error, 300)}", file=sys.stderr)
+            sys.exit(2)
         if not is_lost_connection(error):
             raise
         print("effssl: error: another process ended, and says above why", file=sys.stderr)
@@ -108,6 +111,11 @@ class _PlainFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         return plain(super().formatException(ei), 20_000, keep="\n")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch could not allocate a tensor, on a GPU or on the CPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def expand_config(args: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
+_LONGEST = 1e6  # minutes that a process group may be told to wait
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"
 
 
@@ -44,7 +45,7 @@ def create_accelerator(config: PretrainConfig) -> Accelerator:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = not config.deterministic
-    group = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+    group = InitProcessGroupKwargs(timeout=timedelta(minutes=min(config.timeout_minutes, _LONGEST)))
     # with a backend, Accelerate expects a group, which it creates only under a launcher
     has_group = int(os.environ.get("LOCAL_RANK", -1)) != -1
     if has_group and not cpu and torch.cuda.is_available():

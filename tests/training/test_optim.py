@@ -247,3 +247,9 @@ def test_a_run_of_one_group_of_parameters_resumes_as_it_began(tmp_path, monkeypa
     assert_equal(state(parts, 10)["optimizer"], state(whole, 10)["optimizer"])
     assert [line["lr"] for line in metrics(parts)] == [line["lr"] for line in metrics(whole)]
     assert caplog.text.count("did not scale their steps") == 1
+
+
+def test_an_optimizer_that_needs_what_is_not_here_is_one_line():
+    # apex is not installed
+    with pytest.raises(ValueError, match="optimizer 'fusedadam' cannot be used here: "):
+        create_optimizer(torch.nn.Linear(2, 2), "fusedadam", 1e-3, 0.05)
