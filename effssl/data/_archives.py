@@ -33,6 +33,17 @@ _TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
 _DAMAGED += (NotImplementedError, OverflowError, UnicodeDecodeError, struct.error)
 _LEFT_FREE = 0.1  # share of the free disk that a copy leaves
+_MOST_HEADER = 2**20  # bytes of a long name, or of other headers of a file in a tar
+# most bytes of a copy, and of the files in it to which links lead: that times the archive, and more
+_MOST_RATIO, _MOST_MORE = 1100, 2**30
+_MOST_LINKED_RATIO, _MOST_LINKED_MORE = 10, 2**26
+_HEADERS = {
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+}
 SUFFIXES = (".zip", *_TARS)
 """Endings of the names of archives, in lower case."""
 
@@ -86,6 +97,28 @@ def without_common_folder(names: list[str], stem: str) -> tuple[str, list[str]]:
     return f"{top}/", [name[len(top) + 1 :] for name in names]
 
 
+class _Member(tarfile.TarInfo):
+    """A file in a tar whose headers are of a size that can be read."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+    @size.setter
+    def size(self, size: int) -> None:
+        if size < 0:  # which tarfile would follow back, for ever
+            raise tarfile.ReadError(f"it has a file of {size:,} bytes")
+        self._size = size
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADERS and member.size > _MOST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {member.size:,} bytes")
+        return member
+
+
 def _copied(archive: str) -> Path:
     status = os.stat(archive)
     key = json.dumps([os.path.basename(archive), status.st_size, status.st_mtime_ns])
@@ -113,18 +146,23 @@ def _copied(archive: str) -> Path:
 
 def _copy(archive: str, copy: BinaryIO, folder: Path) -> None:
     """Copy the images of a tar to a zip in a folder without compressing them again."""
+    held = os.path.getsize(archive)
+    most = _MOST_RATIO * held + _MOST_MORE
+    most_linked = _MOST_LINKED_RATIO * held + _MOST_LINKED_MORE
+    free = (1 - _LEFT_FREE) * shutil.disk_usage(folder).free
+    copied = linked = 0
     with (
-        tarfile.open(archive) as source,
+        tarfile.open(archive, tarinfo=_Member) as source,
         zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,
         tqdm(desc="copy", unit="image", disable=not sys.stderr.isatty()) as bar,
     ):
         for member in source:
-            name = member.name.removeprefix("./")
+            name = _text(member.name.removeprefix("./"))
             if member.isdir() or suffix_of(name) not in image_suffixes():
                 continue
             try:
-                content = source.extractfile(member)
-            except KeyError:  # a link to what the archive lacks
+                content = None if member.issparse() else source.extractfile(member)
+            except (KeyError, RecursionError):  # a link to what the archive lacks, or to itself
                 content = None
             if content is None:
                 logger.warning("%s: %s is left: it is no regular file", archive, printable(name))
@@ -136,15 +174,30 @@ def _copy(archive: str, copy: BinaryIO, folder: Path) -> None:
                     why = f"it has {size:,} bytes, and images have {MOST_BYTES:,} at most"
                     logger.warning("%s: %s is left: %s", archive, printable(name), why)
                     continue
-                _check_room(archive, folder, size)
+                if not member.isfile() and linked + size > most_linked:
+                    logger.warning(
+                        "%s: %s is left: links lead to far more than the archive holds",
+                        archive,
+                        printable(name),
+                    )
+                    continue
+                linked += 0 if member.isfile() else size
+                copied += size
+                if copied > most:
+                    raise ValueError(
+                        f"{archive} of {held:,} bytes unpacks to more than {most:,}, which no "
+                        "archive of images does"
+                    )
+                if copied > free:
+                    raise _no_room(archive, folder)
                 with target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
                     shutil.copyfileobj(content, file)
             bar.update()
 
 
-def _check_room(archive: str, folder: Path, size: int) -> None:
-    if size > (1 - _LEFT_FREE) * shutil.disk_usage(folder).free:
-        raise _no_room(archive, folder)
+def _text(name: str) -> str:
+    """Return a name with other bytes than UTF-8 escaped, since a zip holds no such names."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _no_room(archive: str, folder: Path) -> OSError:

@@ -28,7 +28,8 @@ def cache_error(error: BaseException | None, named: str) -> OSError | None:
     """
     from datasets import config
 
-    if isinstance(error, NotImplementedError):  # earlier versions of filelock, for ENOSYS
+    # earlier versions of filelock, for ENOSYS
+    if isinstance(error, NotImplementedError) and "support flock" in str(error):
         error = OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if not isinstance(error, OSError) or isinstance(error, ConnectionError):
         return None

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import PIL.Image
 
+from effssl.data._gif import check_comments
 from effssl.data._jpeg import check_scans
 from effssl.data._pixels import BrokenImage
 from effssl.data._suffixes import HEIC_EXTRA, NOT_DECODED, lacking_extra, register_heif
@@ -19,9 +20,10 @@ def open_picture(file: BinaryIO) -> PIL.Image.Image:
     """Open an image file without reading its pixels. Its size is for the caller to check.
 
     Raises:
-        BrokenImage: If it needs a package that is not installed.
+        BrokenImage: If it needs a package that is not installed, or has absurd comments.
         PIL.UnidentifiedImageError: If it is no image that Pillow knows.
     """
+    check_comments(file)
     image = _open(file)
     if image.format in NOT_DECODED:
         raise BrokenImage(f"a file of the format {image.format}, which other programs decode")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -35,7 +36,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises:
         TimeoutError: If another process holds it and ``wait`` is not set.
-        OSError: If the folder cannot be written, or its file system has no locks.
+        OSError: If the folder cannot be written, its file system has no locks, or the lock is not a
+            regular file.
     """
     lock = path.with_name(path.name + ".lock")
     held = FileLock(lock, timeout=-1 if wait else 0)
@@ -63,8 +65,18 @@ def _acquire(held: FileLock, lock: Path) -> bool:
 
 
 def _without_links(name: str, flags: int) -> int:
-    # filelock would empty the file that a planted link leads to
-    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    # filelock would empty the file that a planted link leads to, and a pipe waits for a reader
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        opened = os.open(name, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a pipe without a reader, or a socket
+            raise
+        raise OSError(f"{name} is not a regular file: delete it") from error
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise OSError(f"{name} is not a regular file: delete it")
+    return opened
 
 
 @contextlib.contextmanager

@@ -7,12 +7,13 @@ As in image folders of ``datasets``: metadata.csv, metadata.jsonl or metadata.pa
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.data._paths import printable
-from effssl.shown import one_line
+from effssl.shown import one_line, shown
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,7 +40,8 @@ def read_metadata(
         were read.
 
     Raises:
-        ValueError: If a file cannot be read, or the types in several differ.
+        ValueError: If a file cannot be read, has far more rows than there are images, or the types
+            in several differ.
     """
     import pyarrow
     import pyarrow.compute
@@ -49,7 +51,7 @@ def read_metadata(
     for file in files:
         if Path(file).stem != "metadata":
             continue
-        table = read_table(folder / file)
+        table = read_table(folder / file, 10 * len(images) + 10_000)
         if _KEY not in table.column_names:
             continue
         parent = file.rpartition("/")[0]
@@ -82,11 +84,16 @@ def read_metadata(
     return {name: table[name].take(rows) for name in table.column_names}, used
 
 
-def read_table(file: Path) -> pyarrow.Table:
+def read_table(file: Path, most_rows: int | None = None) -> pyarrow.Table:
     """Read a .csv, .jsonl or .parquet file.
 
+    Args:
+        file: Path of the file.
+        most_rows: Most rows of a .parquet file, which may be tiny and have any number of them.
+
     Raises:
-        ValueError: If it cannot be read as what it is called.
+        ValueError: If it cannot be read as what it is called, has more rows, or two columns of one
+            name.
     """
     import pyarrow
     import pyarrow.csv
@@ -98,10 +105,19 @@ def read_table(file: Path) -> pyarrow.Table:
         ".jsonl": pyarrow.json.read_json,
         ".parquet": pyarrow.parquet.read_table,
     }
+    suffix = file.suffix.lower()
     try:
-        return readers[file.suffix.lower()](file)
-    except pyarrow.ArrowInvalid as error:
+        if most_rows is not None and suffix == ".parquet":
+            count = pyarrow.parquet.read_metadata(file).num_rows
+            if count > most_rows:
+                raise ValueError(f"{file} has {count:,} rows; {most_rows:,} are read at most")
+        table = readers[suffix](file)
+    except pyarrow.ArrowException as error:
         raise ValueError(f"{file} cannot be read: {one_line(error)}") from error
+    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+    if twice:
+        raise ValueError(f"{file} has several columns called {shown(twice[0])}: rename them")
+    return table
 
 
 def _some(paths: Sequence[str]) -> str:

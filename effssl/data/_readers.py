@@ -18,6 +18,7 @@ from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
 from effssl.data._paths import printable
 from effssl.data._rows import rows_of_images, rows_of_parquet
+from effssl.shown import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
@@ -67,7 +68,12 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
         rows = {name: rows_of_parquet(file) for name, file in files.items()}
         return _pick(rows, split, streaming)
     name = os.fspath(dataset)
-    path = Path(name).expanduser()
+    if not name:
+        raise ValueError("the name is empty: give a folder, a file, a pattern or a Hub id")
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # no such user
+        raise FileNotFoundError(f"no data set at {name!r}: {one_line(error)}") from error
     if path.is_dir():
         return _read_folder(path, split, streaming)
     if path.is_file():

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     Images = str | os.PathLike | Dataset | DatasetDict | IterableDataset | Sequence[Any]
 
+_OBJECT = "of type "  # begins the name of what is no path
+
 
 @dataclass(frozen=True)
 class Source:
@@ -192,13 +194,18 @@ def load_source(
         rows, count, root, own = read(dataset, split, streaming)
     if count == 0:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
-    if rows.features is None:  # a stream of unknown columns; nothing public looks at its first rows
-        rows = rows._resolve_features()
     paths = None
-    if root is not None and (image_column or not has_images(rows.features)):
-        paths = find_path_column(rows, image_column)
+    with _named_errors(named, split):
+        if rows.features is None:  # a stream of unknown columns; nothing public looks at its rows
+            rows = rows._resolve_features()
+        if root is not None and (image_column or not has_images(rows.features)):
+            paths = find_path_column(rows, image_column)
     image_column = paths or find_image_column(rows.features, image_column)
+    if label_column == image_column:
+        raise ValueError(f"label_column {label_column!r} is the column with the images")
     label_column = find_label_column(rows.features, label_column)
+    if label_column == image_column:  # called like one of labels
+        label_column = None
     rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
     if paths is not None:
         rows = images_at_paths(rows, paths, root)
@@ -234,7 +241,7 @@ def _name(dataset: Images) -> str:
     """Return a data set's name for messages."""
     if isinstance(dataset, str | os.PathLike):
         return repr(os.fspath(dataset))
-    return f"of type {type(dataset).__name__}"
+    return f"{_OBJECT}{type(dataset).__name__}"
 
 
 @contextmanager
@@ -265,7 +272,7 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         ) from error
     except (ValueError, TarError) as error:
         raise ValueError(f"data set {named}, split {split!r}: {one_line(error)}") from error
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         if (of_cache := cache_error(error, named)) is None:
             raise
         raise of_cache from error
@@ -277,3 +284,12 @@ def _named_errors(named: str, split: str) -> Iterator[None]:
         ) from error
     except IndexError as error:  # datasets raises it for a save_to_disk folder without rows
         raise ValueError(f"data set {named}, split {split!r}, is empty") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of the parsers that datasets uses
+        if isinstance(error, TypeError) and named.startswith(_OBJECT):  # it is no data set
+            raise
+        if (of_cache := cache_error(error, named)) is not None:
+            raise of_cache from error
+        why = f"{type(error).__name__}: {one_line(error, 500)}"
+        raise ValueError(f"data set {named}, split {split!r}, cannot be read: {why}") from error

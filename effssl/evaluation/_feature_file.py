@@ -32,6 +32,7 @@ from effssl.evaluation._feature_output import (
     write_safetensors,
 )
 from effssl.evaluation._partial_folder import (
+    batches_done,
     clear,
     discard,
     discard_others,
@@ -39,6 +40,7 @@ from effssl.evaluation._partial_folder import (
     hold,
     partial_folder,
 )
+from effssl.foreign import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ class FeatureFile:
             _check_free(self.output)  # another extraction may just have made it
             discard_others(self.partial, self.output)
             job = self.partial / "fingerprint"
-            if job.is_file() and job.read_text() == fingerprint and is_laid_out(self.path):
+            if _holds(job, fingerprint) and is_laid_out(self.path):
                 logger.info("going on with %s", self.partial)
                 return
             clear(self.partial)
@@ -131,11 +133,9 @@ class FeatureFile:
     def _recorded(self) -> tuple[list[int], dict[int, str]]:
         done, broken = set(), {}
         for file in self.partial.glob("done-*"):
-            # a line cut off by a kill has no end
-            for line in file.read_text().split("\n")[:-1]:
-                batch, messages = json.loads(line)
+            for batch, messages in batches_done(file):
                 done.add(batch)
-                broken |= {int(row): message for row, message in messages.items()}
+                broken |= messages
         return [batch for batch in range(self.batches) if batch not in done], broken
 
     def write(self, rows: range, found: BatchFeatures) -> None:
@@ -242,6 +242,13 @@ def spread(features: Tensor, places: Sequence[int] | Tensor, among: Sequence[int
     whole = features.new_full((*features.shape[:-2], len(among), features.shape[-1]), math.nan)
     whole[..., torch.as_tensor(places) - among[0], :] = features
     return whole
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return read_text(file, len(text)) == text
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _check_free(output: Path) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from effssl.data._columns import cell_paths
 from effssl.data._paths import is_own_url, open_cell
 from effssl.data.sources import Source
-from effssl.foreign import open_regular
+from effssl.foreign import check_type, open_regular, parse_json
 
 logger = logging.getLogger(__name__)
 
+_MOST_HEADER = 100_000  # bytes; it names four tensors
 _ROWS = 10_000  # rows in a row group of parquet, and rows copied at a time
 
 
@@ -113,9 +114,15 @@ def is_laid_out(path: Path) -> bool:
 def _header(path: Path) -> tuple[int, dict]:
     with open_regular(path) as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > os.fstat(file.fileno()).st_size:
+        if size > min(_MOST_HEADER, os.fstat(file.fileno()).st_size):
             raise ValueError(f"{path} is not a safetensors file")
-        return size, json.loads(file.read(size))
+        header = parse_json(file.read(size))
+    check_type(header, dict[str, dict], f"the header of {path}")
+    for name, tensor in header.items():
+        check_type(tensor.get("data_offsets"), list[int], f"data_offsets of {name!r} in {path}")
+        if len(tensor["data_offsets"]) != 2:
+            raise ValueError(f"{path} is not a safetensors file")
+    return size, header
 
 
 def write_safetensors(path: Path, features: np.ndarray, columns: Columns, kept: np.ndarray) -> None:

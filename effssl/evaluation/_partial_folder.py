@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import json
 import logging
 import os
 import re
@@ -12,17 +13,19 @@ import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from effssl.atomic import PARTIAL, write_json
 from effssl.data._locks import NO_LOCKS, locked
-from effssl.foreign import read_json
+from effssl.foreign import read_bytes, read_json
 from effssl.shown import shown
 
 logger = logging.getLogger(__name__)
 
 _DIGITS = 12  # of the fingerprint, in the name
 _LOCK, _HOLDER = "extraction", "holder.json"
+_MOST_DONE = 2**28  # bytes of a file of batches, which has 20 a batch and 300 a broken image
 _PATIENCE = 10.0  # seconds that the workers of a killed extraction, which hold its lock, may take
 
 
@@ -98,6 +101,30 @@ def discard_others(folder: Path, output: Path) -> None:
         with contextlib.suppress(OSError), locked(other / _LOCK, wait=False):
             logger.info("deleting %s, which is left of an extraction of other features", other)
             shutil.rmtree(other)
+
+
+def batches_done(file: Path) -> Iterator[tuple[int, dict[int, str]]]:
+    """Read the batches that a process has recorded, a line each: ``[number, {row: message}]``.
+
+    Yields:
+        The number of a batch, and why each broken image of it cannot be read, by its row.
+
+    Raises:
+        ValueError: If something else stands there, or it is not a regular file.
+    """
+    if file.is_symlink():
+        raise ValueError(f"{file} is a link, which is not followed: delete it")
+    # a line cut off by a kill has no end
+    for line in read_bytes(file, _MOST_DONE).split(b"\n")[:-1]:
+        try:
+            batch, messages = json.loads(line)
+            if type(batch) is not int or not all(isinstance(m, str) for m in messages.values()):
+                raise TypeError
+            yield batch, {int(row): message for row, message in messages.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise ValueError(
+                f"{file} holds {shown(line[:100])}, and not a batch: delete {file.parent}"
+            ) from None
 
 
 def give_name(whole: Path, output: Path, folder: Path) -> None:

@@ -72,3 +72,4 @@ def test_images_that_may_not_be_read_are_not_taken_for_the_cache(tmp_path, cache
         cache_errors.cache_error(FileNotFoundError(2, "none", str(cache / "x")), "photos") is None
     )
     assert cache_errors.cache_error(ValueError("x"), "photos") is None
+    assert cache_errors.cache_error(NotImplementedError("MapArray"), "photos") is None

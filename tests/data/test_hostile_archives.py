@@ -7,6 +7,8 @@ import tarfile
 import zipfile
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -178,3 +180,83 @@ def test_a_planted_link_is_not_written_through(tmp_path):
     except OSError:
         pass
     assert (tmp_path / "dear").read_text() == "mine"
+
+
+def members(tmp_path, *infos, form=tarfile.GNU_FORMAT):
+    """A tar.gz of an image and of members with no content of their own."""
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz", format=form) as archive:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(png())
+        archive.addfile(info, io.BytesIO(png()))
+        for info in infos:
+            archive.addfile(info)
+    return tmp_path / "x.tar.gz"
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_of_a_tar_that_is_too_large_is_refused_unread(tmp_path, kind):
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 2**40
+    with pytest.raises(ValueError, match="x.tar.gz is damaged: it has a header of 1,099,511") as e:
+        load_source(str(members(tmp_path, info)), in_chans=1)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_file_of_a_negative_size_is_refused(tmp_path):
+    info = tarfile.TarInfo("b.png")
+    info.pax_headers = {"size": "-2048"}
+    path = members(tmp_path, info, form=tarfile.PAX_FORMAT)
+    with pytest.raises(ValueError, match="x.tar.gz is damaged: it has a file of -2,048 bytes"):
+        load_source(str(path), in_chans=1)
+
+
+def test_links_to_themselves_and_sparse_files_are_left_and_named(tmp_path, caplog):
+    sparse = tarfile.TarInfo("s.png")
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    circle = [link("b.png", "b.png"), link("c.png", "d.png"), link("d.png", "c.png")]
+    assert outcomes(members(tmp_path, sparse, *circle)) and "a.png is left" not in caplog.text
+    for name in "sbcd":
+        assert f"{name}.png is left: it is no regular file" in caplog.text
+
+
+def test_links_do_not_multiply_what_an_archive_holds(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_archives, "_MOST_LINKED_RATIO", 0)
+    monkeypatch.setattr(_archives, "_MOST_LINKED_MORE", 3 * len(png()))
+    links = [link(f"{i}.png", "a.png", tarfile.LNKTYPE) for i in range(5)]
+    assert len(outcomes(members(tmp_path, *links))) == 4
+    assert "3.png is left: links lead to far more" in caplog.text
+
+
+def test_a_tar_that_unpacks_to_far_more_than_it_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_archives, "_MOST_RATIO", 1)
+    monkeypatch.setattr(_archives, "_MOST_MORE", 10_000)
+    path = tar(tmp_path, *((f"{i}.png", bytes(5000)) for i in range(5)))
+    with pytest.raises(ValueError, match="x.tar.gz of .* bytes unpacks to more than 10,"):
+        load_source(str(path), in_chans=1)
+
+
+def test_a_name_in_another_coding_is_read(tmp_path):
+    info = tarfile.TarInfo("b\udcff.png")
+    path = tmp_path / "x.tar.gz"
+    with tarfile.open(path, "w:gz", encoding="utf-8", errors="surrogateescape") as archive:
+        info.size = len(png())
+        archive.addfile(info, io.BytesIO(png()))
+    assert len(load_source(str(path), in_chans=1).dataset) == 1
+
+
+def test_metadata_of_a_stranger_is_one_line(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "metadata.csv").write_text("file_name,file_name,label\na.png,a.png,1\n")
+    with pytest.raises(ValueError, match="several columns called 'file_name'"):
+        load_source(str(tmp_path), in_chans=1)
+    (tmp_path / "metadata.csv").unlink()
+    rows = pyarrow.table({"file_name": ["a.png"] * 20_000})
+    pyarrow.parquet.write_table(rows, tmp_path / "metadata.parquet")
+    with pytest.raises(ValueError, match="has 20,000 rows; 10,010 are read at most"):
+        load_source(str(tmp_path), in_chans=1)

@@ -367,3 +367,19 @@ def test_images_changed_at_random_give_pixels_or_are_broken():
 @pytest.mark.filterwarnings("ignore")
 def test_thousands_of_images_changed_at_random_give_pixels_or_are_broken():
     fuzz(2000)
+
+
+@pytest.mark.parametrize("part", [b"\x01a", b"\x00!\xfe"], ids=["blocks", "comments"])
+@pytest.mark.parametrize("before", [b"", b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0", b"!\xf9\0\1a\0x"])
+def test_a_gif_with_absurd_comments_is_broken(part, before):
+    whole = encoded("GIF")
+    head, rest = whole[: 13 + (3 << (whole[10] & 7) + 1)], whole[13 + (3 << (whole[10] & 7) + 1) :]
+    for count, is_broken in ((500, False), (5000, True)):
+        content = head + before + b"!\xfe" + part * count + b"\0" + rest
+        if is_broken:
+            with pytest.raises(BrokenImage, match="GIF file of more than 1,000 blocks"):
+                decode_image(content, 3)
+            with pytest.raises(BrokenImage, match="GIF file of more than 1,000 blocks"):
+                image_size(content, 3)
+        else:
+            assert (decode_image(content, 3) == decode_image(whole, 3)).all()
