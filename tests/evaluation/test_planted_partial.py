@@ -68,7 +68,7 @@ def test_a_record_that_is_no_regular_file_is_refused(tmp_path, partial, kind):
         "[true, {}]",
         '[1, {"x": "y"}]',
         '[1, {"1": 2}]',
-        "[" * 10**5,
+        "[" * 5000,
     ],
 )
 def test_a_record_of_something_else_is_one_line(tmp_path, partial, line):
@@ -83,7 +83,7 @@ def test_a_record_of_something_else_is_one_line(tmp_path, partial, line):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 50_000, '{"features": 5}', '{"features": {"data_offsets": [0.5, 9]}}', "[]"],
+    ["[" * 5000, '{"features": 5}', '{"features": {"data_offsets": [0.5, 9]}}', "[]"],
 )
 def test_a_file_with_another_header_is_made_anew(tmp_path, partial, text):
     path = partial / "features.safetensors"
