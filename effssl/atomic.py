@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,7 @@ PARTIAL = ".partial"
 """Ending of the names of files and folders that are not complete."""
 _EARLIER = ".earlier"
 _ABANDONED = 3600  # seconds without a write
+_MOST_WAIT = 30.0  # seconds for a lock, which anybody who can read the folder may hold
 
 
 @contextmanager
@@ -37,8 +39,9 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
         mode: ``w`` for text, ``wb`` for bytes.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, or something else than a file or a link is there.
     """
+    _check_replaceable(path)
     _clear_abandoned(path)
     partial = _beside(path, PARTIAL)
     # "x" follows no link, and the new file has the rights that the umask leaves
@@ -53,6 +56,15 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO]:
         _name_file(error, path)
         partial.unlink(missing_ok=True)
         raise
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a folder."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise OSError(f"{path} is {kind}, which no file replaces: choose another name")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,6 +133,9 @@ def one_writer(path: Path) -> Iterator[None]:
 
     Args:
         path: File or folder that is written or replaced; its parent is made if missing.
+
+    Raises:
+        TimeoutError: If another process holds the lock for half a minute.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -128,13 +143,29 @@ def one_writer(path: Path) -> Iterator[None]:
         return
     parent = os.open(path.parent, os.O_RDONLY)
     try:
-        with suppress(OSError):
-            fcntl.flock(parent, fcntl.LOCK_EX)
+        _lock(parent, path.parent)
         yield
     finally:
         with suppress(OSError):  # a forked process may have it open still
             fcntl.flock(parent, fcntl.LOCK_UN)
         os.close(parent)
+
+
+def _lock(parent: int, path: Path) -> None:
+    end = time.monotonic() + _MOST_WAIT
+    while True:
+        try:
+            fcntl.flock(parent, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"another process has locked the folder {path} for {_MOST_WAIT:g} seconds: "
+                    "end it, or choose another folder"
+                ) from None
+            time.sleep(0.02)
+        except OSError:  # the file system has no locks
+            return
 
 
 @contextmanager
@@ -180,7 +211,14 @@ def wait_for_folder(path: Path, seconds: float = 1.0) -> None:
 
 
 def _earlier_folders(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*{_EARLIER}"))
+    return [left for left in _left_beside(path) if left.suffix == _EARLIER]
+
+
+def _left_beside(path: Path) -> list[Path]:
+    """Return what has a name that `_beside` gives."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}({PARTIAL}|{_EARLIER})")
+    found = path.parent.glob(f".{glob.escape(path.name)}.*")
+    return sorted(left for left in found if name.fullmatch(left.name))
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -189,7 +227,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 def _clear_abandoned(path: Path) -> None:
     """Delete temporary files of a file that nobody has written to for an hour."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{PARTIAL}"):
+    for left in (left for left in _left_beside(path) if left.suffix == PARTIAL):
         with suppress(OSError):
             if time.time() - left.lstat().st_mtime > _ABANDONED and not left.is_dir():
                 left.unlink()
@@ -197,13 +235,12 @@ def _clear_abandoned(path: Path) -> None:
 
 def _clear_leftovers(path: Path, written: Collection[str] | None) -> None:
     """Clear what killed processes left; a folder has one writer at a time."""
-    left = sorted(path.parent.glob(f".{glob.escape(path.name)}.*"))
-    for folder in left:
+    for folder in _left_beside(path):
         if folder.suffix == _EARLIER and not path.exists():
             folder.rename(path)  # the kill came between two renames
         elif folder.suffix == _EARLIER:
             _discard(folder, path, written)
-        elif folder.suffix == PARTIAL:
+        else:
             _delete(folder)
 
 

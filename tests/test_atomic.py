@@ -1,5 +1,6 @@
 """Files and folders are whole or not there, and nothing is written through a link."""
 
+import fcntl
 import json
 import os
 import time
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from effssl import atomic
 from effssl.atomic import (
+    one_writer,
     open_to_append,
     replacing,
     replacing_folder,
@@ -206,3 +209,36 @@ def test_temporary_files_that_killed_processes_left_are_deleted_after_an_hour(tm
     write_text(tmp_path / "a.txt", "whole")
     left = [".a.txt.44556677.partial", ".b.txt.00112233.partial", "a.txt"]
     assert sorted(os.listdir(tmp_path)) == left
+
+
+def test_a_pipe_and_a_folder_are_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"{name} is a .*: choose another name"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["folder", "pipe"]
+
+
+def test_what_only_looks_like_a_temporary_folder_stays(tmp_path):
+    mine = [".model.mine.earlier", ".model.mine.partial", ".model.0011223344.partial"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+    with replacing_folder(tmp_path / "model"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, "model"])
+
+
+def test_a_folder_that_others_keep_locked_is_named_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_MOST_WAIT", 0.1)
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match=f"locked the folder {tmp_path} for 0.1 seconds"):
+            with one_writer(tmp_path / "model"):
+                pass
+        fcntl.flock(held, fcntl.LOCK_UN)
+        with one_writer(tmp_path / "model"):
+            pass
+    finally:
+        os.close(held)
