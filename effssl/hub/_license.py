@@ -14,8 +14,11 @@ LICENSE = ("license", "license_name", "license_link")
 """Keys of a card."""
 _LIST = "https://huggingface.co/docs/hub/repositories-licenses"
 _NAME = re.compile(r"[\w.+-][\w .+-]{0,99}", re.ASCII)
-# an address, or a file in the repository
-_LINK = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]{1,500}|LICENSE(\.[a-z]{1,10})?", re.ASCII)
+# an address without user and password, or a file in the repository
+_LINK = re.compile(
+    r"https?://[\w.~:%-]{1,250}([/?#][\w.~:/?#@!$&*+,;=%-]{0,500})?|LICENSE(\.[a-z]{1,10})?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from effssl.foreign import read_json
 from effssl.hub._folder import PROBE, TRAINING, read_record
-from effssl.hub._license import LICENSE
-from effssl.hub._model_config import WEIGHT_FILES, ModelConfig
+from effssl.hub._license import LICENSE, License
+from effssl.hub._model_config import WEIGHT_FILES, ModelConfig, set_license
+from effssl.hub._record_keys import COLUMNS, CONFIG, PRIVATE, VERSIONS
 from effssl.hub._tensor_file import open_tensors
 from effssl.shown import shown
 
@@ -20,32 +21,43 @@ _WORD = r"[\w.+:%\[\]()=,-]*"
 # a slash stands between spaces only, as in a formula, and so in no path
 _TEXT = r"(?:[\w .,:;%()\[\]=+*^'²±≥≤-]| / )*"
 _ADDRESS = r"https://(github\.com|huggingface\.co|arxiv\.org|doi\.org|cv\.gluon\.ai)/[\w./%#-]*"
-_TOKEN = re.compile(r"\b(hf|ghp|gho|github_pat|glpat|sk|xox[bp]|AKIA)[_-]?[A-Za-z0-9_-]{16,}")
+_TOKEN = re.compile(
+    r"\b(hf|gh[a-z]|github_pat|glpat|sk|xox[a-z]|AKIA)[_-]?[A-Za-z0-9_-]{16,}"
+    # what no other word holds is found within words, too
+    r"|(hf|gh[a-z]|github_pat)_[A-Za-z0-9_]{16,}|(glpat|xox[a-z])-[\w-]{16,}|sk-[A-Za-z0-9]{20,}"
+    r"|AKIA[A-Z0-9]{16}"
+)
+_IP = re.compile(r"(?<![\w.])\d{1,3}(\.\d{1,3}){3}(?![\w.]*\w)")
 _LOCAL_PATH = re.compile(r"""(^|[\s'"=(,;:])(\.{0,2}/[\w.]|~|[A-Za-z]:[\\/]|\\\\)|\bfile:""")
-_BY_KEY = {
-    "dataset": f"{_ID}|{_WORD}",
-    "origin_url": _ADDRESS,
-    "license_link": r"https?://\S+|LICENSE[\w.]*",
-    "split": _WORD,
-    "image_column": r"[\w ]*",
-    "label_column": r"[\w ]*",
-    "digest": r"[0-9a-f]*",
-    "sha256": r"[0-9a-f]{64}",
-    "precision": r"\w*",
-    "hardware": r"(?:[\w .,:()+™®-]| [/@] |(?<=\d)/(?=\d))*",  # RTX 6000/8000, CPU @ 2.2GHz
+_FORMS = {
+    r"config\.dataset|evaluation\.dataset": f"{_ID}|{_WORD}",
+    r"config\.(image_column|label_column)": r"[\w ]*",
+    r"config\.\w+|model_args\.\w+": f"{_ID}|{_WORD}",
+    r"pretrained_cfg\.origin_url": _ADDRESS,
+    r"effssl\.license_link": r"https?://[^\s@/?#]+([/?#]\S*)?|LICENSE[\w.]*",  # and no user
+    r"evaluation\.\w*split": _WORD,
+    r"evaluation\.digest": r"[0-9a-f]*",
+    r"(effssl\.files|evaluation\.probe)\..*sha256": r"[0-9a-f]{64}",
+    r"precision|evaluation\.precision": r"\w*",
+    # RTX 6000/8000, CPU @ 2.2GHz; a point as in 2.2 or Inc., and so no name of a host
+    r"hardware": r"(?:[\w ,:()+™®-]|\.(?=\s|$)|(?<=\d)\.(?=\d)| [/@] |(?<=\d)/(?=\d))*",
+    r"versions\.\w+": r"\d[\w.+!-]*",
 }
+"""Forms of text, by the keys that lead to it; other text has that of a sentence."""
 _KEYS = {
     "": {"architecture", "num_classes", "num_features", "model_args", "pretrained_cfg", "effssl"},
     "effssl": {"format", *LICENSE[1:], *(field.name for field in dataclasses.fields(ModelConfig))},
 }
+_RECORD_KEYS = {"config": CONFIG | PRIVATE, "versions": VERSIONS, "history": COLUMNS}
 
 
-def check_publishable(copy: Path, folder: Path) -> None:
+def check_publishable(copy: Path, folder: Path, license: License | None = None) -> None:
     """Check that the files of a model hold nothing but what effssl writes into them.
 
     Args:
         copy: Copy of a model folder that loads.
         folder: The folder, for errors.
+        license: License that config.json gets; the one that it has if None.
 
     Raises:
         ValueError: If one holds another key, a number that is not finite, or text that may be a
@@ -53,6 +65,8 @@ def check_publishable(copy: Path, folder: Path) -> None:
     """
     path = folder / "config.json"
     config = read_json(copy / "config.json")
+    if license is not None:
+        set_license(config, license)
     for key, known in _KEYS.items():
         _check_keys((config[key] if key else config).keys() - known, key, path)
     _check(config, path)
@@ -61,6 +75,11 @@ def check_publishable(copy: Path, folder: Path) -> None:
         # values first: they say more
         _check(read_json(copy / TRAINING), path)
         _check_keys(record.unknown, "", path)
+        for key, known in _RECORD_KEYS.items():
+            _check_keys((getattr(record, key) or {}).keys() - known, key, path)
+        for name in sorted(PRIVATE):
+            if (record.config or {}).get(name) is not None:
+                raise ValueError(f"{path}: config.{name} is private: take it out")
         for evaluation in record.evaluation:
             _check_keys(evaluation.unknown, "evaluation", path)
     for name in (*WEIGHT_FILES.values(), PROBE):
@@ -83,7 +102,6 @@ def _check_keys(unknown: Any, where: str, path: Path) -> None:
 
 
 def _check(value: Any, path: Path, key: str = "") -> None:
-    name = key.rpartition(".")[2]
     if isinstance(value, dict):
         for inner, item in value.items():
             where = f"{key}.{inner}" if key else inner
@@ -95,21 +113,31 @@ def _check(value: Any, path: Path, key: str = "") -> None:
             _check(item, path, key)
     elif isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError(f"{path}: {key} is {value}, and only finite numbers are published")
-    elif isinstance(value, str) and not _is_good(name, key, value):
+    elif isinstance(value, str) and not _is_good(key, value):
         what = "may be private"
         if _LOCAL_PATH.search(value):
             what = "holds a path of this machine"
         raise ValueError(f"{path}: {key} {what}, {shown(value)}: take it out")
 
 
-def _is_good(name: str, key: str, value: str) -> bool:
+def _is_good(key: str, value: str) -> bool:
     if _TOKEN.search(value) or _LOCAL_PATH.search(value):
         return False
+    if not key.startswith("versions.") and _IP.search(value):
+        return False
     if key == "command":
-        try:
-            words = shlex.split(value)
-        except ValueError:
-            return False
-        return all(re.fullmatch(rf"{_ID}|{_WORD}", word) for word in words)
-    form = _BY_KEY.get(name, f"{_ID}|{_TEXT}" if key.startswith("config.") else _TEXT)
+        return _is_command(value)
+    form = next((form for where, form in _FORMS.items() if re.fullmatch(where, key)), _TEXT)
     return re.fullmatch(form, value) is not None
+
+
+def _is_command(value: str) -> bool:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return False
+    flags = {"--" + name.replace("_", "-") for name in CONFIG}
+    return all(
+        word in flags if word.startswith("--") else re.fullmatch(rf"{_ID}|{_WORD}", word)
+        for word in words
+    )

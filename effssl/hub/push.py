@@ -139,7 +139,9 @@ def prepared(folder: Path, repo_id: str, license: License | None = None) -> Iter
         check_probe(copy, load_folder(copy))
         check_publishable(copy, folder)
         earlier = _read_card(copy)
-        write_card(copy, compose_card(copy, repo_id, license=license))
+        card = compose_card(copy, repo_id, license=license)
+        check_publishable(copy, folder, read_license(card))  # which is sent in config.json
+        write_card(copy, card)
 
     with snapshot(folder, check) as copy:
         if read_license(read_text(copy / CARD, MOST_CARD)) is None:

@@ -13,10 +13,16 @@ from safetensors.torch import load_file, save_file
 import effssl
 from effssl.cli import main
 from effssl.hub._folder import read_training
+from effssl.hub._license import check_license
 from effssl.hub._publishable import check_publishable
+from effssl.hub._record_keys import CONFIG, VERSIONS
+from effssl.hub._record_keys import PRIVATE as PRIVATE_FIELDS
 from effssl.hub._weights import describe_file
 from effssl.hub.push import prepare
 from effssl.training import loop
+from effssl.training._fields import names_where
+from effssl.training._record import _versions
+from effssl.training.config import PretrainConfig
 
 PACKAGED = next((Path(effssl.__file__).parent / "pretrained").glob("*/training.json")).parent
 
@@ -101,6 +107,64 @@ def test_other_keys_are_refused(folder, name, change, key):
     put(folder, name, change)
     with pytest.raises(ValueError, match=f"{name}: {key} is nothing that effssl writes"):
         prepare(folder, "org/m")
+
+
+def test_the_keys_of_a_record_are_those_that_a_run_writes():
+    assert PRIVATE_FIELDS == names_where(PretrainConfig, "published", "no")
+    assert CONFIG | PRIVATE_FIELDS == PretrainConfig().values().keys()
+    assert VERSIONS == _versions().keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c["config"].update(anything="node7.corp.example"),
+        lambda c: c["config"].update(output="runs-of-alice"),
+        lambda c: c["config"].update(license_link="https://alice:secret@corp.example/x"),
+        lambda c: c["versions"].update(host="7.1"),
+        lambda c: c["versions"].update(torch="node7.corp.example"),
+        lambda c: c["history"].update(secret=c["history"]["loss"]),
+        lambda c: c["evaluation"][0]["protocols"].update(license_link="https://a:b@corp.example"),
+        lambda c: c.update(hardware="10.1.2.3"),
+        lambda c: c.update(hardware="node7.corp.example"),
+        *(
+            lambda c, key=key, token=token: c.update({key: token})
+            for key in ("hardware", "command")
+            for token in (
+                *(
+                    "ghs_abcdefghijklmnopqrst",
+                    "ghu_abcdefghijklmnopqrst",
+                    "xghr_abcdefghijklmnopq1",
+                ),
+                *("ahf_abcdefghijklmnopqrst", "1glpat-abcdefghijklmnopqrst", "ask-" + "aB3" * 10),
+            )
+        ),
+        lambda c: c.update(command="effssl pretrain --output runs-of-alice"),
+        lambda c: c.update(command="effssl pretrain --secret 1"),
+    ],
+)
+def test_what_a_run_does_not_write_is_refused_in_every_depth(folder, change):
+    put(folder, "training.json", change)
+    with pytest.raises(ValueError, match="training.json: .*take it out"):
+        check_publishable(folder, folder)
+
+
+@pytest.mark.parametrize("link", ["http://u:hf_secret@h/x", "https://token@corp.example"])
+def test_a_link_to_a_license_tells_no_password(folder, link):
+    with pytest.raises(ValueError, match="needs a license_link"):
+        check_license("other", "a", link)
+    put(folder, "config.json", lambda content: content["effssl"].update(license_link=link))
+    with pytest.raises(ValueError, match="config.json: effssl.license_link may be private"):
+        check_publishable(folder, folder)
+
+
+def test_a_license_that_is_given_is_checked_like_one_that_is_there(folder, capsys):
+    link = "https://corp.example/x?key=hf_abcdefghijklmnopqrstuvwxyz"
+    with pytest.raises(SystemExit):
+        flags = ["--license", "other", "--license-name", "a", "--license-link", link]
+        main(["push", str(folder), "org/m", "--dry-run", *flags])
+    assert "effssl.license_link may be private" in capsys.readouterr().err
+    assert "hf_" not in (folder / "config.json").read_text()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "linear_probe.safetensors"])

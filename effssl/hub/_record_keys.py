@@ -1,0 +1,25 @@
+"""Keys of training.json that effssl writes below config, versions and history."""
+
+CONFIG = frozenset(
+    (
+        "backbone pretrained in_chans img_size patch_size projector_dim loss loss_weight multiview "
+        "dataset split image_column label_column value_range max_pixels streaming workers cache_gb "
+        "max_broken views preset batch_size micro_batch epochs max_steps max_minutes optimizer lr "
+        "lr_scaling weight_decay warmup_epochs grad_clip precision compile deterministic seed cpu "
+        "resume overwrite checkpoint_steps checkpoint_minutes keep_checkpoints stop_when_disk_full "
+        "timeout_minutes evaluate_every log_every tracker"
+    ).split()
+)
+"""Fields of a run's configuration whose values are published."""
+PRIVATE = frozenset({"output"})
+"""Fields that are there without their values, since they are paths."""
+VERSIONS = frozenset({"python", "effssl", "torch", "torchvision", "timm", "accelerate", "datasets"})
+"""Packages whose versions are told."""
+_SIGNS = ("std", "rank", "alpha", "rankme")
+COLUMNS = frozenset(
+    {"step", "epoch", "loss", "lr", "grad_norm", "views_per_s", "waiting", "memory_mb", "broken"}
+    | {"invariance", "orthogonality", "redundancy", "variance", "covariance", "knn"}
+    | {"skipped_steps", "skipped_batches"}
+    | {f"{of}_{sign}" for of in ("feature", "projection") for sign in _SIGNS}
+)
+"""Metrics over training, with the parts of all losses."""
