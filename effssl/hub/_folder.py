@@ -123,6 +123,7 @@ def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
         # one after the other, so that they are hardly ever of two models
         config = read_config(folder)
         files = _open_weights(folder, config, stack)
+        check_features(config)
         model = build_sketch(config)
         weights = _read_weights(config, files, model)
     if not config.files:
@@ -173,6 +174,30 @@ def build_sketch(config: ModelConfig) -> SSLModel:
     """Build the model on the meta device: structure and shapes without memory."""
     with torch.device("meta"), without_initial_values():
         return _build(config)
+
+
+def check_features(config: ModelConfig) -> None:
+    """Check that a backbone gives one vector an image where timm's arguments may change that.
+
+    Raises:
+        ValueError: If it does not, or cannot take images of the size in config.json.
+    """
+    if not config.has_timm_args:
+        return
+    # another sketch, since a backbone may keep tables from a pass
+    sketch = build_sketch(config).eval()
+    size = sketch.backbone.pretrained_cfg["input_size"]
+    told = f"config.json: {config.architecture} with {config.model_args}"
+    try:
+        with torch.inference_mode():
+            found = tuple(sketch(torch.empty(1, *size, device="meta")).shape)
+    except Exception as error:  # noqa: BLE001  timm raises anything of arguments that nobody tried
+        raise ValueError(f"{told} cannot compute features: {one_line(error, 300)}") from error
+    if found != (1, sketch.num_features):
+        raise ValueError(
+            f"{told} gives features of shape {found} for an image, not {sketch.num_features} "
+            "numbers: give another global_pool"
+        )
 
 
 def read_training(folder: str | os.PathLike) -> dict:

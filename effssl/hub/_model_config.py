@@ -35,6 +35,8 @@ _CHOICES = {
 }
 _LARGEST_VALUE = 1e30  # of a pixel
 _MOST_RESIZED = 12_000  # pixels of a side
+_MOST_SIDE = 2048  # of the images in a batch; timm's own have 1024
+_MOST_ASPECT = 2  # of the longer by the shorter side; timm's own have 4 / 3
 _LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
 
 
@@ -61,6 +63,11 @@ class ModelConfig:
     name: ModelName | None = None
     value_range: tuple[float, float] | None = None
     license: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def has_timm_args(self) -> bool:
+        """Whether model_args holds some that only timm sets, such as ``global_pool``."""
+        return not self.model_args.keys().isdisjoint(_TIMM_ARGS)
 
 
 def compose_config(
@@ -141,6 +148,7 @@ def _checked(config: dict) -> ModelConfig:
     model_args = _checked_args(config.get("model_args", {}), foreign)
     _check_cfg(cfg)
     _check_resize(cfg)
+    _check_sides(cfg, max(_MOST_SIDE, model_args.get("img_size", 0)))
     channels = model_args.get("in_chans", 3)
     for key, found in {
         "input_size": cfg.get("input_size", [0])[0],
@@ -226,6 +234,20 @@ def _check_resize(cfg: dict) -> None:
             f"input_size and crop_pct of pretrained_cfg ask to resize every image to "
             f"{resized:,.0f} pixels; {_MOST_RESIZED:,} are allowed"
         )
+
+
+def _check_sides(cfg: dict, most: int) -> None:
+    """Refuse images of which a batch would fill the memory, whatever the weights are.
+
+    Larger ones are for backbones that are built for them, whose weights or tables are as large.
+    """
+    for key in _SIZES:
+        sides = cfg.get(key, [0, 1, 1])[1:]
+        if max(sides) > most or max(sides) > _MOST_ASPECT * min(sides):
+            raise ValueError(
+                f"{key} of pretrained_cfg asks for images of {sides[0]} x {sides[1]} pixels; sides "
+                f"up to {most} are allowed, one at most {_MOST_ASPECT} times the other"
+            )
 
 
 def _are_sides(value: object, count: int) -> bool:

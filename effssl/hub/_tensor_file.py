@@ -37,6 +37,7 @@ _BYTES = {"F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8, "C64": 8}  #
 _BYTES |= {name: dtype.itemsize for name, dtype in DTYPES.items()}
 _MOST_HEADER = 10_000_000
 _MOST_SIDES = 16
+_MOST_ELEMENTS = 1 << 40  # the sides of an empty tensor have bounds as well
 _CHUNK = 1 << 22
 
 
@@ -141,6 +142,8 @@ def _checked(name: str, entry: Any) -> tuple[int, int, str, tuple[int, ...]]:
     numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
     whole = all(type(number) is int and number >= 0 for number in numbers)
     if not whole or len(offsets) != 2 or len(shape) > _MOST_SIDES:
+        raise ValueError(f"{shown(name)} is {shown(entry)}")
+    if math.prod(max(side, 1) for side in shape) > _MOST_ELEMENTS:
         raise ValueError(f"{shown(name)} is {shown(entry)}")
     if not isinstance(kind, str) or kind not in _BYTES:
         raise ValueError(f"{shown(name)} is of dtype {shown(kind)}")

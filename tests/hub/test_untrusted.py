@@ -51,6 +51,30 @@ def test_pickled_weights_are_never_opened(folder, name):
     assert not (folder / "run").exists()
 
 
+def test_a_pooling_that_gives_no_features_of_the_width_is_refused(folder):
+    change_config(folder, lambda c: c["model_args"].update(global_pool=""))
+    with pytest.raises(ValueError, match="config.json: test_resnet with .* features of shape"):
+        effssl.from_pretrained(folder)
+
+
+def test_a_pooling_that_gives_features_of_the_width_is_let_pass(folder):
+    change_config(folder, lambda c: c["model_args"].update(global_pool="max"))
+    model = effssl.from_pretrained(folder)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, model.num_features)
+
+
+@pytest.mark.parametrize("shape", [[10**18, 0], [10**30, 0]])
+def test_an_empty_probe_of_huge_sides_is_one_line(folder, shape, capsys):
+    header = {"weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
+    header["bias"] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    (folder / "linear_probe.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(SystemExit):
+        cli.main(["push", str(folder), "org/m", "--dry-run"])
+    shown = capsys.readouterr().err
+    assert "linear_probe.safetensors is truncated or not" in shown and "Traceback" not in shown
+
+
 PATHS = ["../../etc/passwd", "/etc/passwd", "local-dir:/etc", "hf-hub:org/name", "a\\..\\b"]
 
 
@@ -92,6 +116,14 @@ def test_paths_and_addresses_in_a_config_are_refused(folder, put, path):
         (
             lambda c: c["pretrained_cfg"].update(input_size=[3, 8192, 8192], crop_pct=0.1),
             "ask to resize every image to 81,920 pixels; 12,000 are allowed",
+        ),
+        (
+            lambda c: c["pretrained_cfg"].update(input_size=[3, 8192, 8192], crop_pct=1.0),
+            "asks for images of 8192 x 8192 pixels; sides up to 2048 are allowed",
+        ),
+        (
+            lambda c: c["pretrained_cfg"].update(test_input_size=[3, 1, 2048], crop_pct=1.0),
+            "asks for images of 1 x 2048 pixels; .* one at most 2 times the other",
         ),
         (lambda c: c["pretrained_cfg"].update(interpolation="random"), "interpolation of pretrain"),
         (lambda c: c.update(architecture="vit_giant_patch14_dinov2"), "model.safetensors does not"),
