@@ -79,6 +79,15 @@ def test_escapes_in_a_model_and_in_images_do_not_reach_the_terminal(
     own_log(main, ["evaluate", str(tmp_path / "m"), *of, *flags])
     shown = capsys.readouterr()
     assert "\\x1b[2J" in shown.out and is_plain(shown.out)
+    odd = tmp_path / "m\x1b[31mx"
+    shutil.copytree(tmp_path / "m", odd)
+    effssl.save_pretrained(model, odd)
+    own_log(main, ["evaluate", str(odd), *of, *flags])
+    own_log(main, ["push", str(odd), "org/m", "--dry-run"])
+    features = ["--split", "train", "--output", str(odd / "f\x1b[31m.parquet"), "--cpu"]
+    own_log(main, ["features", str(odd), *of[:2], *features])
+    shown = capsys.readouterr()
+    assert shown.out.count("m\\x1b[31mx") > 3 and is_plain(shown.out)
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     for values in ({"model_args": {"global_pool": ESCAPES}}, {"architecture": ESCAPES}):
         (tmp_path / "m" / "config.json").write_text(json.dumps(config | values))

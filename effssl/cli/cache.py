@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from effssl.shown import one_line, plain
+
 if TYPE_CHECKING:
     from effssl.data._cache_list import CacheEntry
 
@@ -36,8 +38,9 @@ class Cache:
             return
         for entry in entries:
             used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-            print(f"{entry.name:32}  {_size(entry.bytes):>8}  {used}  {entry.about}")
-        print(f"{'total':32}  {_size(sum(e.bytes for e in entries)):>8}  in {cache_folder()}")
+            print(plain(f"{entry.name:32}  {_size(entry.bytes):>8}  {used}  {entry.about}"))
+        total = _size(sum(e.bytes for e in entries))
+        print(plain(f"{'total':32}  {total:>8}  in {cache_folder()}"))
 
     def _chosen(self, entries: list[CacheEntry]) -> list[CacheEntry] | None:
         """Return the entries to delete, or None if nothing is to be deleted."""
@@ -61,7 +64,6 @@ class Cache:
 
 def _delete(entries: list[CacheEntry]) -> None:
     from effssl.data._cache_list import delete_cache
-    from effssl.shown import one_line
 
     freed, kept = 0, []
     for entry in entries:
@@ -69,10 +71,10 @@ def _delete(entries: list[CacheEntry]) -> None:
             delete_cache(entry)
         except OSError as error:
             kept.append(entry.name)
-            print(f"kept {entry.name}: {one_line(error)}", file=sys.stderr)
+            print(one_line(f"kept {entry.name}: {error}"), file=sys.stderr)
             continue
         freed += entry.bytes
-        print(f"deleted {entry.name}, {_size(entry.bytes)}: {entry.about}")
+        print(plain(f"deleted {entry.name}, {_size(entry.bytes)}: {entry.about}"))
     print(f"freed {_size(freed)}")
     if kept:
         sys.exit(2)

@@ -133,13 +133,14 @@ class Evaluate:
         )
         if is_main_process():
             noted = self._record(found, public, unlabelled=train is None)
-            print(f"\n{len(test.dataset):,} images of {plain(str(dataset))}, {self.test_split}")
+            split = plain(self.test_split)
+            print(f"\n{len(test.dataset):,} images of {plain(str(dataset))}, {split}")
             self._print(found, noted, train)
             if self.json is not None:
                 write_json(self.json, noted.to_json() | details(found, train))
             print(
                 f"\nimport effssl\n"
-                f"model = effssl.from_pretrained({python_name(self.model, self.revision)})\n"
+                f"model = effssl.from_pretrained({plain(python_name(self.model, self.revision))})\n"
                 f"transform = effssl.create_transform(model)\n"
                 f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
             )
@@ -192,6 +193,7 @@ class Evaluate:
     ) -> None:
         """Write the record into a local model folder; say so if that cannot be."""
         from effssl.hub._folder import add_evaluation
+        from effssl.shown import one_line
 
         if weights is None:
             return
@@ -200,4 +202,5 @@ class Evaluate:
             add_evaluation(folder, noted, probe, files=weights)
         except OSError as error:  # the numbers are printed, which is what was wanted
             why = error.strerror or error
-            print(f"warning: {folder} does not get the result: {why}", file=sys.stderr)
+            said = f"warning: {folder} does not get the result: {why}"
+            print(one_line(said), file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from effssl.cli._model import Precision, images_of, is_main_process, load_model, pixel_options
+from effssl.shown import plain
 from effssl.training.config import Preset, ValueRange
 
 
@@ -95,4 +96,4 @@ class Features:
             progress=True,
         )
         if is_main_process():
-            print(self.output)
+            print(plain(str(self.output)))

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from effssl.cli._model import is_main_process
+from effssl.shown import plain
 from effssl.training.config import PretrainConfig
 
 
@@ -28,4 +29,5 @@ class Pretrain:
 
         folder = pretrain(self.config)
         if is_main_process():
-            print(f"model folder: {folder}\nevaluate it:  effssl evaluate {folder}")
+            name = plain(str(folder))
+            print(f"model folder: {name}\nevaluate it:  effssl evaluate {name}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from effssl.cli._model import python_name
+from effssl.shown import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Push:
             with prepared(folder, self.repo_id, license) as copy:
                 for name, file in files_to_send(copy).items():
                     size = len(file) if isinstance(file, bytes) else file.stat().st_size
-                    print(f"{size:12,} bytes  {folder / name}")
-            card = folder / "README.md"
-            print(f"nothing was sent to {self.repo_id}; read {card} before you do")
+                    print(f"{size:12,} bytes  {plain(str(folder / name))}")
+            card = plain(str(folder / "README.md"))
+            print(f"nothing was sent to {plain(self.repo_id)}; read {card} before you do")
             return
         address = push_to_hub(
             folder,
@@ -67,7 +68,7 @@ class Push:
             license_name=self.license_name,
             license_link=self.license_link,
         )
-        print(address)
+        print(plain(address))
         if not self.create_pr:
-            name = python_name(self.repo_id, self.revision)
+            name = plain(python_name(self.repo_id, self.revision))
             print(f"\nimport effssl\nmodel = effssl.from_pretrained({name})")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from effssl.shown import plain
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -30,4 +32,5 @@ class Report:
         """Write the page, and print where it is."""
         from effssl.report import write_report
 
-        print(write_report(self.run_folder, self.output, dataset=self.dataset, images=self.images))
+        page = write_report(self.run_folder, self.output, dataset=self.dataset, images=self.images)
+        print(plain(str(page)))

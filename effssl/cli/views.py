@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from effssl.shown import one_line
+from effssl.shown import one_line, plain
 from effssl.training.config import Preset, ValueRange
 
 
@@ -80,5 +80,5 @@ class Views:
             picture.save(file, kind)
         for row, path, image in zip(rows, paths, decoded, strict=True):
             if isinstance(image, torch.Tensor):
-                print(image_name(path, f"row {row}"))
-        print(f"{len(shown)} images with {self.views} views each: {self.output}")
+                print(plain(image_name(path, f"row {row}")))
+        print(plain(f"{len(shown)} images with {self.views} views each: {self.output}"))
