@@ -29,7 +29,7 @@ from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
 
-_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error)
 _DAMAGED += (NotImplementedError, OverflowError, UnicodeDecodeError, struct.error)
 _LEFT_FREE = 0.1  # share of the free disk that a copy leaves

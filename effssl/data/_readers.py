@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAMPLE = "fashion-mnist-sample"
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"
 _SHARDS = {".parquet": "parquet", ".tar": "webdataset"}  # readers of datasets
-_ARCHIVE_PARTS = frozenset({".zip", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst"})
+_ARCHIVE_PARTS = frozenset({".zip", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz"})
 _KEPT = TABLES | _SHARDS.keys() | _ARCHIVE_PARTS
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _STREAM_SHARDS = 64

@@ -157,15 +157,17 @@ def test_what_a_link_is_called_says_nothing(cache):
     assert not is_own(str(path), own_folders("org/data"))
 
 
-def test_a_readme_beside_parquet_files_names_no_others(tmp_path):
+FILES = "configs: [{config_name: default, data_files: [{split: train, path: ../secret/*.parquet}]}]"
+
+
+@pytest.mark.parametrize("text", [FILES, "x: !!python/object:os.system {}", "a: [", "- 5"])
+def test_a_readme_beside_parquet_files_is_not_read(tmp_path, text):
     for name, value in (("given", 1), ("secret", 2)):
         folder = tmp_path / name
         folder.mkdir()
         rows = Dataset.from_dict({"image": [Image.new("L", (4, 4), value)]})
         rows.to_parquet(folder / "a.parquet")
-    files = "[{split: train, path: ../secret/*.parquet}]"
-    configs = f"configs: [{{config_name: default, data_files: {files}}}]"
-    (tmp_path / "given" / "README.md").write_text(f"---\n{configs}\n---\n")
+    (tmp_path / "given" / "README.md").write_text(f"---\n{text}\n---\n")
     source = load_source(str(tmp_path / "given"), in_chans=1)
     assert [int(decode_image(row["image"], 1).max()) for row in source.dataset] == [1]
 

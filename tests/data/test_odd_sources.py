@@ -63,11 +63,3 @@ def test_an_object_that_is_no_data_set_stays_a_type_error():
     with pytest.raises(TypeError, match="a int is no data set"):
         load_source(5)
     assert not _readers.is_public("~nouser-effssl/x")
-
-
-def test_metadata_of_a_data_set_that_is_no_yaml_is_one_line(tmp_path):
-    Dataset.from_dict({"x": [1]}).to_parquet(tmp_path / "a.parquet")
-    (tmp_path / "README.md").write_text("---\nx: !!python/object:os.system {}\n---\n")
-    with pytest.raises(ValueError, match=f"data set '{tmp_path}'.*") as info:
-        load_source(str(tmp_path))
-    assert one_line(info)
