@@ -15,8 +15,6 @@ from effssl.data._suffixes import image_suffixes, lacking_extra
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
-_LABEL_NAMES = ("label", "labels", "class", "target", "fine_label", "cls")
-
 
 def find_image_column(features: Features, name: str | None) -> str:
     """Return the column named, or else the only one of the likeliest kind present.
