@@ -2,9 +2,11 @@
 
     python benchmarks/losses.py                      the table, on one core 10 to 15 minutes
     python benchmarks/losses.py --dims 256 8192 --views 2 8
+    python benchmarks/losses.py --device cuda --images 4096 --dims 256 8192
 
 One row is one loss at one V x D; every measurement runs in its own process. "ms" is the time of the
-forward and backward pass, "MB" their peak memory above what the process held before. The "lightly"
+forward and backward pass, "MB" their peak memory above what the process (on cuda: the device) held
+before. The "lightly"
 columns give lightly's time and memory, then both as multiples of ours; it has two views only.
 "products" is our time as a multiple of that of the bare matrix products of the cheaper form, into
 memory allocated beforehand.
@@ -27,14 +29,25 @@ LOSSES = ("bt", "bt-mean", "vicreg", "spectral")
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
     """Return the best time of a step in ms, after one warm-up step, and its peak memory in MB."""
-    before = peak_memory(reset=True)
+    on_cuda = torch.cuda.is_initialized()
+    memory = cuda_memory if on_cuda else peak_memory
+    before = memory(reset=True)
     times = []
     end = time.perf_counter() + seconds
     while len(times) < 3 or (time.perf_counter() < end and len(times) < 100):
         start = time.perf_counter()
         step()
+        if on_cuda:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return {"ms": 1e3 * min(times[1:]), "MB": peak_memory() - before}
+    return {"ms": 1e3 * min(times[1:]), "MB": memory() - before}
+
+
+def cuda_memory(reset: bool = False) -> float:
+    """Return the device's peak of allocated memory in MB; ``reset`` sets it to what is held now."""
+    if reset:
+        torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def peak_memory(reset: bool = False) -> float:
@@ -45,10 +58,10 @@ def peak_memory(reset: bool = False) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measure_cell(what: str, views: int, images: int, dim: int, seconds: float) -> dict:
+def measure_cell(what: str, views: int, images: int, dim: int, seconds: float, device: str) -> dict:
     """Measure "bt", ..., "lightly bt", ... or "products bt", ... in this process."""
     kind, _, name = what.rpartition(" ")
-    z = torch.randn(views, images, dim, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(views, images, dim, generator=torch.Generator().manual_seed(0)).to(device)
     if kind == "products":
         return measure(bare_products(name, z), seconds)
 
@@ -85,14 +98,14 @@ def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
     views, images, dim = z.shape
     out = torch.empty_like(z)
     if gram_is_cheaper(views=views, counts=[images], dim=dim, across=across):
-        grams = torch.empty(views, images, images)
+        grams = z.new_empty(views, images, images)
 
         def step() -> None:
             torch.bmm(z, z.mT, out=grams)
             torch.bmm(grams, z, out=out)
     else:
         pairs = [(a, b) for a in range(views) for b in range(a)] if across else None
-        matrix = torch.empty(dim, dim)
+        matrix = z.new_empty(dim, dim)
 
         def step() -> None:
             for a, b in pairs or [(v, v) for v in range(views)]:
@@ -107,7 +120,8 @@ def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
 def run_cell(what: str, views: int, dim: int, args: argparse.Namespace) -> dict:
     """Call `measure_cell` in its own process."""
     cell = [what, str(views), str(args.images), str(dim), str(args.seconds)]
-    command = [sys.executable, __file__, "--threads", str(args.threads), "--cell", *cell]
+    options = ["--device", args.device, "--threads", str(args.threads)]
+    command = [sys.executable, __file__, *options, "--cell", *cell]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True)
     if finished.returncode:
@@ -118,8 +132,11 @@ def run_cell(what: str, views: int, dim: int, args: argparse.Namespace) -> dict:
 def print_table(args: argparse.Namespace) -> None:
     """Measure all cells and print them."""
     lightly = importlib.util.find_spec("lightly") is not None
+    where = f"CPU, {args.threads} thread(s)"
+    if args.device == "cuda":
+        where = torch.cuda.get_device_name()
     print(
-        f"N {args.images}, float32, CPU, {args.threads} thread(s), torch {torch.__version__}; "
+        f"N {args.images}, float32, {where}, torch {torch.__version__}; "
         f"forward + backward; one warm-up step, then the best of {args.seconds:g} s or 2 steps"
     )
     if not lightly:
@@ -150,6 +167,7 @@ def main() -> None:
     parser.add_argument("--views", nargs="+", type=int, default=[2, 4, 8], metavar="V")
     parser.add_argument("--dims", nargs="+", type=int, default=[256, 1024, 8192], metavar="D")
     parser.add_argument("--images", type=int, default=512, help="N (default: 512)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="time for one measurement (default: 3)"
@@ -159,7 +177,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.cell:
         what, views, images, dim, seconds = args.cell
-        print(json.dumps(measure_cell(what, int(views), int(images), int(dim), float(seconds))))
+        numbers = int(views), int(images), int(dim), float(seconds)
+        print(json.dumps(measure_cell(what, *numbers, args.device)))
     else:
         print_table(args)
 

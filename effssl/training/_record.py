@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from effssl.training._fields import names_where
 from effssl.training._metrics import read_history
 from effssl.training.config import PretrainConfig
+from effssl.version import __version__
 
 
 def training_record(
@@ -74,7 +75,8 @@ def _hardware(accelerator: Accelerator) -> str:
 
 def _versions() -> dict[str, str]:
     """Versions of Python and of the packages that determine what a run computes."""
-    packages = ("effssl", "torch", "torchvision", "timm", "accelerate", "datasets")
-    return {"python": platform.python_version()} | {
+    packages = ("torch", "torchvision", "timm", "accelerate", "datasets")
+    # effssl may be imported from a checkout, where nothing is installed
+    return {"python": platform.python_version(), "effssl": __version__} | {
         package: importlib.metadata.version(package) for package in packages
     }
