@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _SOON, _LATER = 10.0, 30.0  # seconds between two lines, in the first minute of a stage and after it
 _MINUTE = 60.0
 _LOOK = 0.5  # seconds between two looks at the clock
+_DELAY = 0.5  # seconds until a bar is drawn, since most work is done before
 
 _lock = threading.RLock()
 _open: list[Stage] = []  # the innermost one is last, and is the one that shows
@@ -112,6 +113,7 @@ class Stage:
             unit_scale=self.total is not None and self.total >= 10_000,
             postfix=self._text or None,
             dynamic_ncols=True,
+            delay=_DELAY,
             leave=False,
             bar_format=None if counts else "{desc} [{elapsed}{postfix}]",
         )

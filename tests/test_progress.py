@@ -55,6 +55,7 @@ def clock(monkeypatch):
 def terminal(monkeypatch):
     stream = Terminal()
     # pytest sets sys.stderr itself before it calls a test
+    monkeypatch.setattr(progress, "_DELAY", 0)
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream, stdout=stream))
     return stream
 
@@ -152,6 +153,13 @@ def test_a_terminal_shows_one_bar_with_the_text(terminal):
         assert "loss 2.5, 100 views/s" in line
     (line, after) = screen(terminal.getvalue())
     assert line.startswith("pretrain:  50%") and not after
+
+
+def test_what_is_done_at_once_draws_no_bar(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "_DELAY", 1000)
+    with Stage("decode", 10) as stage:
+        stage.update(10)
+    assert not terminal.getvalue()
 
 
 def test_nested_stages_share_one_line_of_the_terminal(terminal):

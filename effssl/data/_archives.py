@@ -10,7 +10,6 @@ import lzma
 import os
 import shutil
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from huggingface_hub.constants import HF_HOME
-from tqdm import tqdm
 
 from effssl.atomic import replacing
 from effssl.data._folders import suffix_of
 from effssl.data._locks import locked
 from effssl.data._paths import MOST_BYTES, printable
 from effssl.data._suffixes import image_suffixes
+from effssl.progress import Stage
 from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
@@ -154,7 +153,7 @@ def _copy(archive: str, copy: BinaryIO, folder: Path) -> None:
     with (
         tarfile.open(archive, tarinfo=_Member) as source,
         zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target,
-        tqdm(desc="copy", unit="image", disable=not sys.stderr.isatty()) as bar,
+        Stage(f"copy {printable(os.path.basename(archive))}") as stage,
     ):
         for member in source:
             name = _text(member.name.removeprefix("./"))
@@ -192,7 +191,7 @@ def _copy(archive: str, copy: BinaryIO, folder: Path) -> None:
                     raise _no_room(archive, folder)
                 with target.open(zipfile.ZipInfo(name), "w", force_zip64=True) as file:
                     shutil.copyfileobj(content, file)
-            bar.update()
+            stage.update()
 
 
 def _text(name: str) -> str:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from effssl.atomic import write_json
 from effssl.data._broken import MAX_BROKEN, check_broken
@@ -31,6 +29,7 @@ from effssl.data._pixels import BrokenImage, pixel_limit
 from effssl.data._suffixes import is_installed_now
 from effssl.data.sources import Source
 from effssl.processes import check_main_guard, start_method
+from effssl.progress import Stage
 from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
     digests = BlockDigests()
     with (
         open(folder / PIXELS, "wb") as file,
-        tqdm(total=rows, desc="decode", unit="image", disable=not sys.stderr.isatty()) as bar,
+        Stage("decode", rows) as stage,
     ):
         for pixels, batch_sizes, batch_broken in loader:
             broken |= {len(sizes) + row: why for row, why in batch_broken.items()}
@@ -223,7 +222,7 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
             sizes += batch_sizes
             file.write(pixels.numpy())
             digests.update(pixels.numpy())
-            bar.update(len(batch_sizes))
+            stage.update(len(batch_sizes))
         file.flush()
         os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}

@@ -19,6 +19,7 @@ from effssl.data._listing import Listing, cache_folders, identity, is_cached, li
 from effssl.data._locks import locked_if_possible
 from effssl.data._paths import open_cell
 from effssl.foreign import read_text
+from effssl.progress import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +102,17 @@ def _digest(dataset: Dataset, column: str) -> str:
     if dataset.data.nbytes > _LARGE:
         logger.info("reading %s images once, to recognize them later", f"{len(dataset):,}")
     hasher, caches = xxhash.xxh3_128(), cache_folders()
-    for first in range(0, len(dataset), _ROWS):
-        for cell in dataset[first : first + _ROWS][column]:
-            path = _path(cell)
-            if path is None:
-                add(hasher, cell.get("bytes") if isinstance(cell, dict) else cell)
-            elif is_cached(path, caches):
-                add(hasher, _read(path))
-            else:
-                add(hasher, identity(path)[0])
+    with Stage("read the images to recognize them later", len(dataset)) as stage:
+        for first in range(0, len(dataset), _ROWS):
+            for cell in dataset[first : first + _ROWS][column]:
+                path = _path(cell)
+                if path is None:
+                    add(hasher, cell.get("bytes") if isinstance(cell, dict) else cell)
+                elif is_cached(path, caches):
+                    add(hasher, _read(path))
+                else:
+                    add(hasher, identity(path)[0])
+                stage.update()
     return hasher.hexdigest()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from effssl.data._paths import printable
 from effssl.data._suffixes import image_suffixes
+from effssl.progress import Stage
 
 # what systems leave in folders; names that begin with a dot are hidden everywhere
 _SYSTEM = {
@@ -70,7 +71,8 @@ def list_folder(folder: str, kept_suffixes: frozenset[str] = frozenset()) -> Fol
         OSError: If the folder itself cannot be read.
     """
     listing = FolderListing()
-    _walk(folder, listing, kept_suffixes)
+    with Stage("look for images", unit="file") as stage:
+        _walk(folder, listing, kept_suffixes, stage)
     return listing
 
 
@@ -95,7 +97,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM
 
 
-def _walk(folder: str, listing: FolderListing, kept_suffixes: frozenset[str]) -> None:
+def _walk(folder: str, listing: FolderListing, kept_suffixes: frozenset[str], stage: Stage) -> None:
     images = image_suffixes()
     # a stack, since folders may be nested more deeply than Python calls
     open_folders = [_open(folder, "", (), listing)]
@@ -105,6 +107,7 @@ def _walk(folder: str, listing: FolderListing, kept_suffixes: frozenset[str]) ->
         if entry is None:
             open_folders.pop()
             continue
+        stage.update()
         name = entry.name
         if is_hidden(name):
             continue

@@ -14,6 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from effssl.data._hashing import add
 from effssl.data._paths import file_of, member_of
+from effssl.progress import Stage
 
 _ROWS = 10_000  # rows looked at together
 
@@ -45,16 +46,18 @@ def list_images(dataset: Dataset, column: str) -> Listing:
     """
     names, files, by_name = xxhash.xxh3_128(), xxhash.xxh3_128(), True
     caches = cache_folders()
-    for path, size in _cells(dataset, column):
-        if size is not None:
-            by_name = False
-        elif path is not None:
-            name, size = identity(path)
-            add(files, name)
-            by_name = by_name and not is_cached(path, caches)
-        else:
-            add(files, None)
-        add(names, (path and _without_folder(path), size))
+    with Stage("list the images", len(dataset)) as stage:
+        for path, size in _cells(dataset, column):
+            if size is not None:
+                by_name = False
+            elif path is not None:
+                name, size = identity(path)
+                add(files, name)
+                by_name = by_name and not is_cached(path, caches)
+            else:
+                add(files, None)
+            add(names, (path and _without_folder(path), size))
+            stage.update()
     return Listing(len(dataset), names.hexdigest(), files.hexdigest(), by_name)
 
 

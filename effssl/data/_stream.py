@@ -12,11 +12,11 @@ from itertools import count, islice
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from effssl.data._loader import Batch, BatchShard, check_one_batch, collate, decode_or_broken
 from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
+from effssl.progress import Stage
 from effssl.seeding import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ class StreamBatches:
     ) -> None:
         self.images = source.num_images
         if self.images is None:
-            reads = tqdm(source.dataset.iter(_READ), desc="count the stream", disable=None)
-            self.images = sum(len(rows[source.image_column]) for rows in reads)
+            self.images = _count(source)
         check_one_batch(self.images, local)
         self.source, self.local = source, local
         self.short_side, self.threads = short_side, threads
@@ -104,7 +103,9 @@ class StreamBatches:
         stream = _shuffled(self._interleaved(draw), draw)
         if self.first:
             started, skipped = time.perf_counter(), self.first * batch_size
-            next(islice(stream, skipped - 1, None), None)
+            with Stage("read the first images of the epoch again", skipped) as stage:
+                for _ in islice(stream, skipped):
+                    stage.update()
             logger.info(
                 "read the first %s images of the epoch again, %.1f s",
                 f"{skipped:,}",
@@ -146,6 +147,13 @@ class StreamBatches:
 
     def _collate(self, images: list[Tensor | BrokenImage]) -> Batch:
         return collate(images, self.source.in_chans)
+
+
+def _count(source: Source) -> int:
+    with Stage("count the stream") as stage:
+        for rows in source.dataset.iter(_READ):
+            stage.update(len(rows[source.image_column]))
+    return stage.done
 
 
 def _shuffled(

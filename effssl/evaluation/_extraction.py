@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from effssl.data._broken import BrokenImages, check_broken
 from effssl.data._loader import Batch
@@ -24,6 +23,7 @@ from effssl.evaluation._agreement import images_digest, model_digest
 from effssl.evaluation._device import Precision, autocast, resolve_precision
 from effssl.evaluation._reading import ImagesAt, pack
 from effssl.processes import explain_lost_workers, start_method
+from effssl.progress import Stage
 from effssl.seeding import seeded_generator
 from effssl.transform import EvalTransform, create_transform
 from effssl.views import MultiView
@@ -184,7 +184,7 @@ class Extraction:
         return hashlib.sha256(f"{_FORMAT} {self.given()}".encode()).hexdigest()
 
     def run(
-        self, batches: Sequence[int], workers: int, bar: tqdm | None = None
+        self, batches: Sequence[int], workers: int, stage: Stage | None = None
     ) -> Iterator[BatchFeatures]:
         """Yield the features of each batch.
 
@@ -193,8 +193,8 @@ class Extraction:
         """
         places = [list(self.places(batch)) for batch in batches]
         for found in self._run(places, workers if len(batches) > 1 else 0):
-            if bar is not None:
-                bar.update(len(self.places(found.number)))
+            if stage is not None:
+                stage.update(len(self.places(found.number)))
             yield found
 
     def _run(self, batches: Iterable[list[int]], workers: int) -> Iterator[BatchFeatures]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from effssl.data._broken import MAX_BROKEN, BrokenImages
 from effssl.data.sources import Source
@@ -20,6 +19,7 @@ from effssl.evaluation._device import Precision, decoding_workers
 from effssl.evaluation._extraction import Extraction
 from effssl.evaluation._feature_file import FeatureFile, spread
 from effssl.processes import check_main_guard
+from effssl.progress import Stage
 from effssl.views import MultiView
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,9 @@ def extract_features(
     if world_size() > 1:
         check_same(job.given() | {"outputs": f"{output}"})
     workers = decoding_workers(workers, len(job), job.device)
-    with _bar(len(job), progress) as bar:
-        if output is not None:
-            return _to_file(job, Path(output), workers, bar)
-        features, places = _in_memory(job, workers, bar)
+    if output is not None:
+        return _to_file(job, Path(output), workers, progress)
+    features, places = _in_memory(job, workers, progress)
     _say_left_out(job, places, "their features are NaN")
     return spread(features, places, range(len(job)))
 
@@ -134,8 +133,7 @@ def extract_readable(
     options = (None, False, transform, _BATCH, precision, 0)
     job = Extraction(model, source, *options, rows=rows, met=met)
     workers = decoding_workers(workers, len(job), job.device)
-    with _bar(len(job), progress) as bar:
-        return _in_memory(job, workers, bar)
+    return _in_memory(job, workers, progress)
 
 
 def extract_views(
@@ -220,36 +218,35 @@ def gathered(mine: Tensor | None) -> Tensor:
     return gather_uneven(torch.empty(0, width) if mine is None else mine)
 
 
-def _bar(images: int, progress: bool) -> tqdm:
-    shown = progress and _rank() == 0
-    return tqdm(
-        total=images,
-        desc="features",
-        unit="image",
-        unit_scale=True,
-        disable=None if shown else True,
-    )
+def _stage(job: Extraction, batches: Sequence[int], progress: bool) -> Stage:
+    """Make a stage that counts the images of some batches."""
+    images = sum(len(job.places(batch)) for batch in batches)
+    return Stage("features", images, shown=progress and _rank() == 0)
 
 
-def _in_memory(job: Extraction, workers: int, bar: tqdm) -> tuple[Tensor, Tensor]:
+def _in_memory(job: Extraction, workers: int, progress: bool) -> tuple[Tensor, Tensor]:
     """Return features of readable images, (n, F), and their places, on every process."""
-    found = (found.features for found in job.run(_share(range(job.batches)), workers, bar))
-    mine = [features for features in found if features is not None]
-    places = job.readable()
+    batches = _share(range(job.batches))
+    with _stage(job, batches, progress) as stage:
+        found = (found.features for found in job.run(batches, workers, stage))
+        mine = [features for features in found if features is not None]
+        places = job.readable()
     return gathered(torch.cat(mine) if mine else None), places
 
 
-def _to_file(job: Extraction, output: Path, workers: int, bar: tqdm) -> Path:
+def _to_file(job: Extraction, output: Path, workers: int, progress: bool) -> Path:
     fingerprint = job.fingerprint() if _rank() == 0 else ""  # only rank 0 compares it
     with FeatureFile(output, job.source, job.width(), job.batches, fingerprint) as file:
         left, known = file.progress()
         job.broken |= known
-        bar.update(len(job) - sum(len(job.places(batch)) for batch in left))
-        for found in job.run(_share(left), workers, bar):
-            file.write(job.places(found.number), found)
-        kept = job.readable()
+        left = _share(left)
+        with _stage(job, left, progress) as stage:
+            for found in job.run(left, workers, stage):
+                file.write(job.places(found.number), found)
+            kept = job.readable()
     _say_left_out(job, kept, "they are left out")
-    file.finish(kept)
+    with Stage(f"write {output.name}", shown=progress and _rank() == 0):
+        file.finish(kept)
     return output
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
-from tqdm import tqdm
 
 from effssl.batch_norm import make_global
 from effssl.data._broken import MAX_BROKEN, BrokenImages
@@ -41,6 +40,7 @@ from effssl.evaluation.accuracy import Accuracy, topk_classes
 from effssl.evaluation.features import extract_readable
 from effssl.model import SSLModel
 from effssl.optim import create_optimizer, create_schedule
+from effssl.progress import Stage
 from effssl.seeding import derived_seed, seeded_generator
 from effssl.views import MultiView
 from effssl.views.options import ViewOptions
@@ -137,16 +137,11 @@ def tune(
     steps = (default_epochs(share) if epochs is None else epochs) * len(data.batches)
     if world_size() > 1:
         net = make_global(net)
-    bar = tqdm(
-        total=steps,
-        desc=f"fine-tune {share:.3g}",
-        unit="step",
-        disable=None if progress and data.local.rank == 0 else True,
-    )
-    with bar:
-        _train(net, data, lr, layer_decay, precision, seed, bar)
+    shown = progress and data.local.rank == 0
+    with Stage(f"fine-tune {share:.3g}", steps, "step", shown=shown) as stage:
+        _train(net, data, lr, layer_decay, precision, seed, stage)
     rows = images.test_rows
-    options = {"precision": precision, "workers": workers}
+    options = {"precision": precision, "workers": workers, "progress": progress}
     scores, kept = extract_readable(net, images.test, rows, images.test_broken, **options)
     labels = images.test_labels[rows][kept]
     return Accuracy.of(topk_classes(scores), labels, len(images.classes))
@@ -198,11 +193,11 @@ def _train(
     layer_decay: float | None,
     precision: Precision,
     seed: int,
-    bar: tqdm,
+    stage: Stage,
 ) -> None:
-    """Train for the steps of the bar; the processes share the batches."""
+    """Train for the steps of the stage; the processes share the batches."""
     device = next(net.parameters()).device
-    steps, local, batches = bar.total, data.local, data.batches
+    steps, local, batches = stage.total, data.local, data.batches
     optimizer = create_optimizer(net, "adamw", lr, WEIGHT_DECAY, layer_decay=layer_decay)
     schedule = create_schedule(optimizer, lr, steps, warmup_steps=steps // 10)
     trained = net
@@ -234,9 +229,10 @@ def _train(
         losses.append(loss.detach())
         if len(losses) == len(batches):
             data.broken.share()
-            _check_finite(losses, step + 1, lr)
+            mean = _check_finite(losses, step + 1, lr)
+            stage.say(f"cross-entropy {mean / local.batch_size:.3g}")
             losses.clear()
-        bar.update()
+        stage.update()
 
 
 def check_tuning(share: float, epochs: int | None) -> None:
@@ -252,13 +248,19 @@ def default_epochs(share: float) -> int:
     return round(EPOCHS / math.sqrt(share))
 
 
-def _check_finite(losses: list[Tensor], steps: int, lr: float) -> None:
-    """Raise FloatingPointError if a loss is not finite; the last one is that of step `steps`."""
-    for step, loss in enumerate(all_reduce_(torch.stack(losses)).tolist(), steps - len(losses) + 1):
+def _check_finite(losses: list[Tensor], steps: int, lr: float) -> float:
+    """Return the mean of losses, sums over a batch, of which the last is that of step `steps`.
+
+    Raises:
+        FloatingPointError: If one is not finite.
+    """
+    values = all_reduce_(torch.stack(losses)).tolist()
+    for step, loss in enumerate(values, steps - len(losses) + 1):
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of fine-tuning is {loss} at step {step}: lower lr {lr:g}"
             )
+    return math.fsum(values) / len(values)
 
 
 def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
