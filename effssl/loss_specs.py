@@ -52,6 +52,19 @@ class Paper:
     bibtex: str
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Scale of a part of a loss, which is 0 at best.
+
+    Attributes:
+        when: When the part is ``value``, in words that follow "for".
+        value: Map the width D of the projector to the value of the part then.
+    """
+
+    when: str
+    value: Callable[[int], float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
     """Facts about a loss.
@@ -61,6 +74,9 @@ class LossSpec:
         function: Name of the function, and of its module in ``effssl.losses``.
         weights: Arguments of the function that the configured weight sets.
         default_weight: Map the width D of the projector to the default weight.
+        blank: Map D and the weight to the loss of projections that are the same for all images.
+        nothing_from: Share of ``blank`` from which on nothing is learned.
+        parts: Scale of each part that the function returns, by name.
         multiview: Forms for more than two views; the function takes ``multiview`` if there are two.
         title: Name in sentences and tables.
         card_tag: Tag of model cards.
@@ -72,11 +88,29 @@ class LossSpec:
     function: str
     weights: tuple[str, ...]
     default_weight: Callable[[int], float]
+    blank: Callable[[int, float], float]
+    nothing_from: float
+    parts: Mapping[str, Scale]
     multiview: tuple[str, ...] = ("pairs",)
     title: str
     card_tag: str
     timm_tag: str
     papers: tuple[Paper, ...] = ()
+
+    def explain(self, dim: int, weight: float) -> str:
+        """Return a sentence about the scale of the loss and its parts.
+
+        Args:
+            dim: Width D of the projector.
+            weight: Weight of the loss.
+        """
+        parts = ", ".join(
+            f"{name} {scale.value(dim):.4g} for {scale.when}" for name, scale in self.parts.items()
+        )
+        return (
+            f"{self.title} is {self.blank(dim, weight):.4g} where nothing is learned, and lower is "
+            f"better; its parts are 0 at best, {parts}"
+        )
 
 
 def barlow_twins_lambd(dim: int) -> float:
@@ -113,6 +147,10 @@ def _interpolate(table: Mapping[int, float], dim: int) -> float:
     return table[low] ** (1 - t) * table[high] ** t
 
 
+# what a network that has learned nothing, or unlearned everything, gives the parts
+_UNRELATED_VIEWS, _SAME_IMAGES = "unrelated views", "images that are all the same"
+_SAME_DIMENSIONS = "dimensions that are all the same"
+
 METHOD = Paper(  # small projectors and many views, for every loss
     arxiv="2312.10725",
     bibtex="""@inproceedings{agrawal2024harnessing,
@@ -148,6 +186,12 @@ _SPECS = (
         function="barlow_twins",
         weights=("lambd",),
         default_weight=barlow_twins_lambd,
+        blank=lambda dim, weight: dim,
+        nothing_from=0.93,
+        parts={
+            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 1),
+            "redundancy": Scale(_SAME_DIMENSIONS, lambda dim: dim - 1),
+        },
         multiview=("pairs", "mean"),
         title="Barlow Twins",
         card_tag="barlow-twins",
@@ -159,6 +203,13 @@ _SPECS = (
         function="vicreg",
         weights=("invariance", "variance"),
         default_weight=vicreg_weight,
+        blank=lambda dim, weight: 0.99 * weight,  # 1e-4 is added to the variance
+        nothing_from=0.95,
+        parts={
+            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 2),
+            "variance": Scale(_SAME_IMAGES, lambda dim: 0.99),
+            "covariance": Scale(_SAME_DIMENSIONS, lambda dim: 2 * (dim - 1)),
+        },
         title="VICReg",
         card_tag="vicreg",
         timm_tag="vicreg",
@@ -169,6 +220,12 @@ _SPECS = (
         function="spectral",
         weights=("beta",),
         default_weight=spectral_beta,
+        blank=lambda dim, weight: dim * weight,
+        nothing_from=1.0,  # it falls by 1 at most for each dimension that a batch fills
+        parts={
+            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 1),
+            "orthogonality": Scale(_SAME_IMAGES, lambda dim: 1),
+        },
         title="the spectral loss",
         card_tag="spectral-contrastive",  # stays, since published cards have it
         timm_tag="spectral",

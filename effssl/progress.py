@@ -145,8 +145,9 @@ class Stage:
         total, units = self.total, f"{self.unit}s"
         new = self.done - self._before
         if not new:
-            count = [f"{self.done:,} of {total:,} {units}"] if total else []
-            return ", ".join([*count, f"{spell(seconds)} so far"])
+            said = [f"{self.done:,} of {total:,} {units}"] if total else []
+            said += [self._text] if self._text else []
+            return ", ".join([*said, f"{spell(seconds)} so far"])
         said = [f"{self.done:,} {units}"]
         if total:
             said = [f"{self.done:,} of {total:,} {units} ({100 * self.done / total:.0f} %)"]

@@ -21,6 +21,7 @@ from effssl.cli.push import Push
 from effssl.cli.recommend import Recommend
 from effssl.cli.report import Report
 from effssl.cli.views import Views
+from effssl.progress import Stage
 from effssl.shown import one_line, plain, shown
 from effssl.training._fields import names_where
 from effssl.training.config import PretrainConfig
@@ -81,7 +82,8 @@ def run(command: Callable[[], object]) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("effssl").setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
-        command()
+        with Stage("effssl", command=True):  # in the log, a sign of life while nothing else shows
+            command()
     except (ValueError, OSError, FloatingPointError) as error:
         # one line a machine, whose data may differ; each process may know of another lost one
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):

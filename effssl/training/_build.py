@@ -22,12 +22,13 @@ from effssl.data.sources import Source, is_public, load_source
 from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.optim import create_optimizer, create_schedule
+from effssl.progress import Stage
 from effssl.seeding import derived_seed
 from effssl.training._agreement import check_same_images, together
 from effssl.training._batches import create_batches, create_loader
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._online_evaluation import OnlineEvaluation
-from effssl.training._optim import freeze_unused_parameters, scaled_lr
+from effssl.training._optim import check_lr, freeze_unused_parameters, scaled_lr
 from effssl.training._run_images import place_of
 from effssl.training._staging import Stager
 from effssl.training._state import RunState
@@ -83,7 +84,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     rank, world_size = accelerator.process_index, accelerator.num_processes
     shard = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
     side, workers = decode_size(config.img_size), worker_count(config.workers)
-    with together():
+    with together(), Stage("open the data set"):
         public = is_public(config.dataset)
         source = _load_source(config)
         batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
@@ -98,7 +99,8 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         weight=config.loss_weight,
         multiview=config.multiview,
     )
-    net = _create_model(config, multi_view)
+    with Stage(f"create {config.backbone}"):
+        net = _create_model(config, multi_view)
     if world_size > 1:
         net = make_global(net)
     total_steps = config.epochs * len(batches)
@@ -183,6 +185,7 @@ def _create_optimizer(
     config: PretrainConfig, net: nn.Module, total_steps: int, epoch_steps: int
 ) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
     lr = scaled_lr(config.lr, config.lr_scaling, config.batch_size)
+    check_lr(lr, config.optimizer)
     optimizer = create_optimizer(net, config.optimizer, lr, config.weight_decay)
     warmup_steps = min(round(config.warmup_epochs * epoch_steps), total_steps // 10)
     return optimizer, create_schedule(optimizer, lr, total_steps, warmup_steps)
@@ -213,7 +216,11 @@ def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
     check_input(model)
     frozen = freeze_unused_parameters(model)
     if frozen:
-        logger.info("frozen, since the loss does not depend on it: %s", ", ".join(frozen))
+        logger.info(
+            "kept at its initial value, as it should be, since it shifts the features of all "
+            "images alike and the loss does not depend on it: %s",
+            ", ".join(frozen),
+        )
     return model.double() if config.precision == "fp64" else model
 
 

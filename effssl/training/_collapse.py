@@ -43,6 +43,11 @@ def collapse_signs(features: Tensor, projections: Tensor) -> dict[str, float]:
     return signs
 
 
+def largest_rank(rows: int, width: int) -> int:
+    """Return the largest rank that `collapse_signs` can find in rows of a width."""
+    return min(rows - 1, width, _ROWS - 1)
+
+
 def collapse_alarm(signs: dict[str, float], rows: int, width: int) -> str | None:
     """Return a warning that says what is wrong and what to change, or None.
 
@@ -61,7 +66,7 @@ def collapse_alarm(signs: dict[str, float], rows: int, width: int) -> str | None
             f"collapse: every image gets nearly the same {which}s (std "
             f"{signs[which + '_std']:.2g}, 1 would be even): {advice}"
         )
-    possible = min(rows - 1, width, _ROWS - 1)
+    possible = largest_rank(rows, width)
     if possible > 3 and signs["projection_rank"] < max(1.5, LEAST_RANK * possible):
         return (
             f"dimensional collapse: the projections use {signs['projection_rank']:.1f} of "

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from effssl.atomic import open_to_append
-from effssl.training._collapse import CollapseWatch, collapse_signs, sample_rows
+from effssl.progress import Stage, spell
+from effssl.training._collapse import CollapseWatch, collapse_signs, largest_rank, sample_rows
+from effssl.training._learning import LossScale, of_knn, of_ranks
 from effssl.training._metrics import METRICS, cut_metrics
 from effssl.training._state import RunState
 from effssl.training._step import StepOutput
@@ -74,19 +75,14 @@ class Monitor:
         self.start_step = self.window_step = start_step = state.step
         self.waited = 0.0
         self.collapse = CollapseWatch(total_steps, config.batch_size, config.projector_dim)
+        self.scale = LossScale(config)
         self._due = None  # the line to be written
         self.file = None
         if accelerator.is_main_process:
             cut_metrics(config.run_folder, start_step)
             self.file = open_to_append(config.run_folder / METRICS)
-        self.bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            unit="step",
-            desc="pretrain",
-            dynamic_ncols=True,
-            disable=not (accelerator.is_main_process and sys.stderr.isatty()),
-        )
+        shown = accelerator.is_main_process
+        self.stage = Stage("pretrain", total_steps, "step", done=start_step, shown=shown)
 
     def waiting(self, batches: Iterable) -> Iterator:
         """Iterate over batches and measure the time spent waiting for them."""
@@ -142,7 +138,9 @@ class Monitor:
         Raises:
             ValueError: If too many images are broken (`check_broken`).
         """
-        self.bar.update()
+        self.stage.update()
+        if self.config.compile and step == self.start_step + 1:
+            self.stage.say("")
         if not self.is_due(step):
             return
         self.state.broken.share()
@@ -153,6 +151,8 @@ class Monitor:
         window, self.window_start = now - self.window_start, now
         images, self.window_step = (step - self.window_step) * self.config.batch_size, step
         more = {} if knn is None else {"knn": knn}
+        if knn is not None or step == min(self.config.log_every, self.epoch_steps):
+            more |= self._start()
         after = {
             **_of_spectrum(spectrum),
             "views_per_s": round(images * self.config.views / window, 1),
@@ -166,7 +166,7 @@ class Monitor:
         before = {"loss": loss, **parts, "lr": lr}
         if gradient is not None:
             before["grad_norm"] = norm
-        self._due = step, before, rows, more | after, spectrum
+        self._due = step, before, parts, rows, more | after, spectrum
 
     def write(self) -> None:
         """Write the line that is due, if any.
@@ -176,7 +176,7 @@ class Monitor:
         """
         if self._due is None:
             return
-        (step, before, rows, after, spectrum), self._due = self._due, None
+        (step, before, parts, rows, after, spectrum), self._due = self._due, None
         signs = {}
         if rows is not None:
             signs = collapse_signs(*rows)
@@ -191,23 +191,31 @@ class Monitor:
         whole = {} if spectrum is None else {"spectrum": spectrum}
         self._write({"step": step, "epoch": epoch, **line, **whole})
         self.accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
-        loss, views_per_s, knn = (metrics.get(name) for name in ("loss", "views_per_s", "knn"))
-        said = f"loss {loss:.4g}" if "grad_norm" in before else "batch skipped"
-        self.bar.set_postfix_str(f"{said}, {views_per_s:,.0f} views/s")
-        if self.bar.disable and self.ends_epoch(step):
-            minutes = (self.window_start - self.started) / 60
-            left = minutes * (self.total_steps - step) / (step - self.start_step)
-            of_knn = "" if knn is None else f", k-NN {knn:.1f} %"
-            logger.info(
-                "step %d of %d: %s%s, %.0f views/s, %.1f min, %.1f min left",
-                step,
-                self.total_steps,
-                said,
-                of_knn,
-                views_per_s,
-                minutes,
-                left,
-            )
+        said = self.scale.of_loss(before["loss"]) if "grad_norm" in before else "batch skipped"
+        views_per_s = f"{metrics['views_per_s']:,.0f} views/s"
+        self.stage.say(f"{said}, {views_per_s}")
+        # a terminal has the bar; its lines are those that say more
+        if self.ends_epoch(step) and not (self.stage.has_bar and spectrum is None):
+            said = [f"{said} ({self.scale.of_parts(parts)})" if parts else said]
+            if "knn" in metrics:
+                said.append(of_knn(metrics["knn"], metrics.get("knn_start")))
+            if signs:
+                names = zip(("feature", "projection"), rows, strict=True)
+                said.append(of_ranks(signs, {name: largest_rank(*x.shape) for name, x in names}))
+            self._log(step, [*said, views_per_s])
+
+    def _log(self, step: int, said: list[str]) -> None:
+        """Log a line about a step, with the time that passed and the time that is left."""
+        seconds = self.window_start - self.started
+        left = seconds * (self.total_steps - step) / (step - self.start_step)
+        said = [*said, spell(seconds), f"{spell(left)} left"]
+        logger.info("step %d of %d: %s", step, self.total_steps, ", ".join(said))
+        self.stage.has_spoken()
+
+    def _start(self) -> dict[str, float]:
+        """Accuracy of the initial weights, if it was measured."""
+        knn = self.state.knn_start
+        return {} if knn is None else {"knn_start": knn}
 
     def _write(self, line: dict) -> None:
         try:
@@ -216,12 +224,18 @@ class Monitor:
             logger.error("cannot write metrics.jsonl: %s", error.strerror)
 
     def __enter__(self) -> Monitor:
+        """Show the progress of training, and explain the scale of the loss."""
+        if self.file is not None:
+            logger.info("%s", self.scale.explain())
+        if self.config.compile:
+            self.stage.say("compiling the backbone, which takes minutes")
+        self.stage.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Write the last line and close the bar, the file and the tracker."""
+        """Write the last line and close the progress, the file and the tracker."""
         self.write()
-        self.bar.close()
+        self.stage.__exit__(*exception)
         if self.file is not None:
             try:
                 self.file.close()

@@ -19,6 +19,7 @@ from effssl.evaluation.features import gathered
 from effssl.evaluation.knn import knn
 from effssl.evaluation.spectrum import spectrum
 from effssl.model import SSLModel
+from effssl.progress import Stage
 from effssl.seeding import seeded_generator
 from effssl.transform import create_transform
 
@@ -65,7 +66,6 @@ class OnlineEvaluation:
                     len(order),
                 )
 
-    @torch.no_grad()
     def __call__(
         self, model: SSLModel, device: torch.device, autocast: Callable = nullcontext
     ) -> dict:
@@ -81,43 +81,73 @@ class OnlineEvaluation:
             labels ``knn``, the top-1 accuracy in percent with 20 neighbors. Empty if the features
             are not finite, and on all processes but the first.
         """
+        with Stage("evaluate the features", self._own_images()) as stage:
+            features, projections, places = self._measured(model, device, autocast, stage)
+            if world_size() > 1 and dist.get_rank() > 0:
+                return {}
+            try:
+                found: dict = {
+                    "spectrum": {
+                        name: spectrum(x if x.shape[1] <= _WIDE else x[:_WIDE]).record()
+                        for name, x in {"features": features, "projections": projections}.items()
+                    }
+                }
+            except ValueError as error:
+                logger.warning("features were not measured: %s", error)
+                return {}
+            if self.labels is not None:
+                found |= self._knn(features, self.labels[places.squeeze(1).long()])
+            return found
+
+    def accuracy(
+        self, model: SSLModel, device: torch.device, autocast: Callable = nullcontext
+    ) -> float | None:
+        """Return the accuracy alone, as for a call; None without labels or on other processes."""
+        if self.labels is None:
+            return None
+        with Stage("k-NN accuracy before training", self._own_images()) as stage:
+            features, _, places = self._measured(model, device, autocast, stage)
+            if world_size() > 1 and dist.get_rank() > 0:
+                return None
+            if not len(features) or not features.isfinite().all():
+                return None
+            return self._knn(features, self.labels[places.squeeze(1).long()]).get("knn")
+
+    @torch.no_grad()
+    def _measured(
+        self, model: SSLModel, device: torch.device, autocast: Callable, stage: Stage
+    ) -> tuple[Tensor, ...]:
+        """Features, projections and places of the images of all processes, on the CPU."""
         training = model.training
         model.eval()
         try:
-            parts = list(self._parts(model, device, autocast))
+            parts = list(self._parts(model, device, autocast, stage))
         finally:
             model.train(training)
         # copied to the CPU once at the end, since a copy waits for the device
-        features, projections, places = (
+        return tuple(
             gathered(torch.cat(part).cpu() if part else None)
             for part in (zip(*parts, strict=True) if parts else [()] * 3)
         )
-        if world_size() > 1 and dist.get_rank() > 0:
-            return {}
-        try:
-            found: dict = {
-                "spectrum": {
-                    name: spectrum(x if x.shape[1] <= _WIDE else x[:_WIDE]).record()
-                    for name, x in {"features": features, "projections": projections}.items()
-                }
-            }
-        except ValueError as error:
-            logger.warning("features were not measured: %s", error)
-            return {}
-        if self.labels is not None:
-            found |= self._knn(features, self.labels[places.squeeze(1).long()])
-        return found
 
-    def _parts(
-        self, model: SSLModel, device: torch.device, autocast: Callable
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features, projections and places of the images of each of this process's batches."""
-        transform, dtype = create_transform(model), next(model.parameters()).dtype
+    def _own_starts(self) -> range:
+        """First places of the batches of this process."""
         starts = range(0, len(self.rows), _BATCH)
         rank = dist.get_rank() if world_size() > 1 else 0
         first, end = ((rank + i) * len(starts) // world_size() for i in (0, 1))
-        for start in starts[first:end]:
+        return starts[first:end]
+
+    def _own_images(self) -> int:
+        return sum(min(_BATCH, len(self.rows) - start) for start in self._own_starts())
+
+    def _parts(
+        self, model: SSLModel, device: torch.device, autocast: Callable, stage: Stage
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, projections and places of the images of each of this process's batches."""
+        transform, dtype = create_transform(model), next(model.parameters()).dtype
+        for start in self._own_starts():
             images = self.images.__getitems__(self.rows[start : start + _BATCH])
+            stage.update(len(images))
             whole = [i for i, image in enumerate(images) if isinstance(image, Tensor)]
             if not whole:
                 continue

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 _BASE_BATCH = 256
 _PROBE_IMAGES = 4
+# an optimizer that divides by the size of the gradient takes steps of lr whatever the loss
+_USUAL_LR, _TRY_LR = (1e-6, 3e-2), 1e-3
+_USUAL_LR_BY_GRADIENT, _TRY_LR_BY_GRADIENT = (1e-4, 30.0), 0.1
+_BY_GRADIENT = ("sgd", "momentum", "nesterov", "lars", "larc", "nlar", "adadelta")
 
 
 def scaled_lr(lr: float, scaling: str, batch_size: int) -> float:
@@ -38,6 +42,27 @@ def scaled_lr(lr: float, scaling: str, batch_size: int) -> float:
             _BASE_BATCH,
         )
     return lr * factor
+
+
+def check_lr(lr: float, optimizer: str) -> None:
+    """Warn of a learning rate with which hardly any run learns.
+
+    Args:
+        lr: Learning rate after scaling.
+        optimizer: Name of the optimizer.
+    """
+    by_sign = not optimizer.lower().startswith(_BY_GRADIENT)
+    low, high = _USUAL_LR if by_sign else _USUAL_LR_BY_GRADIENT
+    if not low <= lr <= high:
+        logger.warning(
+            "learning rate %g is unusual for %s, with which runs learn from %g to %g: "
+            "try --lr %g if the loss does not fall",
+            lr,
+            optimizer,
+            low,
+            high,
+            _TRY_LR if by_sign else _TRY_LR_BY_GRADIENT,
+        )
 
 
 def freeze_unused_parameters(model: SSLModel) -> list[str]:

@@ -27,6 +27,7 @@ class RunState:
         broken: Broken images met so far.
         step: Number of steps done.
         skipped_batches: Steps skipped because broken images left fewer than two of their images.
+        knn_start: Accuracy in percent of the initial weights, if it was measured in this process.
         tracker_id: Identifier of the run for trackers.
         earlier_minutes: Minutes of training of earlier launches.
         started: Time when this launch began to train; set it.
@@ -39,6 +40,7 @@ class RunState:
     broken: BrokenImages
     step: int = 0
     skipped_batches: int = 0
+    knn_start: float | None = None
     tracker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     earlier_minutes: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -60,6 +62,7 @@ class RunState:
             "broken": list(self.broken),
             "faults": self.faults.state_dict(),
             "skipped_batches": self.skipped_batches,
+            "knn_start": self.knn_start,
             "tracker_id": self.tracker_id,
             "minutes": self.minutes,
         }
@@ -72,6 +75,7 @@ class RunState:
         self.step, self.tracker_id = state["step"], state["tracker_id"]
         self.earlier_minutes = state.get("minutes", 0.0)  # older checkpoints have none
         self.skipped_batches = state.get("skipped_batches", 0)  # likewise
+        self.knn_start = state.get("knn_start")  # likewise
         self.broken = BrokenImages(
             self.broken.num_images, state["broken"], max_broken=self.broken.max_broken
         )

@@ -137,6 +137,10 @@ class _Run:
             checkpoint_minutes=self.config.checkpoint_minutes,
         )
         state.started = time.perf_counter()
+        evaluation = parts.evaluation
+        if state.step == 0 and evaluation is not None:
+            device, autocast = self.accelerator.device, self.accelerator.autocast
+            state.knn_start = evaluation.accuracy(state.model, device, autocast)
         monitor = Monitor(
             self.accelerator,
             self.config,
