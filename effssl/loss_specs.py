@@ -107,8 +107,9 @@ class LossSpec:
         parts = ", ".join(
             f"{name} {scale.value(dim):.4g} for {scale.when}" for name, scale in self.parts.items()
         )
+        title = self.title[0].upper() + self.title[1:]
         return (
-            f"{self.title} is {self.blank(dim, weight):.4g} where nothing is learned, and lower is "
+            f"{title} is {self.blank(dim, weight):.4g} where nothing is learned, and lower is "
             f"better; its parts are 0 at best, {parts}"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,7 @@ from effssl.hub._snapshot import snapshot
 from effssl.hub._weights import describe_file
 from effssl.hub.pull import find_model
 from effssl.model import SSLModel
+from effssl.progress import Stage
 from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -231,16 +233,23 @@ def _send(
         if there.keys() == files.keys() and all(_is_same(there[n], files[n]) for n in files):
             logger.info("%s holds all of it", repo_id)
             return str(address), card
+        changes = [CommitOperationAdd(name, content) for name, content in files.items()]
+        megabytes = sum(change.upload_info.size for change in changes) / 1e6
+        # on a terminal huggingface_hub draws bars of its own
+        upload = Stage(
+            f"upload {len(files)} files of {megabytes:,.1f} MB to {repo_id}",
+            shown=not sys.stderr.isatty(),
+        )
         try:
-            commit = api.create_commit(
-                repo_id,
-                [CommitOperationAdd(name, content) for name, content in files.items()]
-                + [CommitOperationDelete(name) for name in there if name not in files],
-                commit_message=message,
-                revision=revision,
-                parent_commit=before.sha,
-                create_pr=create_pr,
-            )
+            with upload:
+                commit = api.create_commit(
+                    repo_id,
+                    changes + [CommitOperationDelete(name) for name in there if name not in files],
+                    commit_message=message,
+                    revision=revision,
+                    parent_commit=before.sha,
+                    create_pr=create_pr,
+                )
         except RuntimeError as error:  # wraps the error of one of the large files
             raise error.__cause__ or ConnectionError(f"the upload failed: {error}") from None
     return commit.pr_url or commit.commit_url, card

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from effssl.report._run import Run
 from effssl.report._svg import COLORS, INK, Chart, draw, legend
 from effssl.training._collapse import LEAST_STD
+from effssl.training._learning import LossScale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,9 @@ def training_charts(run: Run) -> list[Chart]:
     if "loss" in parts and "lr" in parts:
         parts = parts[parts.index("loss") + 1 : parts.index("lr")]
     charts = [
-        _over_steps(lines, "loss", "Loss", ["loss"], scale=True),
+        _over_steps(
+            lines, "loss", "Loss", ["loss"], True, text=f"{LossScale(run.config).explain()}."
+        ),
         _over_steps(lines, "parts", "Parts of the loss, without their weights", parts, scale=True),
         _over_steps(lines, "lr", "Learning rate", ["lr"]),
         _over_steps(
@@ -58,6 +61,7 @@ def knn_chart(run: Run) -> Chart:
     """Return the chart of k-NN accuracy over epochs."""
     title = "k-NN top-1 of held-out images of the training data, %"
     points = [(x["epoch"], x["knn"]) for x in run.lines if x.get("knn") is not None]
+    at_start = run.knn_start
     if len(points) < 2:
         return Chart(title, None, _why_no_knn(run, points))
 
@@ -66,6 +70,8 @@ def knn_chart(run: Run) -> Chart:
 
         axes.plot(*zip(*points, strict=True), ".-", color=COLORS[0])
         axes.set(xlabel="epoch")
+        if at_start is not None:
+            axes.axhline(at_start, color=INK, linewidth=0.8, linestyle="--")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.margins(x=0.12)
         axes.annotate(
@@ -76,12 +82,16 @@ def knn_chart(run: Run) -> Chart:
             va="center",
         )
 
-    return draw("knn", title, plot, text="By a vote of 20 neighbors; nothing is chosen by it.")
+    text = "By a vote of 20 neighbors; nothing is chosen by it."
+    if at_start is not None:
+        text += f" Dashed: the weights before training, {at_start:.1f} %."
+    return draw("knn", title, plot, text=text)
 
 
 def _why_no_knn(run: Run, points: list[tuple[float, float]]) -> str:
     if points:
-        return f"Measured once so far: {points[0][1]:.1f} % at epoch {points[0][0]:g}."
+        start = "" if run.knn_start is None else f"; before training {run.knn_start:.1f} %"
+        return f"Measured once so far: {points[0][1]:.1f} % at epoch {points[0][0]:g}{start}."
     if run.config.evaluate_every == 0:
         return "Not measured: evaluate_every is 0."
     if run.config.streaming:

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from effssl.report._run import Run
 from effssl.training._collapse import collapse_alarm
+from effssl.training._learning import LossScale
 
 NO_MODEL = "There is no model yet: the first one comes with the end of an epoch."
 _SETTLED = 0.1  # share of a run before collapse is judged, as in the monitor
 _LONG_WAIT = 0.2  # share of the time
+_LEAST_LOOKED_AT = 500  # images; of fewer the accuracy is known to several percent only
 _LATEST = 20  # number of lines
 _SIGNS = ("feature_std", "feature_rank", "projection_std", "projection_rank")
 
@@ -87,10 +89,35 @@ def _of_training(run: Run) -> Iterator[Notice]:
         known = run.training.images
         images = "" if known is None else f" of {known:,}"
         yield Notice("warning", f"{last['broken']:,}{images} images are broken and were left out.")
+    yield from _of_learning(run)
     if run.state == "running":
         yield Notice("note", f"The run is going on: step {run.step:,}{_of_total(run)}.")
     if not run.has_model:
         yield Notice("note", NO_MODEL)
+
+
+def _of_learning(run: Run) -> Iterator[Notice]:
+    settled = [x for x in run.lines if run.total_steps and x["step"] > _SETTLED * run.total_steps]
+    losses = [x["loss"] for x in settled if x.get("loss") is not None]
+    scale = LossScale(run.config)
+    if losses and scale.nothing_learned(losses[-1]):
+        yield Notice(
+            "warning",
+            f"The last {scale.of_loss(losses[-1])}. {scale.blank:.4g} is the loss of projections "
+            "that are the same for all images: try another lr, or a larger batch.",
+        )
+    looks = [x for x in settled if x.get("knn") is not None and _looked_at(x) >= _LEAST_LOOKED_AT]
+    if looks and run.knn_start is not None and looks[-1]["knn"] <= run.knn_start:
+        yield Notice(
+            "warning",
+            f"The k-NN accuracy, {looks[-1]['knn']:.1f} %, is not above that of the weights before "
+            f"training, {run.knn_start:.1f} %: train longer, or look at the views.",
+        )
+
+
+def _looked_at(line: dict) -> int:
+    """Return the number of images that a line's k-NN accuracy comes from."""
+    return (line.get("spectrum", {}).get("features") or {}).get("images", 0)
 
 
 def _of_speed(run: Run) -> Iterator[Notice]:

@@ -55,6 +55,11 @@ class Run:
         return max(last, self.training.step or 0)
 
     @property
+    def knn_start(self) -> float | None:
+        """Accuracy in percent of the weights before training; None if unknown."""
+        return next((x["knn_start"] for x in self.lines if x.get("knn_start") is not None), None)
+
+    @property
     def has_model(self) -> bool:
         """Whether there is a model folder with its weights."""
         return is_model_folder(self.folder / "model")

@@ -249,6 +249,35 @@ def test_steps_of_a_run_are_exact_once_an_epoch_is_over(run):
     assert read_run(run).total_steps == 6000
 
 
+def told_of_learning(run):
+    texts = [notice.text for notice in notices(run) if notice.level == "warning"]
+    return [text for text in texts if "nothing learned" in text or "k-NN accuracy" in text]
+
+
+def test_a_run_that_learned_nothing_is_told(run):
+    lines = metrics(run)
+    start = lines[0]["knn_start"]
+    assert all("knn_start" in line for line in lines if "knn" in line)
+    last = lines[-1] | {"knn": start, "loss": 15.0}
+    last["spectrum"]["features"]["images"] = 5120
+    write_metrics(run, [*lines[:-1], last])
+    loss, knn = told_of_learning(run)
+    assert loss.startswith("The last loss 15 of 16: nothing learned yet. 16 is the loss of")
+    assert knn.startswith(f"The k-NN accuracy, {start:.1f} %, is not above that of the weights")
+    write_metrics(run, [*lines[:-1], last | {"knn": start + 5, "loss": 9.0}])
+    assert not told_of_learning(run)
+    assert f"Dashed: the weights before training, {start:.1f} %." in report(run)
+
+
+def test_a_run_of_an_earlier_version_has_no_start_and_is_drawn(run):
+    lines = [
+        {k: v for k, v in line.items() if k != "knn_start"} | {"loss": 9.0} for line in metrics(run)
+    ]
+    write_metrics(run, lines)
+    assert not told_of_learning(run)
+    assert "before training" not in report(run)
+
+
 def test_an_evaluation_is_a_table_of_protocols_by_encoders(whole):
     evaluation = section(whole, "evaluation")
     rows = [
