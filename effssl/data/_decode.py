@@ -9,11 +9,12 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Resampling, Transpose
 
+from effssl.background import BACKGROUND, DROP, color_of
 from effssl.data._cells import OUR_FAULT, broken_if_it_fails, content_of, no_pil_warnings
 from effssl.data._cells import image_name as image_name
 from effssl.data._deep import deep_values
 from effssl.data._files import check_work, open_picture
-from effssl.data._modes import convert_image
+from effssl.data._modes import convert_image, on_color
 from effssl.data._pixels import (
     PIL_MODES,
     BrokenImage,
@@ -25,7 +26,14 @@ from effssl.data._pixels import (
     shrunk_size,
 )
 from effssl.data._suffixes import has_tifffile
-from effssl.data._tiff import is_beyond_pillow, is_tiff, read_tiff, tiff_size
+from effssl.data._tiff import (
+    PREMULTIPLIED,
+    is_beyond_pillow,
+    is_tiff,
+    read_tiff,
+    tiff_alpha,
+    tiff_size,
+)
 
 _EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 # ImageOps.exif_transpose also writes the metadata anew: it takes up to twice as long as decoding a
@@ -83,6 +91,7 @@ def decode_image(
     short_side: int | None = None,
     *,
     value_range: tuple[float, float] | None = None,
+    background: str | None = BACKGROUND,
     max_pixels: int | None = None,
 ) -> np.ndarray:
     """Read one image like `open_image`, as an array.
@@ -94,7 +103,14 @@ def decode_image(
         BrokenImage: If the image cannot be read.
         ValueError: If image files cannot have ``in_chans`` channels.
     """
-    image = open_image(value, in_chans, short_side, value_range=value_range, max_pixels=max_pixels)
+    image = open_image(
+        value,
+        in_chans,
+        short_side,
+        value_range=value_range,
+        background=background,
+        max_pixels=max_pixels,
+    )
     if isinstance(image, np.ndarray):
         return image
     # np.asarray of a Pillow image takes as long as decoding a small one
@@ -108,12 +124,14 @@ def open_image(
     short_side: int | None = None,
     *,
     value_range: tuple[float, float] | None = None,
+    background: str | None = BACKGROUND,
     max_pixels: int | None = None,
 ) -> PIL.Image.Image | np.ndarray:
     """Read one image in the channels asked for, upright and in 8 bits.
 
     An image file is rotated by its EXIF orientation and converted. 16-bit grayscale is scaled over
-    its full range, floats must lie in [0, 1], and a transparent color is dropped except for RGBA.
+    its full range, floats must lie in [0, 1], and transparent pixels are laid on the background
+    except for RGBA.
 
     An array must have the channels asked for, first or last (first if both fit). uint8 is kept,
     uint16 divided by 257, bool multiplied by 255, floats in [0, 1] multiplied by 255; other
@@ -131,6 +149,8 @@ def open_image(
         value_range: Stored values that become 0 and 255, whatever the type of the image, 8 bits
             included; values between are scaled linearly, and values beyond are clipped. NaN becomes
             0. bool and transparency have no range.
+        background: Color behind transparent pixels of image files, such as ``white`` or
+            ``#ff8800``; ``drop`` takes the colors stored beneath.
         max_pixels: Most pixels of an image; ``2 * PIL.Image.MAX_IMAGE_PIXELS`` if None.
 
     Returns:
@@ -140,8 +160,9 @@ def open_image(
     Raises:
         BrokenImage: If the image cannot be read, has more than ``max_pixels`` pixels, a side of 0,
             or one more than 32 times the other.
-        ValueError: If image files cannot have ``in_chans`` channels.
+        ValueError: If image files cannot have ``in_chans`` channels, or there is no such color.
     """
+    color_of(background)
     with broken_if_it_fails():
         content = content_of(value)
         if isinstance(content, np.ndarray):
@@ -153,13 +174,14 @@ def open_image(
     mode = pil_mode(in_chans)
     with broken_if_it_fails(), no_pil_warnings, content:
         try:
-            return _read_picture(content, mode, short_side, value_range, max_pixels)
+            return _read_picture(content, mode, short_side, value_range, background, max_pixels)
         except (BrokenImage, MemoryError):
             raise
         except Exception as error:
             if not _may_tifffile_read(content, error):
                 raise
-            picture = _read_tiff_picture(content, in_chans, value_range, max_pixels, error)
+            array = _read_tiff_picture(content, in_chans, max_pixels, error)
+            picture = _tiff_picture(array, tiff_alpha(content), mode, value_range, background)
         shrunk = shrunk_size(picture.height, picture.width, short_side)
         return picture if shrunk is None else picture.resize(shrunk[::-1], Resampling.BILINEAR)
 
@@ -208,7 +230,8 @@ def stored_values(
             return (deep.values[..., :-1] if deep.alpha else deep.values), deep.full
         if deep_only:
             return None
-        return np.asarray(convert_image(image, "L" if mode == "L" else "RGB")), 255.0
+        shown = convert_image(image, "L" if mode == "L" else "RGB", background=DROP)
+        return np.asarray(shown), 255.0
 
 
 def _of_type(array: np.ndarray, deep_only: bool) -> tuple[np.ndarray, float] | None:
@@ -228,6 +251,7 @@ def _read_picture(
     mode: str,
     short_side: int | None,
     value_range: tuple[float, float] | None,
+    background: str | None,
     max_pixels: int | None,
 ) -> PIL.Image.Image:
     with open_picture(file) as image:
@@ -241,10 +265,13 @@ def _read_picture(
             # it decodes to 1/2, 1/4 or 1/8 at a fraction of the cost, if that is large enough
             drafted = image.draft(None, (short_side, short_side))
             box = drafted[1] if drafted else None
-        if value_range is None or image.format not in ("PNG", "PPM"):  # see deep_values
+        # see deep_values and with_scaled_key
+        if image.format not in ("PNG", "PPM") or (
+            value_range is None and "transparency" not in image.info
+        ):
             image.load()
             check_size(image.height, image.width, max_pixels)  # icons tell it only now
-        converted = convert_image(image, mode, value_range)
+        converted = convert_image(image, mode, value_range, background)
         image.load()  # metadata may stand at the end
         turn = None
         if hasattr(image, "tag_v2") or not _EXIF_KEYS.isdisjoint(image.info):
@@ -262,19 +289,38 @@ def _may_tifffile_read(file: BinaryIO, error: Exception) -> bool:
 
 
 def _read_tiff_picture(
-    file: BinaryIO,
-    in_chans: int,
-    value_range: tuple[float, float] | None,
-    max_pixels: int | None,
-    failure: Exception,
-) -> PIL.Image.Image:
-    """Read with tifffile what Pillow failed to read."""
+    file: BinaryIO, in_chans: int, max_pixels: int | None, failure: Exception
+) -> np.ndarray:
+    """Read with tifffile what Pillow failed to read; (C, H, W)."""
     try:
-        array = read_tiff(file, in_chans, max_pixels)
+        return read_tiff(file, in_chans, max_pixels)
     except Exception:
         if isinstance(failure, _NotForPillow | PIL.UnidentifiedImageError):
             raise
         raise failure from None  # the file is damaged
-    pixels = np.moveaxis(eight_bits(array, value_range), 0, -1)
-    picture = PIL.Image.fromarray(pixels[..., 0] if len(array) == 1 else pixels.copy())
-    return picture.convert(PIL_MODES[in_chans])
+
+
+def _tiff_picture(
+    array: np.ndarray,
+    alpha: str | None,
+    mode: str,
+    value_range: tuple[float, float] | None,
+    background: str | None,
+) -> PIL.Image.Image:
+    """Make a picture of stored numbers, (C, H, W); 4 of them are RGB and opacity, if any."""
+    color = color_of(background)
+    if len(array) < 4 or mode == "RGBA":
+        pixels = np.moveaxis(eight_bits(array, value_range), 0, -1)
+        picture = PIL.Image.fromarray(pixels[..., 0] if len(array) == 1 else pixels.copy())
+        return picture.convert(mode)
+    colors, opacity = array[:3], array[3:]
+    if alpha == PREMULTIPLIED:
+        full = 1.0 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max)
+        share = opacity / full
+        colors = np.divide(colors, share, out=np.zeros(colors.shape), where=share > 0)
+        value_range = value_range or (0.0, full)
+    colors = eight_bits(colors, value_range)
+    if alpha is None or color is None:
+        return PIL.Image.fromarray(np.moveaxis(colors, 0, -1).copy()).convert(mode)
+    pixels = np.concatenate([colors, eight_bits(opacity)])
+    return on_color(PIL.Image.fromarray(np.moveaxis(pixels, 0, -1).copy()), color, mode)

@@ -20,6 +20,7 @@ from effssl.data._suffixes import TIFF_EXTRA, has_tifffile
 if TYPE_CHECKING:
     from tifffile import TiffPage, TiffPageSeries
 
+PREMULTIPLIED = "premultiplied"
 _MAGIC = {b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"}
 _TURNS = {
     2: lambda a: a[..., ::-1],
@@ -115,6 +116,20 @@ def _check_claim(layout: _Layout) -> None:
     claimed = math.prod(pixels.shape) * pixels.dtype.itemsize
     if claimed > max(_SMALL_CLAIM, _MOST_RATIO * there):
         raise BrokenImage(f"claims {claimed:,} bytes of pixels and holds {there:,}")
+
+
+def tiff_alpha(file: BinaryIO) -> str | None:
+    """Return how the fourth channel of a TIFF file of colors makes them transparent.
+
+    Returns:
+        ``premultiplied`` if colors are stored times opacity, else ``straight``; None for a channel
+        of something else.
+    """
+    with _open(file) as layout:
+        page = getattr(layout.pixels, "keyframe", layout.pixels)
+        kinds = [int(kind) for kind in page.extrasamples]
+    # Pillow takes a channel of an unsaid kind for opacity, too
+    return {0: None, 1: PREMULTIPLIED}.get(kinds[0], "straight") if kinds else "straight"
 
 
 def tiff_size(file: BinaryIO) -> tuple[int, int]:

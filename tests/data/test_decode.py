@@ -62,8 +62,8 @@ def test_grey_rgb_and_rgba_in_each_number_of_channels():
     same(decode_image(encoded(rgb), 1), luma(rgb)[None])
     same(decode_image(encoded(rgb), 3), rgb_first)
     same(decode_image(encoded(rgb), 4), np.concatenate([rgb_first, opaque]))
-    same(decode_image(encoded(rgba), 1), luma(rgba[..., :3])[None])
-    same(decode_image(encoded(rgba), 3), rgba_first[:3])
+    same(decode_image(encoded(rgba), 1, background="drop"), luma(rgba[..., :3])[None])
+    same(decode_image(encoded(rgba), 3, background="drop"), rgba_first[:3])
     same(decode_image(encoded(rgba), 4), rgba_first)
 
 
@@ -71,8 +71,8 @@ def test_grey_with_alpha_and_black_and_white():
     pixels = noise(5, 7, 2)
     grey_alpha = encoded(pixels)
     assert Image.open(io.BytesIO(grey_alpha["bytes"])).mode == "LA"
-    same(decode_image(grey_alpha, 1), pixels[None, ..., 0])
-    same(decode_image(grey_alpha, 3), repeated(pixels[..., 0]))
+    same(decode_image(grey_alpha, 1, background="drop"), pixels[None, ..., 0])
+    same(decode_image(grey_alpha, 3, background="drop"), repeated(pixels[..., 0]))
     expected = np.concatenate([repeated(pixels[..., 0]), pixels[None, ..., 1]])
     same(decode_image(grey_alpha, 4), expected)
     bits = noise(5, 7, high=2, dtype=bool)
@@ -97,19 +97,19 @@ def test_a_palette_with_and_without_transparency(format, transparency):
     elif transparency is not None:
         alpha[transparency] = 0
     rgb = np.moveaxis(colours[index], -1, 0)
-    same(decode_image(value, 3), rgb)
-    same(decode_image(value, 1), luma(colours[index])[None])
+    same(decode_image(value, 3, background="drop"), rgb)
+    same(decode_image(value, 1, background="drop"), luma(colours[index])[None])
     same(decode_image(value, 4), np.concatenate([rgb, alpha[index][None]]))
 
 
 def test_a_transparent_colour_without_a_palette():
     grey, rgb = noise(5, 7), noise(5, 7, 3)
     transparent_grey = encoded(grey, transparency=int(grey[2, 3]))
-    same(decode_image(transparent_grey, 1), grey[None])
-    same(decode_image(transparent_grey, 3), repeated(grey))
+    same(decode_image(transparent_grey, 1, background="drop"), grey[None])
+    same(decode_image(transparent_grey, 3, background="drop"), repeated(grey))
     transparent_rgb = encoded(rgb, transparency=tuple(rgb[2, 3].tolist()))
-    same(decode_image(transparent_rgb, 1), luma(rgb)[None])
-    same(decode_image(transparent_rgb, 3), np.moveaxis(rgb, -1, 0))
+    same(decode_image(transparent_rgb, 1, background="drop"), luma(rgb)[None])
+    same(decode_image(transparent_rgb, 3, background="drop"), np.moveaxis(rgb, -1, 0))
     alpha = np.where((rgb == rgb[2, 3]).all(-1), 0, 255)
     same(decode_image(transparent_rgb, 4)[3], alpha)
 

@@ -105,7 +105,7 @@ def test_all_modes_are_tried():
 @pytest.mark.parametrize("mode", MODES)
 def test_an_image_of_any_mode_keeps_its_colors(mode, target):
     image, colors, alpha = drawn(mode)
-    converted = convert_image(image, target)
+    converted = convert_image(image, target, background="drop")
     assert converted.mode == target
     found = np.asarray(converted).reshape(*SIZE[::-1], -1)
     # of L*a*b* and of hue, 8 bits are coarse
@@ -121,7 +121,7 @@ def test_files_of_the_modes_that_tiff_has_decode(mode, channels):
     image, colors, alpha = drawn(mode)
     file = io.BytesIO()
     image.save(file, "TIFF")
-    found = decode_image(file.getvalue(), channels)
+    found = decode_image(file.getvalue(), channels, background="drop")
     tolerance = {"LAB": 4}.get(mode, 1.01)
     check(found, colors, alpha, "L" if channels == 1 else "RGB", tolerance)
 

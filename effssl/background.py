@@ -1,0 +1,39 @@
+"""The color that shows through transparent pixels."""
+
+from __future__ import annotations
+
+import functools
+
+from PIL import ImageColor
+
+BACKGROUND = "white"
+"""Background of transparent pixels if none is given."""
+DROP = "drop"
+"""Background by which transparency is dropped, and the colors stored beneath it show."""
+
+
+@functools.lru_cache(maxsize=64)
+def color_of(background: str | None) -> tuple[int, int, int] | None:
+    """Return the color of a background.
+
+    Args:
+        background: Name of a color (``white``, ``gray``), ``#rrggbb``, or ``drop``; white if None.
+
+    Returns:
+        Red, green and blue, 0 to 255; None for ``drop``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if background is None:
+        background = BACKGROUND
+    if background == DROP:
+        return None
+    try:
+        red, green, blue = ImageColor.getrgb(background)
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(
+            f"background must be a color such as white, black, gray or #ff8800, or {DROP} for the "
+            f"colors beneath transparency; got {str(background)[:100]!r}"
+        ) from None
+    return red, green, blue
