@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from PIL import ImageColor
 
@@ -10,6 +11,8 @@ BACKGROUND = "white"
 """Background of transparent pixels if none is given."""
 DROP = "drop"
 """Background by which transparency is dropped, and the colors stored beneath it show."""
+FORM = r"#[0-9a-fA-F]{6}|[a-zA-Z]{1,20}"
+"""Form of the text of a background."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -30,8 +33,10 @@ def color_of(background: str | None) -> tuple[int, int, int] | None:
     if background == DROP:
         return None
     try:
+        if not re.fullmatch(FORM, background):
+            raise ValueError
         red, green, blue = ImageColor.getrgb(background)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError):
         raise ValueError(
             f"background must be a color such as white, black, gray or #ff8800, or {DROP} for the "
             f"colors beneath transparency; got {str(background)[:100]!r}"

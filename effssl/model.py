@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from effssl.backbones import named_download  # the module registers the small-image ResNets
+from effssl.background import BACKGROUND
 from effssl.hints import did_you_mean
 
 BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
@@ -55,12 +56,18 @@ class SSLModel(nn.Module):
         """Stored values that became black and white in training; None for those of 8 bits."""
         return self.backbone.pretrained_cfg.get("value_range")
 
+    @property
+    def background(self) -> str:
+        """Color behind transparent pixels in training, or ``drop``; see `effssl.background`."""
+        return self.backbone.pretrained_cfg.get("background", BACKGROUND)
+
     def set_input(
         self,
         size: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         value_range: tuple[float, float] | None = None,
+        background: str = BACKGROUND,
     ) -> None:
         """Record the input that the backbone is trained on, for transforms and saved folders.
 
@@ -71,9 +78,11 @@ class SSLModel(nn.Module):
             mean: Mean of each channel, for pixels scaled to [0, 1].
             std: Standard deviation of each channel, likewise.
             value_range: Stored values that become 0 and 1; None for the full range of their type.
+            background: Color behind transparent pixels, or ``drop``.
         """
         cfg = untrained_cfg(self.backbone.pretrained_cfg)
         cfg |= {"input_size": (len(mean), size, size), "mean": tuple(mean), "std": tuple(std)}
+        cfg |= {"background": background}
         cfg |= {} if value_range is None else {"value_range": value_range}
         self.backbone.pretrained_cfg = self.backbone.default_cfg = cfg
 

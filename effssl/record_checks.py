@@ -14,6 +14,7 @@ _Number = float | None
 _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("backbone", "loss", "preset", "optimizer", "lr_scaling"), str),
     **dict.fromkeys(("dataset", "image_column"), str | None),
+    "background": str,
     **dict.fromkeys(("projector_dim", "views", "batch_size", "img_size", "seed"), int),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), float),
     "pretrained": bool,

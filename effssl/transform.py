@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from effssl.background import BACKGROUND
 from effssl.data._modes import convert_image
 from effssl.data._pixels import channels_first, eight_bits, pil_mode
 from effssl.device import to_device
@@ -25,18 +26,24 @@ class EvalTransform:
     Args:
         config: Result of ``timm.data.resolve_data_config``.
         value_range: Stored values that become black and white; None for those of 8 bits.
+        background: Color behind transparent pixels, or ``drop``; white if None.
     """
 
-    def __init__(self, config: dict, value_range: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        config: dict,
+        value_range: tuple[float, float] | None = None,
+        background: str | None = None,
+    ) -> None:
         self.channels = config["input_size"][0]
         self.mean, self.std = (list(config[key]) for key in ("mean", "std"))
-        self.value_range = value_range
+        self.value_range, self.background = value_range, background or BACKGROUND
         self.resize_and_crop = timm.data.create_transform(
             **config, is_training=False, normalize=False
         )
 
     def crop(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """Resize and crop an image.
+        """Resize and crop an image. Transparent pixels of a PIL image are laid on the background.
 
         With a value range, stored values are mapped first: those of a PIL image of any mode, and of
         an array of any type but uint8, which is taken for the result of `decode_image`.
@@ -50,7 +57,8 @@ class EvalTransform:
         """
         if isinstance(image, Image.Image):
             mode = pil_mode(self.channels)
-            return self.crop_pixels(convert_image(image, mode, self.value_range))
+            pixels = convert_image(image, mode, self.value_range, self.background)
+            return self.crop_pixels(pixels)
         if self.value_range is None:
             return self.crop_pixels(image)
         stored = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
@@ -68,7 +76,8 @@ class EvalTransform:
             ValueError: If they are neither a PIL image nor uint8 pixels of the model's channels.
         """
         if isinstance(pixels, Image.Image):
-            return self.resize_and_crop(convert_image(pixels, pil_mode(self.channels)))
+            mode = pil_mode(self.channels)
+            return self.resize_and_crop(convert_image(pixels, mode, None, self.background))
         pixels = torch.as_tensor(pixels)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != self.channels:
             raise ValueError(
@@ -94,6 +103,7 @@ class EvalTransform:
     def __repr__(self) -> str:
         how = f"{self.resize_and_crop}, {self.mean}, {self.std}"
         how += "" if self.value_range is None else f", value_range={self.value_range}"
+        how += "" if self.background == BACKGROUND else f", background={self.background!r}"
         return f"EvalTransform({how})"
 
 
@@ -109,10 +119,11 @@ def create_transform(model: SSLModel | nn.Module, *, img_size: int | None = None
         (C, H, W)), to a tensor (C, S, S). For a model whose channels are not 1, 3 or 4 it takes
         pixels only. It raises ValueError for anything else. For a model that was trained with a
         value range it maps stored values as the training did, and takes pixels of any type.
+        Transparent pixels are laid on the background of the training.
     """
     backbone = model.backbone if isinstance(model, SSLModel) else model
     cfg: Any = backbone.pretrained_cfg
     config = timm.data.resolve_data_config(pretrained_cfg=cfg)
     if img_size is not None:
         config["input_size"] = (config["input_size"][0], img_size, img_size)
-    return EvalTransform(config, cfg.get("value_range"))
+    return EvalTransform(config, cfg.get("value_range"), cfg.get("background"))

@@ -84,11 +84,13 @@ def pixel_options(
     trained: dict[str, Any],
     value_range: ValueRange | None,
     max_pixels: int | None,
+    background: str | None = None,
 ) -> dict[str, Any]:
     """Return how images are decoded, as options of `load_source`: as given, else as in training."""
     limit = trained.get("max_pixels")
     return {
         "value_range": value_range or encoder.value_range,
+        "background": background or encoder.background,
         "max_pixels": max_pixels or (limit if isinstance(limit, int) else None),
     }
 

@@ -55,6 +55,8 @@ class Evaluate:
     """Column with integer classes; found by type and name if None."""
     value_range: ValueRange | None = None
     """Stored values that become black and white, or auto; those of the pretraining if None."""
+    background: str | None = None
+    """Color behind transparent pixels, or drop; that of the pretraining if None."""
     max_pixels: int | None = None
     """Most pixels of an image; that of the pretraining if None."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -107,7 +109,7 @@ class Evaluate:
             "in_chans": encoder.backbone.pretrained_cfg["input_size"][0],
             "image_column": image_column,
             "label_column": self.label_column,
-        } | pixel_options(encoder, trained, self.value_range, self.max_pixels)
+        } | pixel_options(encoder, trained, self.value_range, self.max_pixels, self.background)
         train = None
         if self.protocols != ("spectrum",):
             train = load_source(dataset, self.train_split, **options)

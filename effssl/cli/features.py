@@ -36,6 +36,8 @@ class Features:
     """Column with integer classes; found by type and name if None."""
     value_range: ValueRange | None = None
     """Stored values that become black and white, or auto; those of the pretraining if None."""
+    background: str | None = None
+    """Color behind transparent pixels, or drop; that of the pretraining if None."""
     max_pixels: int | None = None
     """Most pixels of an image; that of the pretraining if None."""
     views: int = 0
@@ -76,7 +78,7 @@ class Features:
             in_chans=channels,
             image_column=image_column,
             label_column=self.label_column,
-            **pixel_options(encoder, trained, self.value_range, self.max_pixels),
+            **pixel_options(encoder, trained, self.value_range, self.max_pixels, self.background),
         )
         views = None
         if self.views:

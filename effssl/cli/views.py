@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from effssl.background import BACKGROUND
 from effssl.shown import one_line, plain
 from effssl.training.config import Preset, ValueRange
 
@@ -34,6 +35,8 @@ class Views:
     """Column with the images; found by its type if None."""
     value_range: ValueRange | None = None
     """Stored values that become black and white, or auto, as for pretrain."""
+    background: str = BACKGROUND
+    """Color behind transparent pixels, or drop, as for pretrain."""
     max_pixels: int | None = None
     """Most pixels of an image, as for pretrain."""
     seed: int = 0
@@ -61,6 +64,7 @@ class Views:
             in_chans=self.in_chans,
             image_column=self.image_column,
             value_range=self.value_range,
+            background=self.background,
             max_pixels=self.max_pixels,
         )
         kind = PIL.Image.registered_extensions().get(self.output.suffix.lower())

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from effssl.atomic import write_json
+from effssl.background import color_of
 from effssl.data._broken import MAX_BROKEN, check_broken
 from effssl.data._cached_images import INDEX, PIXELS, CachedImages
 from effssl.data._decode import image_size
@@ -34,7 +35,7 @@ from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Increase it when decoding or the files of a cache folder change."""
 ABOUT = "about.json"
 """Name of the file in a cache folder that says what it is of; older folders have none."""
@@ -85,6 +86,7 @@ def cache_images(
                 return None  # had an earlier run made one, the digest would be known
             digest = source.digest()
         how = [source.in_chans, short_side, source.value_range, pixel_limit(source.max_pixels)]
+        how += [color_of(source.background)]
         key = json.dumps([FORMAT, digest, *how])
         folder = caches / hashlib.sha256(key.encode()).hexdigest()[:24]
         images = _open(folder, source)  # which needs no right to write

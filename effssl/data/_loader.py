@@ -71,6 +71,7 @@ def decode_or_broken(
             source.in_chans,
             short_side,
             value_range=source.value_range,
+            background=source.background,
             max_pixels=source.max_pixels,
         )
         return torch.from_numpy(pixels)

@@ -10,6 +10,7 @@ from functools import cached_property
 from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Literal
 
+from effssl.background import color_of
 from effssl.data._columns import (
     cell_paths,
     find_image_column,
@@ -51,6 +52,7 @@ class Source:
         num_images: Number of rows; None for a stream whose length is not known.
         root: Folder of the images on this machine, if they lie in one.
         value_range: Stored values that become 0 and 255; None for the full range of their type.
+        background: Color behind transparent pixels, or ``drop``; white if None.
         max_pixels: Most pixels of an image; those that Pillow opens if None.
     """
 
@@ -61,6 +63,7 @@ class Source:
     num_images: int | None
     root: str | None = None
     value_range: tuple[float, float] | None = None
+    background: str | None = None
     max_pixels: int | None = None
 
     @property
@@ -77,9 +80,13 @@ class Source:
             return None
         return class_names(self.dataset, self.label_column)
 
-    def with_range(self, value_range: tuple[float, float] | None) -> Source:
-        """Return the source with a value range, such as that of a model, unless it has its own."""
-        return self if self.value_range is not None else replace(self, value_range=value_range)
+    def as_trained(self, value_range: tuple[float, float] | None, background: str | None) -> Source:
+        """Return the source with the value range and background of a model where it has none."""
+        return replace(
+            self,
+            value_range=self.value_range if self.value_range is not None else value_range,
+            background=self.background or background,
+        )
 
     def labels(self) -> list[int]:
         """Return the class of every image, in order; -1 for an image without one.
@@ -140,6 +147,7 @@ def load_source(
     label_column: str | None = None,
     streaming: bool = False,
     value_range: tuple[float, float] | Literal["auto"] | None = None,
+    background: str | None = None,
     max_pixels: int | None = None,
 ) -> Source:
     """Open a data set of images. The first one, and a few of more than 8 bits, are decoded.
@@ -178,17 +186,22 @@ def load_source(
         value_range: Stored values that become 0 and 255, in images of any type, with a straight
             line between them and clipping beyond; ``auto`` takes them from a sample of images. If
             None, 16-bit images are scaled over their full range.
+        background: Color behind transparent pixels, such as ``white`` or ``#ff8800``; ``drop``
+            takes the colors stored beneath. White if None, or for a model that of its training.
+            With 4 channels transparency is kept.
         max_pixels: Most pixels of an image; ``2 * PIL.Image.MAX_IMAGE_PIXELS`` if None.
 
     Raises:
         FileNotFoundError: If there is no data set of that name.
         OSError: If ``datasets`` cannot write its cache, or that has no locks.
         ValueError: If the split or a column does not exist, there are no images, they do not have
-            ``in_chans`` channels, a stream is to be sliced, or the range does not rise.
+            ``in_chans`` channels, a stream is to be sliced, the range does not rise, or the
+            background is no color.
         TypeError: If an object is no data set.
     """
     from datasets import IterableDataset
 
+    color_of(background)
     named = _name(dataset)
     with _named_errors(named, split):
         rows, count, root, own = read(dataset, split, streaming)
@@ -233,6 +246,7 @@ def load_source(
         count,
         root=root,
         value_range=value_range,
+        background=background,
         max_pixels=max_pixels,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from effssl.background import color_of
 from effssl.data.sources import Source
 from effssl.distributed import gather_objects, world_size
 
@@ -41,7 +42,8 @@ def model_digest(model: nn.Module) -> str:
 
 def images_digest(source: Source) -> str:
     """Return a digest of the images of a source, their labels and their paths."""
-    digest = hashlib.sha256(f"{source.value_range} {source.digest()}".encode())
+    how = f"{source.value_range} {color_of(source.background)}"
+    digest = hashlib.sha256(f"{how} {source.digest()}".encode())
     if source.label_column is not None:
         digest.update(repr(source.dataset[source.label_column][:]).encode())
     digest.update(repr(source.paths()).encode())

@@ -117,7 +117,9 @@ class Extraction:
                     f"a {type(model).__name__} does not say what input it takes: give transform"
                 ) from error
         ours = isinstance(self.transform, EvalTransform)
-        self.source = source.with_range(self.transform.value_range) if ours else source
+        self.source = source
+        if ours:
+            self.source = source.as_trained(self.transform.value_range, self.transform.background)
         if views is not None and ours:
             mean, std = tuple(self.transform.mean), tuple(self.transform.std)
             options = replace(views.options, mean=mean, std=std)

@@ -48,6 +48,7 @@ class ImagesAt(Dataset):
                 value,
                 self.source.in_chans,
                 value_range=self.source.value_range,
+                background=self.source.background,
                 max_pixels=self.source.max_pixels,
             )
         except BrokenImage as error:

@@ -169,7 +169,8 @@ def _create_data(
 ) -> _Data:
     channels, size = cfg["input_size"][:2]
     side = decode_size(size)
-    train, broken = images.train.with_range(cfg.get("value_range")), images.train_broken
+    train = images.train.as_trained(cfg.get("value_range"), cfg.get("background"))
+    broken = images.train_broken
     decoded = cache_images(
         train, side, max_bytes=_CACHE_BYTES, workers=workers, max_broken=broken.max_broken
     )

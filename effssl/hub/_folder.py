@@ -308,6 +308,7 @@ def _build(config: ModelConfig) -> SSLModel:
     cfg = untrained_cfg(backbone.pretrained_cfg) | config.pretrained_cfg
     cfg |= {"architecture": config.architecture.partition(".")[0], "num_classes": 0}
     cfg |= {} if config.value_range is None else {"value_range": config.value_range}
+    cfg |= {"background": config.background}
     backbone.pretrained_cfg = backbone.default_cfg = cfg
     return SSLModel(backbone, config.projector_dim, dict(config.model_args))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 
+from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import read_json
 from effssl.hub._license import LICENSE, License
 from effssl.loss_specs import LOSSES, METHOD
@@ -52,6 +53,8 @@ class ModelConfig:
         files: Bytes and sha256 of each file of weights; empty in a folder of timm.
         name: Name of the model, if it was trained by effssl.
         value_range: Stored values that become black and white; None for those of 8 bits.
+        background: Color behind transparent pixels; ``drop`` in folders of versions that dropped
+            transparency.
         license: Keys of a card about the license of the weights; not checked.
     """
 
@@ -62,6 +65,7 @@ class ModelConfig:
     files: dict[str, dict]
     name: ModelName | None = None
     value_range: tuple[float, float] | None = None
+    background: str = BACKGROUND
     license: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -83,6 +87,7 @@ def compose_config(
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
     if name is not None:
         ours["name"] = str(name)
+    ours["background"] = model.background
     if model.value_range is not None:
         ours["value_range"] = list(model.value_range)
     config = {
@@ -174,10 +179,13 @@ def _checked(config: dict) -> ModelConfig:
     if name is not None:
         name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
     value_range = _checked_range(ours.get("value_range"))
+    background = _checked_background(ours.get("background", DROP))
     license = {key: ours[key] for key in LICENSE[1:] if ours.get(key) is not None}
     if "license" in cfg:
         license["license"] = cfg["license"]
-    return ModelConfig(architecture, model_args, cfg, dim, files, name, value_range, license)
+    return ModelConfig(
+        architecture, model_args, cfg, dim, files, name, value_range, background, license
+    )
 
 
 def _checked_range(value_range: object) -> tuple[float, float] | None:
@@ -188,6 +196,13 @@ def _checked_range(value_range: object) -> tuple[float, float] | None:
     if len(known) != 2 or len(numbers) != 2 or not known[0] < known[1]:
         raise ValueError(f"value_range must be two rising numbers, is {shown(value_range)}")
     return float(known[0]), float(known[1])
+
+
+def _checked_background(background: object) -> str:
+    if not isinstance(background, str):
+        raise ValueError(f"background must be the name of a color, is {shown(background)}")
+    color_of(background)
+    return background
 
 
 def _checked_args(model_args: object, foreign: bool) -> dict:

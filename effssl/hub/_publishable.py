@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from effssl.background import FORM
 from effssl.foreign import read_json
 from effssl.hub._folder import PROBE, TRAINING, read_record
 from effssl.hub._license import LICENSE, License
@@ -31,6 +32,7 @@ _IP = re.compile(r"(?<![\w.])\d{1,3}(\.\d{1,3}){3}(?![\w.]*\w)")
 _LOCAL_PATH = re.compile(r"""(^|[\s'"=(,;:])(\.{0,2}/[\w.]|~|[A-Za-z]:[\\/]|\\\\)|\bfile:""")
 _FORMS = {
     r"config\.dataset|evaluation\.dataset": f"{_ID}|{_WORD}",
+    r"(config|effssl)\.background": FORM,
     r"config\.(image_column|label_column)": r"[\w ]*",
     r"config\.\w+|model_args\.\w+": f"{_ID}|{_WORD}",
     r"pretrained_cfg\.origin_url": _ADDRESS,
@@ -138,6 +140,6 @@ def _is_command(value: str) -> bool:
         return False
     flags = {"--" + name.replace("_", "-") for name in CONFIG}
     return all(
-        word in flags if word.startswith("--") else re.fullmatch(rf"{_ID}|{_WORD}", word)
+        word in flags if word.startswith("--") else re.fullmatch(rf"{_ID}|{_WORD}|{FORM}", word)
         for word in words
     )

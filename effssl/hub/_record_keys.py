@@ -3,11 +3,11 @@
 CONFIG = frozenset(
     (
         "backbone pretrained in_chans img_size patch_size projector_dim loss loss_weight multiview "
-        "dataset split image_column label_column value_range max_pixels streaming workers cache_gb "
-        "max_broken views preset batch_size micro_batch epochs max_steps max_minutes optimizer lr "
-        "lr_scaling weight_decay warmup_epochs grad_clip precision compile deterministic seed cpu "
-        "resume overwrite checkpoint_steps checkpoint_minutes keep_checkpoints stop_when_disk_full "
-        "timeout_minutes evaluate_every log_every tracker"
+        "dataset split image_column label_column value_range background max_pixels streaming "
+        "workers cache_gb max_broken views preset batch_size micro_batch epochs max_steps "
+        "max_minutes optimizer lr lr_scaling weight_decay warmup_epochs grad_clip precision "
+        "compile deterministic seed cpu resume overwrite checkpoint_steps checkpoint_minutes "
+        "keep_checkpoints stop_when_disk_full timeout_minutes evaluate_every log_every tracker"
     ).split()
 )
 """Fields of a run's configuration whose values are published."""

@@ -107,6 +107,7 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
         image_column=config.image_column,
         label_column=config.label_column,
         value_range=config.value_range,
+        background=config.background,
         max_pixels=config.max_pixels,
     )
     order = torch.randperm(len(source.dataset), generator=seeded_generator(config.seed, "report"))

@@ -155,6 +155,7 @@ def _load_source(config: PretrainConfig) -> Source:
         label_column=config.label_column,
         streaming=config.streaming,
         value_range=config.value_range,
+        background=config.background,
         max_pixels=config.max_pixels,
     )
 
@@ -212,7 +213,7 @@ def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
         pretrained=config.pretrained,
     )
     stats = multi_view.options.channel_stats(config.in_chans)
-    model.set_input(config.img_size, *stats, config.value_range)
+    model.set_input(config.img_size, *stats, config.value_range, config.background)
     check_input(model)
     frozen = freeze_unused_parameters(model)
     if frozen:

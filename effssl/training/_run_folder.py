@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.atomic import PARTIAL
+from effssl.background import BACKGROUND
 from effssl.distributed import gather_objects
 from effssl.foreign import read_json
 from effssl.hub._folder import MODEL_FILES, is_model_folder
@@ -26,7 +27,7 @@ from effssl.training._fields import names_where
 from effssl.training._metrics import METRICS
 from effssl.training._run_images import check_images, has_images, save_images
 from effssl.training._run_lock import LOCK, locked_run
-from effssl.training.config import PretrainConfig
+from effssl.training.config import BEFORE, PretrainConfig
 
 if TYPE_CHECKING:
     from effssl.data._fingerprint import Fingerprint
@@ -44,7 +45,8 @@ def held_run_folder(config: PretrainConfig, *, is_main_process: bool) -> Iterato
     Every process must enter it, and all fail if the folder cannot be had.
 
     Yields:
-        The configuration, with the value range of the run in the folder in place of ``auto``.
+        The configuration, with what the run in the folder settled for itself; see
+        `check_run_folder`.
 
     Raises:
         FileExistsError: If the folder holds a run and neither resume nor overwrite is set, or if
@@ -53,14 +55,15 @@ def held_run_folder(config: PretrainConfig, *, is_main_process: bool) -> Iterato
         ValueError: If the run in it has another configuration and cannot be resumed with this one,
             and in the other processes.
     """
-    folder, value_range = config.run_folder, config.value_range
+    folder, settled = config.run_folder, {}
     with ExitStack() as stack:
         with together():
             if is_main_process:
                 _check_place(folder)  # a lock is put into no other folder
                 stack.enter_context(locked_run(folder))
-                value_range = check_run_folder(config).value_range
-        yield dataclasses.replace(config, value_range=gather_objects(value_range)[0])
+                checked = check_run_folder(config)
+                settled = {name: getattr(checked, name) for name in ("value_range", "background")}
+        yield dataclasses.replace(config, **gather_objects(settled)[0])
 
 
 def _check_place(folder: Path) -> None:
@@ -99,7 +102,8 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     """Check that the run may write to its folder, without changing anything.
 
     Returns:
-        The configuration, with the value range of the run in the folder in place of ``auto``.
+        The configuration, with the value range of the run in the folder in place of ``auto``, and
+        with the background that it had before there was a choice.
 
     Raises:
         FileExistsError: If the folder holds a run and neither resume nor overwrite is set, or if
@@ -124,9 +128,12 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
         raise FileExistsError(f"{model} is not a whole model folder: move it, and it is made anew")
     if config.value_range == "auto" and isinstance(before.get("value_range"), list):
         config = dataclasses.replace(config, value_range=before["value_range"])
+    if "background" not in before and config.background == BACKGROUND:
+        config = dataclasses.replace(config, background=BEFORE["background"])
+        logger.info("resuming a run of a version that dropped transparency: so does the rest of it")
     now = json.loads(json.dumps(config.values()))
     # a field that did not exist yet had the effect of its default
-    before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | before
+    before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | BEFORE | before
     free = names_where(config, "on_resume", "free")
     if has_images(folder):
         free.add("dataset")  # what counts is the images, which `open_run_folder` compares

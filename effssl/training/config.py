@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from effssl.atomic import write_json
+from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import load_json
 from effssl.hints import did_you_mean
 from effssl.loss_specs import LossName
@@ -26,6 +27,9 @@ else:
 
 logger = logging.getLogger(__name__)
 
+BEFORE = {"background": DROP}
+"""What runs did before there was a field for it, where that is not the default of the field."""
+_OF_A_RUN = {"resume", "overwrite"}  # nobody writes both into a file by hand
 IN_MEMORY = "(objects in memory)"
 """What a configuration file says of a data set that was given as an object."""
 
@@ -83,6 +87,9 @@ class PretrainConfig:
     value_range: ValueRange | None = setting(None)
     """Stored values that become black and white, in images of any depth: 0 4095 for 12 bits in
     16-bit files; auto takes them from a sample of images. The full range of 16 bits if None."""
+    background: str = setting(BACKGROUND)
+    """Color behind transparent pixels, such as white, black or #ff8800; drop takes the colors that
+    are stored beneath. With 4 channels transparency is kept."""
     max_pixels: int | None = setting(None, least=1, on_resume="warn")
     """Most pixels of an image; larger ones are left out. The limit of Pillow, 179 million, if
     None."""
@@ -175,6 +182,7 @@ class PretrainConfig:
             check_field(field, hints[field.name], getattr(self, field.name))
         if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range must rise from LOW to HIGH; got {self.value_range}")
+        color_of(self.background)
         if self.output is not None:
             _check_output(self.output)
         if self.resume and self.overwrite:
@@ -221,6 +229,8 @@ class PretrainConfig:
         dataset = values.get("dataset", "")
         if not isinstance(dataset, str):
             raise ValueError(f"{path}: dataset must be text; got {dataset!r}")
+        if values.keys() >= _OF_A_RUN:
+            values = BEFORE | values
         try:
             config = cls(**values)
         except ValueError as error:

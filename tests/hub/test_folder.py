@@ -98,7 +98,12 @@ def test_the_config_says_what_these_weights_are_and_nothing_of_timms(tmp_path):
             "num_classes": 0,
             "custom_load": False,
         },
-        "effssl": {"format": 1, "name": "resnet18-bt-p8-aug4", "projector_dim": 8},
+        "effssl": {
+            "format": 1,
+            "name": "resnet18-bt-p8-aug4",
+            "projector_dim": 8,
+            "background": "white",
+        },
     }
 
 

@@ -27,6 +27,7 @@ OTHERS = {
     "split": ["train[:10%]", "validation"],
     "image_column": ["image", "none"],
     "label_column": ["class label"],
+    "background": ["black", "#ff8800", "drop"],
     "value_range": ["auto", (0.0, 4095.0), (-1024.0, 3071.5), (0.0, 1e-3)],
     "max_pixels": [1, 400_000_000],
     "streaming": [True],
@@ -124,6 +125,8 @@ def parse(args):
         ("value_range", (0.0, float("nan")), "value_range must be two numbers"),
         ("value_range", (0.0, "1"), "value_range must be two numbers"),
         ("value_range", (9.0, 9.0), r"value_range must rise from LOW to HIGH; got \(9.0, 9.0\)"),
+        ("background", "wite", "background must be a color such as white, .*; got 'wite'"),
+        ("background", "#fff", "background must be a color"),
         ("max_pixels", 0, "max_pixels must be 1 or more; got 0"),
         ("grad_clip", float("inf"), "grad_clip must be above 0.*; got inf"),
     ],
@@ -192,6 +195,17 @@ def test_the_file_of_a_configuration_makes_it_but_for_what_is_of_one_launch(tmp_
         loaded = PretrainConfig.load(tmp_path / "config.json")
         assert loaded == dataclasses.replace(config, resume=False, overwrite=False)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_file_of_a_run_from_before_there_was_a_background_drops_transparency(tmp_path):
+    file = tmp_path / "config.json"
+    PretrainConfig(views=8).save(file)
+    values = json.loads(file.read_text())
+    assert values.pop("background") == "white"
+    file.write_text(json.dumps(values))
+    assert PretrainConfig.load(file) == PretrainConfig(views=8, background="drop")
+    file.write_text(json.dumps({"views": 8}))  # by hand
+    assert PretrainConfig.load(file) == PretrainConfig(views=8)
 
 
 @pytest.mark.parametrize("style", ["--config {}", "--config={}"])
@@ -285,6 +299,7 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
     file = tmp_path / "config.json"
     for value in WRONG:
         right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
+        right = right and field != "background"  # none is the name of a color
         right = right and not (field == "max_broken" and value in (3, 2.5))  # above its bound
         file.write_text(json.dumps({field: value}))
         if right:
