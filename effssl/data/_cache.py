@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from effssl.atomic import write_json
 from effssl.background import color_of
 from effssl.data._broken import MAX_BROKEN, check_broken
 from effssl.data._cached_images import INDEX, PIXELS, CachedImages
-from effssl.data._decode import image_size
+from effssl.data._constant import NAMED, is_constant, say_constant
+from effssl.data._decode import image_name, image_size
 from effssl.data._loader import DecodedImages
 from effssl.data._locks import locked
 from effssl.data._pixel_check import BlockDigests, digest_of_index
@@ -40,6 +42,7 @@ FORMAT = 3
 ABOUT = "about.json"
 """Name of the file in a cache folder that says what it is of; older folders have none."""
 _BATCH = 64  # images a worker decodes at a time
+_SAID: set[Path] = set()  # caches whose images of one color were named
 _SAMPLED = 256  # images whose size is read to estimate the bytes of all
 
 
@@ -96,6 +99,7 @@ def cache_images(
                 images = _open(folder, source, say=True) or _make(*made)
         if images is not None:
             check_broken(images.broken.values(), len(images), max_broken)
+            _say_constant(images, source)
         return images
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -106,6 +110,17 @@ def cache_images(
             reason,
         )
         return None
+
+
+def _say_constant(images: CachedImages, source: Source) -> None:
+    """Name images of one color, once in a process."""
+    if images.folder in _SAID:
+        return
+    _SAID.add(images.folder)
+    rows = images.constant.tolist()
+    paths = replace(source, dataset=source.dataset.select(rows[:NAMED])).paths() if rows else []
+    names = [image_name(path, f"row {row}") for row, path in zip(rows, paths, strict=False)]
+    say_constant(len(rows), len(images) - len(images.broken), names)
 
 
 def _open(folder: Path, source: Source, *, say: bool = False) -> CachedImages | None:
@@ -213,12 +228,14 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
     )
     sizes: list[tuple[int, int]] = []
     broken: dict[int, str] = {}
+    constant: list[int] = []
     digests = BlockDigests()
     with (
         open(folder / PIXELS, "wb") as file,
         Stage("decode", rows) as stage,
     ):
-        for pixels, batch_sizes, batch_broken in loader:
+        for pixels, batch_sizes, batch_broken, batch_constant in loader:
+            constant += [len(sizes) + row for row in batch_constant]
             broken |= {len(sizes) + row: why for row, why in batch_broken.items()}
             check_broken(broken.values(), rows, max_broken)
             sizes += batch_sizes
@@ -229,6 +246,7 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
         os.fsync(file.fileno())  # or a power cut could leave the renamed folder without them
     metadata = {"channels": str(source.in_chans), "broken": json.dumps(broken)}
     index = {"sizes": torch.tensor(sizes, dtype=torch.int32), "digests": digests.tensor()}
+    index["constant"] = torch.tensor(constant, dtype=torch.int64)
     metadata["digest"] = digest_of_index(index, metadata)
     save_file(index, folder / INDEX, metadata)
     logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
@@ -236,10 +254,19 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
 
 def _pack(
     items: list[Tensor | BrokenImage],
-) -> tuple[Tensor, list[tuple[int, int]], dict[int, str]]:
-    """Pack all pixels into one tensor: a worker then passes one file descriptor, not many."""
+) -> tuple[Tensor, list[tuple[int, int]], dict[int, str], list[int]]:
+    """Pack all pixels into one tensor: a worker then passes one file descriptor, not many.
+
+    Returns:
+        Pixels, sizes, why images are broken, and which are of one color, by place in the batch.
+    """
     broken = {row: str(item) for row, item in enumerate(items) if isinstance(item, BrokenImage)}
     images = [item for item in items if isinstance(item, Tensor)]
     sizes = [(0, 0) if row in broken else tuple(item.shape[1:]) for row, item in enumerate(items)]
     flat = torch.cat([image.flatten() for image in images]) if images else torch.empty(0).byte()
-    return flat, sizes, broken
+    constant = [
+        row
+        for row, item in enumerate(items)
+        if isinstance(item, Tensor) and is_constant(item.numpy())
+    ]
+    return flat, sizes, broken, constant

@@ -31,8 +31,8 @@ class CachedImages(Dataset):
     """The images of a cache folder.
 
     The folder holds ``pixels.bin``, the uint8 pixels of the images one after another, (C, H, W)
-    each, and ``index.safetensors``, their heights and widths, (n, 2), the broken images, and
-    digests of the pixels.
+    each, and ``index.safetensors``, their heights and widths, (n, 2), the broken images, those of
+    one color, and digests of the pixels.
 
     While this object lives the folder counts as in use.
 
@@ -42,6 +42,7 @@ class CachedImages(Dataset):
 
     Attributes:
         broken: Why each broken image cannot be read, by its row.
+        constant: Rows of the images that are one constant color, (n,), rising.
 
     Raises:
         FileNotFoundError: If the folder is not there, or is being deleted.
@@ -64,6 +65,7 @@ class CachedImages(Dataset):
             check_pixels(pixels, index.digests)
         self._sizes, self._ends = index.sizes, index.ends
         self.channels, self.broken = index.channels, index.broken
+        self.constant = index.constant
         with warnings.catch_warnings():
             # the mapping is read-only and nothing writes to it
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")

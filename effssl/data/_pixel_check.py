@@ -15,6 +15,7 @@ from effssl.foreign import parse_json
 
 BLOCK = 2**22
 """Bytes of a block."""
+_TENSORS = ("sizes", "digests", "constant")
 # 20 GB a second if the system has the file in memory, else as fast as it would be read anyway
 _MOST_CHECKED = 1024  # blocks, or 4 GB; of larger files as many, evenly spread
 
@@ -80,6 +81,7 @@ class Index:
         ends: End of each image among the pixels, (n,).
         broken: Why each broken image cannot be read, by its row.
         digests: Digest of every block; None in caches of earlier versions.
+        constant: Rows of the images that are one constant color, (n,), rising.
 
     Raises:
         ValueError: If it does not fit the pixels, or itself.
@@ -88,7 +90,7 @@ class Index:
 
     def __init__(self, file: str, size: int) -> None:
         with safe_open(file, "pt") as index:
-            names = {"sizes", "digests"} & set(index.keys())
+            names = {*_TENSORS} & set(index.keys())
             tensors = {name: index.get_tensor(name) for name in names}
             metadata = index.metadata() or {}
         if "sizes" not in tensors:
@@ -102,6 +104,7 @@ class Index:
             raise ValueError(f"it holds sizes of shape {tuple(sizes.shape)} and type {sizes.dtype}")
         self.sizes, self.channels = sizes.numpy(), _channels(metadata.get("channels"))
         self.broken = _broken(metadata.get("broken", ""), self.sizes)
+        self.constant = _constant(tensors.get("constant"), self.sizes)
         areas = self.sizes.prod(1, dtype=np.int64)
         if self.sizes.min() < 0 or areas.max() > size // self.channels:
             raise ValueError("the size of an image is not possible")
@@ -116,8 +119,9 @@ class Index:
 def digest_of_index(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return a digest of what an index holds, for its metadata."""
     hasher = xxhash.xxh3_64()
-    for name in ("sizes", "digests"):
-        add(hasher, tensors[name].numpy())
+    for name in _TENSORS:
+        if name in tensors:
+            add(hasher, tensors[name].numpy())
     for name in ("channels", "broken"):
         add(hasher, metadata.get(name))
     return hasher.hexdigest()
@@ -127,6 +131,17 @@ def _channels(text: str | None) -> int:
     if text is None or not (text.isascii() and text.isdigit() and 0 < len(text) < 6 and int(text)):
         raise ValueError("it does not say how many channels there are")
     return int(text)
+
+
+def _constant(rows: Tensor | None, sizes: np.ndarray) -> np.ndarray:
+    if rows is None:
+        return np.empty(0, np.int64)
+    found = rows.numpy()
+    if found.dtype != np.int64 or found.ndim != 1 or (np.diff(found) <= 0).any():
+        raise ValueError("its images of one color are not rising rows")
+    if len(found) and not 0 <= found[0] <= found[-1] < len(sizes):
+        raise ValueError(f"its images of one color are not among its {len(sizes):,}")
+    return found
 
 
 def _broken(text: str, sizes: np.ndarray) -> dict[int, str]:

@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from effssl.data import BrokenImage, _cached_images, decode_image, load_source
 from effssl.data import _cache as cache
 from effssl.data._cache import cache_images
 from effssl.data._cached_images import CachedImages
+from effssl.data._pixel_check import digest_of_index
 
 
 @pytest.fixture(autouse=True)
@@ -278,3 +281,80 @@ def test_a_cache_that_fits_is_kept_on_the_device(image_folder, monkeypatch):
         assert not images.to_device(torch.device("cuda"))
     assert images.to_device(torch.device("cuda"))
     assert torch.equal(images.__getitems__([3])[0].cpu(), expected)
+
+
+# images of one color
+
+
+def clip_art(folder, count, hidden):
+    """Black drawings on nothing, which are black all over where transparency is dropped."""
+    folder.mkdir()
+    for i in range(count):
+        rgba = np.zeros((40, 48, 4), np.uint8)
+        rgba[8:20, 5 : 20 + i % 20, 3] = 0 if i in hidden else 255
+        Image.fromarray(rgba).save(folder / f"{i:03}.png")
+    return folder
+
+
+def said_of_colors(caplog):
+    return [(r.levelname, r.getMessage()) for r in caplog.records if "constant" in r.getMessage()]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_one_color_are_counted_named_and_kept_with_the_cache(tmp_path, caplog, workers):
+    caplog.set_level("INFO")
+    folder = clip_art(tmp_path / "art", 700, {3, 5, 64, 650, 699, 130, 131, 132})
+    (folder / "004.png").write_bytes(b"no image")
+    source = load_source(str(folder))
+    images = build(source, workers=workers)
+    assert images.constant.tolist() == [3, 5, 64, 130, 131, 132, 650, 699]
+    said = [
+        (
+            "WARNING",
+            "8 of 699 images (1.1 %) are one constant color, from which nothing can be learned: "
+            "003.png (row 3), 005.png (row 5), 064.png (row 64), ...; where transparency hides "
+            "what they show, try another --background",
+        )
+    ]
+    assert said_of_colors(caplog) == said
+    caplog.clear()
+    assert build(source).constant.tolist() == images.constant.tolist()
+    assert said_of_colors(caplog) == []  # once in a process
+    cache._SAID.clear()
+    build(source)
+    assert said_of_colors(caplog) == said
+
+
+def test_a_few_images_of_one_color_are_no_warning(tmp_path, caplog):
+    caplog.set_level("INFO")
+    build(load_source(str(clip_art(tmp_path / "art", 100, {7}))))
+    line = "1 of 100 images is one constant color: 007.png (row 7)"
+    assert said_of_colors(caplog) == [("INFO", line)]
+    caplog.clear()
+    build(load_source(str(clip_art(tmp_path / "none", 20, {}))))
+    assert said_of_colors(caplog) == []
+
+
+def test_another_background_has_another_cache(tmp_path):
+    folder = str(clip_art(tmp_path / "art", 20, {}))
+    by = {name: build(load_source(folder, background=name)) for name in ("white", "black", "drop")}
+    assert [len(by[name].constant) for name in by] == [0, 20, 20]
+    assert len({images.folder for images in by.values()}) == 3
+    assert build(load_source(folder)).folder == by["white"].folder
+    assert build(load_source(folder, background="#FFFFFF")).folder == by["white"].folder
+
+
+def test_rows_of_one_color_that_cannot_be_are_a_damaged_cache(tmp_path, caplog):
+    source = load_source(str(clip_art(tmp_path / "art", 20, {3})))
+    folder = build(source).folder
+    index = folder / "index.safetensors"
+    with safe_open(index, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    for rows in ([20], [-1], [4, 3]):
+        tensors["constant"] = torch.tensor(rows)
+        metadata["digest"] = digest_of_index(tensors, metadata)
+        save_file(tensors, index, metadata)
+        with pytest.raises(ValueError, match="its images of one color are not"):
+            CachedImages(folder)
+    assert build(source).constant.tolist() == [3] and "are damaged" in caplog.text
