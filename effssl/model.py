@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
+from typing import Protocol
 
 import timm
 import torch
@@ -11,9 +13,23 @@ from torch import Tensor, nn
 from effssl.backbones import named_download  # the module registers the small-image ResNets
 from effssl.background import BACKGROUND
 from effssl.hints import did_you_mean
+from effssl.naming import ModelName
+
+logger = logging.getLogger(__name__)
 
 BACKBONE_ARGS = ("in_chans", "img_size", "patch_size")
 """Arguments of `timm.create_model` that a model folder records."""
+
+
+class _Normalization(Protocol):
+    def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]: ...
+
+
+class Views(Protocol):
+    """What a model has to know of `effssl.MultiView`: the side of a view, and its mean and std."""
+
+    size: int
+    options: _Normalization
 
 
 class SSLModel(nn.Module):
@@ -23,12 +39,18 @@ class SSLModel(nn.Module):
         backbone: timm model without classifier; its ``pretrained_cfg`` describes the input.
         projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D; None for weights from timm.
         backbone_args: Arguments of ``timm.create_model``, beside the name, for the backbone.
+        name: Name of the model that was loaded, which says its loss and views; None for a new one.
+        license: Keys of config.json about the license of the weights that were loaded.
+        input_is_set: Whether mean and std are those of a training, and not a default.
     """
 
     def __init__(self, backbone: nn.Module, projector_dim: int | None, backbone_args: dict) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_args = backbone_args
+        self.name: ModelName | None = None
+        self.license: dict[str, object] = {}
+        self.input_is_set = True
         if projector_dim is None:
             self.projector = None
             return
@@ -71,7 +93,7 @@ class SSLModel(nn.Module):
     ) -> None:
         """Record the input that the backbone is trained on, for transforms and saved folders.
 
-        Facts about the weights that training started from, such as their tag, are dropped.
+        Facts about timm's weights that training started from, such as their tag, are dropped.
 
         Args:
             size: Side of the square image in pixels.
@@ -85,6 +107,27 @@ class SSLModel(nn.Module):
         cfg |= {"background": background}
         cfg |= {} if value_range is None else {"value_range": value_range}
         self.backbone.pretrained_cfg = self.backbone.default_cfg = cfg
+        self.input_is_set = True
+
+    def set_views(self, views: Views) -> None:
+        """Record the views that the backbone is trained on: their size, mean and std.
+
+        Value range and background stay; see `set_input`, which sets all.
+
+        Args:
+            views: `effssl.MultiView`.
+
+        Raises:
+            TypeError: If it is something else.
+        """
+        if not hasattr(views, "options") or not hasattr(views, "size"):
+            raise TypeError(
+                "views must be a MultiView, such as effssl.MultiView('imagenet', views=4, "
+                f"size=224); got {type(views).__name__}"
+            )
+        channels = self.backbone.pretrained_cfg["input_size"][0]
+        stats = views.options.channel_stats(channels)
+        self.set_input(views.size, *stats, self.value_range, self.background)
 
     def no_weight_decay(self) -> set[str]:
         """Return names of parameters without weight decay, such as position embeddings.
@@ -117,8 +160,12 @@ def create_model(
     img_size: int | None = None,
     patch_size: int | None = None,
     pretrained: bool = False,
+    views: Views | None = None,
 ) -> SSLModel:
     """Build a timm backbone with a projector.
+
+    For a training loop of your own give the views, or call `SSLModel.set_input`: a saved model
+    says by which mean and std images are to be normalized, and they must be those of the training.
 
     Args:
         backbone: Name in timm, such as ``resnet50``, or of `effssl.backbones`, such as
@@ -131,10 +178,14 @@ def create_model(
             default if None.
         pretrained: Start from timm's default weights of the backbone, or from those of the tag in
             its name (``resnet50.a1_in1k``). Needs a network or timm's cache.
+        views: `effssl.MultiView` that the model is trained on, which gives the side of the images,
+            mean and std. If None, they are 0.5 each, or those of timm's weights, and saving the
+            model warns of that.
 
     Raises:
         ValueError: If the backbone is unknown, has no patch size to set, has no pretrained
-            weights, or cannot take such images.
+            weights, or cannot take such images, or img_size is not that of the views.
+        TypeError: If views is no `effssl.MultiView`.
         FileNotFoundError: If pretrained weights are not in the cache and cannot be downloaded.
     """
     if ":" in backbone or "/" in backbone:
@@ -153,6 +204,9 @@ def create_model(
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
 
+    if views is not None and img_size not in (None, getattr(views, "size", img_size)):
+        raise ValueError(f"img_size {img_size} is not the {views.size} px of the views: leave it")
+    img_size = img_size or getattr(views, "size", None)
     if "." in backbone and backbone.partition(".")[2] not in _tags(architecture):
         raise ValueError(
             f"{architecture!r} has no weights {backbone!r}; timm has "
@@ -173,7 +227,11 @@ def create_model(
     size = img_size or cfg["input_size"][-1]
     cfg |= {"num_classes": 0, "input_size": (in_chans, size, size)}
     net.pretrained_cfg = net.default_cfg = cfg
-    return SSLModel(net, projector_dim, backbone_args)
+    model = SSLModel(net, projector_dim, backbone_args)
+    model.input_is_set = False
+    if views is not None:
+        model.set_views(views)
+    return model
 
 
 def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) -> nn.Module:
@@ -209,6 +267,18 @@ def check_input(model: SSLModel) -> None:
         ) from error
     finally:
         model.train(training)
+
+
+def warn_of_default_input(model: SSLModel) -> None:
+    """Warn of a model that may have been trained with another mean and std than it says."""
+    if model.input_is_set:
+        return
+    cfg = model.backbone.pretrained_cfg
+    logger.warning(
+        "mean %s and std %s of the model are defaults: if it was trained on other views, give them "
+        "to effssl.create_model(views=...) or model.set_views before it is saved",
+        *(", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std")),
+    )
 
 
 def _tags(architecture: str) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from tarfile import TarError
 from typing import TYPE_CHECKING, Any, Literal
 
 from effssl.background import color_of
@@ -21,26 +20,35 @@ from effssl.data._columns import (
 )
 from effssl.data._confined import confined
 from effssl.data._decode import decode_image
+from effssl.data._items import all_items, has_classes, items_at
 from effssl.data._labels import class_names, find_label_column, number_classes
 from effssl.data._paths import shown
 from effssl.data._pixels import BrokenImage, WrongChannels
 from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
+from effssl.data._source_errors import name_of, named_errors
 from effssl.data._value_range import settle_range
-from effssl.shown import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
+    from torch import Tensor
 
     Images = str | os.PathLike | Dataset | DatasetDict | IterableDataset | Sequence[Any]
-
-_OBJECT = "of type "  # begins the name of what is no path
 
 
 @dataclass(frozen=True)
 class Source:
     """An image data set with its image and label columns.
+
+    ``source[i]`` decodes image i: a uint8 tensor, (C, H, W), and its class, -1 for an image without
+    one. ``source[10:20]`` is the source of these rows, ``len(source)`` their number, and iteration
+    gives all images in order. `torch.utils.data.DataLoader` takes a source as it is, with a
+    ``collate_fn`` if the images are of several sizes. A stream can be iterated only.
+
+    >>> image, label = load_source("fashion-mnist-sample", in_chans=1)[0]
+    >>> image.shape, label
+    (torch.Size([1, 28, 28]), 9)
 
     Attributes:
         dataset: Rows, a ``datasets.Dataset``, or an ``IterableDataset`` when streaming;
@@ -87,6 +95,55 @@ class Source:
             value_range=self.value_range if self.value_range is not None else value_range,
             background=self.background or background,
         )
+
+    def __len__(self) -> int:
+        """Return the number of images.
+
+        Raises:
+            TypeError: If the source is a stream.
+        """
+        if self.streaming:
+            raise TypeError("a stream has no length and no indices: iterate over it")
+        return len(self.dataset)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, index: int | slice) -> tuple[Tensor, int] | Source:
+        """Decode an image, or take the rows of a slice.
+
+        Raises:
+            BrokenImage: If the image cannot be read; the message names it.
+            IndexError: If there is no such image.
+            TypeError: If the source is a stream, or the index is neither a number nor a slice.
+        """
+        count = len(self)
+        if isinstance(index, slice):
+            rows = self.dataset.select(range(count)[index])
+            part = replace(self, dataset=rows, num_images=len(rows))
+            vars(part)["class_names"] = self.class_names  # whatever classes the rows have
+            return part
+        try:
+            row = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"an index is a whole number or a slice, not {type(index).__name__}"
+            ) from None
+        if not -count <= row < count:
+            raise IndexError(f"image {row} of {count:,}")
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Decode several images, which reads their rows at once; DataLoader calls it."""
+        return items_at(self, [range(len(self))[index] for index in indices])
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return all_items(self)
+
+    @cached_property
+    def has_classes(self) -> bool:
+        """Whether the labels are classes, so that images do not come with -1 alone."""
+        return has_classes(self)
 
     def labels(self) -> list[int]:
         """Return the class of every image, in order; -1 for an image without one.
@@ -202,13 +259,13 @@ def load_source(
     from datasets import IterableDataset
 
     color_of(background)
-    named = _name(dataset)
-    with _named_errors(named, split):
+    named = name_of(dataset)
+    with named_errors(named, split):
         rows, count, root, own = read(dataset, split, streaming)
     if count == 0:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
     paths = None
-    with _named_errors(named, split):
+    with named_errors(named, split):
         if rows.features is None:  # a stream of unknown columns; nothing public looks at its rows
             rows = rows._resolve_features()
         if root is not None and (image_column or not has_images(rows.features)):
@@ -225,7 +282,7 @@ def load_source(
     rows = undecoded(rows, image_column, isinstance(rows, IterableDataset))
     if own is not None:
         rows = confined(rows, image_column, own)
-    with _named_errors(named, split):
+    with named_errors(named, split):
         first = list(rows.take(1))
     if not first:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
@@ -249,61 +306,3 @@ def load_source(
         background=background,
         max_pixels=max_pixels,
     )
-
-
-def _name(dataset: Images) -> str:
-    """Return a data set's name for messages."""
-    if isinstance(dataset, str | os.PathLike):
-        return repr(os.fspath(dataset))
-    return f"{_OBJECT}{type(dataset).__name__}"
-
-
-@contextmanager
-def _named_errors(named: str, split: str) -> Iterator[None]:
-    """Raise errors of ``datasets`` as ours, in one line that names the data set."""
-    from datasets.data_files import EmptyDatasetError
-    from datasets.exceptions import (
-        DataFilesNotFoundError,
-        DatasetGenerationError,
-        DatasetNotFoundError,
-    )
-
-    from effssl.data._cache_errors import cache_error
-
-    try:
-        yield
-    except DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"no data set {named}: no such file or folder here, and the Hub says: {one_line(error)}"
-        ) from error
-    except ConnectionError as error:
-        raise FileNotFoundError(
-            f"no data set {named}: no such file or folder here, and the Hub cannot be reached"
-        ) from error
-    except (DataFilesNotFoundError, EmptyDatasetError) as error:
-        raise FileNotFoundError(
-            f"no images or parquet files in {named}: {one_line(error)}"
-        ) from error
-    except (ValueError, TarError) as error:
-        raise ValueError(f"data set {named}, split {split!r}: {one_line(error)}") from error
-    except OSError as error:
-        if (of_cache := cache_error(error, named)) is None:
-            raise
-        raise of_cache from error
-    except DatasetGenerationError as error:  # its own text says nothing
-        if (of_cache := cache_error(error.__cause__, named)) is not None:
-            raise of_cache from error
-        raise ValueError(
-            f"data set {named}, split {split!r}: {one_line(error.__cause__ or error)}"
-        ) from error
-    except IndexError as error:  # datasets raises it for a save_to_disk folder without rows
-        raise ValueError(f"data set {named}, split {split!r}, is empty") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # of the parsers that datasets uses
-        if isinstance(error, TypeError) and named.startswith(_OBJECT):  # it is no data set
-            raise
-        if (of_cache := cache_error(error, named)) is not None:
-            raise of_cache from error
-        why = f"{type(error).__name__}: {one_line(error, 500)}"
-        raise ValueError(f"data set {named}, split {split!r}, cannot be read: {why}") from error

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -34,14 +33,16 @@ from effssl.hub._model_config import (
 from effssl.hub._renewal import read_whole
 from effssl.hub._tensor_file import TensorFile, open_tensors
 from effssl.hub._weights import (
+    check_tables,
     check_weights,
+    classifier_of,
     describe_file,
     fill,
     read_weights,
     save_weights,
     without_initial_values,
 )
-from effssl.model import SSLModel, build_backbone, untrained_cfg
+from effssl.model import SSLModel, build_backbone, untrained_cfg, warn_of_default_input
 from effssl.naming import ModelName
 from effssl.records import EvaluationRecord, TrainingRecord
 from effssl.shown import one_line, shown
@@ -69,6 +70,11 @@ def save_pretrained(
 ) -> None:
     """Write a model folder, whole or not at all, in place of an earlier one.
 
+    It holds what `from_pretrained`, timm and transformers need to load the model and transform
+    images as its training did. A model that was loaded keeps its name, which says loss and views,
+    its tag, papers and license. Its history and evaluations are of the weights that were loaded,
+    and stay behind.
+
     The card of the earlier folder is kept, since it may hold text by hand, and so is what others
     have put into it.
 
@@ -76,8 +82,9 @@ def save_pretrained(
         model: The model, on any device and in any memory format.
         folder: Path of the folder; its parent is created if missing.
         training: Content of training.json; no such file if None. The name of the model comes from
-            its ``config``.
-        license: License of the weights, by its identifier on the Hub, such as ``apache-2.0``.
+            its ``config``, if there is one.
+        license: License of the weights, by its identifier on the Hub, such as ``apache-2.0``; that
+            of the model that was loaded, if any, if None.
         license_name: Name of the license if ``license`` is ``other``.
         license_link: Address of its text likewise, or LICENSE for a file of the repository.
 
@@ -85,6 +92,7 @@ def save_pretrained(
         FileExistsError: If the folder exists and is not a model folder.
         ValueError: If the Hub does not know the license.
     """
+    warn_of_default_input(model)
     granted = check_license(license, license_name, license_link)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -129,7 +137,7 @@ def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
     if not config.files:
         logger.warning("%s is timm's, not effssl's: a backbone without projector", folder)
     if not fill(model, weights):
-        _check_tables(folder, model, weights)
+        check_tables(folder, model, weights)
         with without_initial_values():
             model = _build(config)
         model.load_state_dict(weights)
@@ -161,7 +169,8 @@ def _read_weights(
     expected = {name: module.state_dict() for name, module in sketch.named_children()}
     # check shapes first, to allocate no more than the files hold
     for part, tensors in expected.items():
-        dropped = () if config.files else _classifier(config, tensors)
+        whole = config.architecture, config.model_args
+        dropped = () if config.files else classifier_of(*whole, tensors)
         check_weights(files[part], tensors, dropped=dropped)
     weights = {}
     for part, tensors in expected.items():
@@ -310,7 +319,9 @@ def _build(config: ModelConfig) -> SSLModel:
     cfg |= {} if config.value_range is None else {"value_range": config.value_range}
     cfg |= {"background": config.background}
     backbone.pretrained_cfg = backbone.default_cfg = cfg
-    return SSLModel(backbone, config.projector_dim, dict(config.model_args))
+    model = SSLModel(backbone, config.projector_dim, dict(config.model_args))
+    model.name, model.license = config.name, dict(config.license)
+    return model
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -320,24 +331,6 @@ def is_model_folder(folder: Path) -> bool:
     except (ValueError, FileNotFoundError):
         return False
     return bool(files) and all((folder / name).is_file() for name in files)
-
-
-def _check_tables(folder: Path, sketch: SSLModel, weights: dict[str, Tensor]) -> None:
-    """Refuse huge buffers that are computed and not saved, such as tables of positions."""
-    made = sum(tensor.nbytes for name, tensor in sketch.named_buffers() if name not in weights)
-    most = max(256_000_000, 4 * sum(tensor.nbytes for tensor in weights.values()))
-    if made > most:
-        raise ValueError(
-            f"{folder / 'config.json'} asks for tables of {made:,} bytes beside the weights: more "
-            f"than the {most:,} that they may have"
-        )
-
-
-def _classifier(config: ModelConfig, expected: dict[str, Tensor]) -> set[str]:
-    """Return the names of the classifier's tensors in timm's own weights."""
-    with torch.device("meta"), without_initial_values():
-        whole = timm.create_model(config.architecture, num_classes=1000, **config.model_args)
-    return whole.state_dict().keys() - expected.keys()
 
 
 def _name(training: dict | None) -> ModelName | None:

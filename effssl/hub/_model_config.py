@@ -5,6 +5,7 @@ The file may come from anybody, so every value is checked before use.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +78,11 @@ class ModelConfig:
 def compose_config(
     model: SSLModel, files: dict[str, dict], name: ModelName | None, license: License | None
 ) -> dict:
-    """Return the content of config.json."""
+    """Return the content of config.json.
+
+    Name and license are those given, else those of the model that was loaded.
+    """
+    name = model.name if name is None else name
     cfg = {
         k: v for k, v in model.backbone.pretrained_cfg.items() if k in _ALLOWED and v is not None
     }
@@ -99,17 +104,22 @@ def compose_config(
         "effssl": ours | {"files": files},
     }
     if license is not None:
-        set_license(config, license)
+        _put_license(config, license.metadata())
+    elif model.license:
+        _put_license(config, model.license)
     return config
 
 
 def set_license(config: dict, license: License) -> None:
     """Put a license into the content of config.json: timm knows its identifier only."""
-    found = license.metadata()
-    config["pretrained_cfg"]["license"] = found.pop("license")
+    _put_license(config, license.metadata())
+
+
+def _put_license(config: dict, found: Mapping[str, object]) -> None:
     for key in ("license_name", "license_link"):
         config["effssl"].pop(key, None)
-    config["effssl"] |= found
+    for key, value in found.items():
+        config["pretrained_cfg" if key == "license" else "effssl"][key] = value
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import timm
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -176,6 +178,24 @@ def fill(module: nn.Module, weights: dict[str, Tensor]) -> bool:
                     made[id(sketched)] = nn.Parameter(copied) if is_parameter else copied
                 tensors[name] = made[id(sketched)]
     return True
+
+
+def check_tables(folder: Path, sketch: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Refuse huge buffers that are computed and not saved, such as tables of positions."""
+    made = sum(tensor.nbytes for name, tensor in sketch.named_buffers() if name not in weights)
+    most = max(256_000_000, 4 * sum(tensor.nbytes for tensor in weights.values()))
+    if made > most:
+        raise ValueError(
+            f"{folder / 'config.json'} asks for tables of {made:,} bytes beside the weights: more "
+            f"than the {most:,} that they may have"
+        )
+
+
+def classifier_of(architecture: str, model_args: dict, expected: Container[str]) -> set[str]:
+    """Return the names of the classifier's tensors in timm's own weights."""
+    with torch.device("meta"), without_initial_values():
+        whole = timm.create_model(architecture, num_classes=1000, **model_args)
+    return {name for name in whole.state_dict() if name not in expected}
 
 
 def _shape(shape: tuple[int, ...]) -> str:
