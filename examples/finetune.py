@@ -18,9 +18,8 @@ def load(model: torch.nn.Module, split: str) -> torch.utils.data.TensorDataset:
     """Decode, resize and normalize the labelled images of a split of the sample."""
     source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=1)
     transform = effssl.create_transform(model)
-    rows = source.dataset[source.image_column]
-    images = [transform(effssl.data.decode_image(row, source.in_chans)) for row in rows]
-    return torch.utils.data.TensorDataset(torch.stack(images), torch.tensor(source.labels()))
+    images, labels = zip(*((transform(image), label) for image, label in source), strict=True)
+    return torch.utils.data.TensorDataset(torch.stack(images), torch.tensor(labels))
 
 
 def main(

@@ -7,20 +7,12 @@ The loss is that of the images of all processes, and so is its gradient once DDP
 The projector's batch norm takes the images of its own process here; effssl.pretrain takes all.
 """
 
-import numpy as np
 import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 import effssl
-
-
-def load_images(split: str) -> torch.Tensor:
-    """Decode the 28-pixel images of the sample: uint8, (N, 1, 28, 28)."""
-    source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=1)
-    rows = source.dataset[source.image_column]
-    return torch.from_numpy(np.stack([effssl.data.decode_image(row, 1) for row in rows]))
 
 
 def main(
@@ -33,14 +25,16 @@ def main(
     """Train, and save a model folder that effssl, timm and transformers load."""
     accelerator = Accelerator(cpu=cpu)
     set_seed(0, device_specific=True)  # each process draws views of its own
-    model = effssl.create_model("test_convnext2", in_chans=1, img_size=32, patch_size=4)
     views = effssl.MultiView("grey", views=4, size=32)
+    # told of the views, the saved model has their size, mean and std
+    model = effssl.create_model("test_convnext2", in_chans=1, patch_size=4, views=views)
     loss_fn = effssl.create_loss("vicreg", dim=model.projector_dim)  # or any function of (V, N, D)
-    loader = torch.utils.data.DataLoader(load_images(split), batch_size, True, drop_last=True)
+    source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=1)
+    loader = torch.utils.data.DataLoader(source, batch_size, True, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for epoch in range(epochs):
-        for images in loader:  # uint8, (N, C, H, W)
+        for images, _ in loader:  # uint8, (N, C, H, W), all of 28 px; and labels
             x = views(images)  # (V, N, C, S, S), normalized
             z = model(x.flatten(0, 1), project=True).unflatten(0, x.shape[:2])  # (V, N, D)
             loss = loss_fn(z)
@@ -48,10 +42,8 @@ def main(
             optimizer.step()
             optimizer.zero_grad()
         accelerator.print(f"epoch {epoch + 1}: loss {loss.item():.3f}")
-    model = accelerator.unwrap_model(model)
-    model.set_input(views.size, *views.options.channel_stats(channels=1))
     if accelerator.is_main_process:
-        effssl.save_pretrained(model, output)
+        effssl.save_pretrained(accelerator.unwrap_model(model), output)
 
 
 if __name__ == "__main__":
