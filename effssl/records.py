@@ -173,10 +173,10 @@ class TrainingRecord:
     Attributes:
         config: Configuration of the run, by the version of effssl that trained.
         command: Command that trains the same model.
-        images: Number of training images.
+        images: Number of training images, without broken ones.
         step: Optimizer steps.
         epoch: Epochs.
-        images_seen: Images seen, with repetition.
+        images_seen: Images trained on, with repetition.
         views_seen: Views seen.
         minutes: Training time.
         hardware: Name of the GPU or CPU.

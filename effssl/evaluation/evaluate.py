@@ -55,8 +55,8 @@ class Evaluation:
         seeds: Seeds of the random initialization, of the held-out part of the linear probe, and of
             fine-tuning.
         labels: Label of every class in train, in rising order; empty if no labels were used.
-        train_images: Number of labeled training images; 0 if there were none.
-        test_images: Number of test images, of labeled ones if labels were used.
+        train_images: Number of labeled training images that could be read; 0 if there were none.
+        test_images: Number of test images that could be read, of labeled ones if labels were used.
         digest: Digest of all labels.
         spectrum: Spectra of ``features`` and ``projections`` of test images; empty if not asked
             for.
@@ -171,8 +171,8 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation
         accuracy=accuracy,
         seeds=tuple(settings.seeds),
         labels=images.classes,
-        train_images=len(labels),
-        test_images=len(test_labels) if images.train else len(images.test.dataset),
+        train_images=len(labels) - len(images.train_broken or ()),
+        test_images=_measured(images, accuracy),
         digest=_digest(labels, test_labels),
         spectrum=spectra,
         invariance=invariance,
@@ -200,6 +200,14 @@ def _accuracy(
             tuned = measure_tuned(encoder, images, settings)
             accuracy[encoder.name] = accuracy.get(encoder.name, {}) | tuned
     return accuracy, of_model
+
+
+def _measured(images: Images, accuracy: dict[str, dict[str, list[Accuracy]]]) -> int:
+    """Return the number of test images that were read, of labeled ones if there are labels."""
+    for row in accuracy.values():
+        for results in row.values():
+            return int(results[0].confusion.sum())
+    return len(images.test.dataset) - len(images.test_broken)
 
 
 def _digest(labels: Tensor, test_labels: Tensor) -> str:

@@ -87,7 +87,7 @@ def _of_training(run: Run) -> Iterator[Notice]:
         )
     if last.get("broken"):
         known = run.training.images
-        images = "" if known is None else f" of {known:,}"
+        images = "" if known is None else f" of {known + last['broken']:,}"
         yield Notice("warning", f"{last['broken']:,}{images} images are broken and were left out.")
     yield from _of_learning(run)
     if run.state == "running":

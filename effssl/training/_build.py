@@ -56,6 +56,7 @@ class RunParts:
         evaluation: Evaluation during the run, if any.
         total_steps: Number of steps of the whole run.
         images: What the run remembers of its images.
+        known_broken: Number of broken images, as far as a cache knows it.
         public: Whether others can load the data set.
     """
 
@@ -71,6 +72,7 @@ class RunParts:
     evaluation: OnlineEvaluation | None
     total_steps: int
     images: Fingerprint
+    known_broken: int
     public: bool
 
 
@@ -142,6 +144,7 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         evaluation=evaluation,
         total_steps=total_steps,
         images=inventory.fingerprint(),
+        known_broken=len(getattr(getattr(loader, "dataset", None), "broken", ())),
         public=public,
     )
 

@@ -72,7 +72,8 @@ class Monitor:
         self.state = state
         self.total_steps, self.epoch_steps = total_steps, epoch_steps
         self.started = self.window_start = time.perf_counter()
-        self.start_step = self.window_step = start_step = state.step
+        self.start_step = start_step = state.step
+        self.window_seen = state.images_seen
         self.waited = 0.0
         self.collapse = CollapseWatch(total_steps, config.batch_size, config.projector_dim)
         self.scale = LossScale(config)
@@ -149,7 +150,8 @@ class Monitor:
             rows = [sample_rows(x) for x in (gradient.features, gradient.projections)]
         now = time.perf_counter()
         window, self.window_start = now - self.window_start, now
-        images, self.window_step = (step - self.window_step) * self.config.batch_size, step
+        seen = self.state.images_seen
+        images, self.window_seen = seen - self.window_seen, seen
         more = {} if knn is None else {"knn": knn}
         if knn is not None or step == min(self.config.log_every, self.epoch_steps):
             more |= self._start()

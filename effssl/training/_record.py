@@ -22,6 +22,7 @@ def training_record(
     epoch_steps: int,
     *,
     images: int,
+    images_seen: int,
     public: bool,
     minutes: float,
 ) -> dict:
@@ -34,7 +35,8 @@ def training_record(
         accelerator: Accelerator of the run.
         step: Number of steps done.
         epoch_steps: Number of steps of an epoch.
-        images: Number of images of the data set.
+        images: Number of images that could be trained on, without broken ones.
+        images_seen: Number of images that were trained on, with repetition.
         public: Whether others can load the data set, so that its name is told. It is decided when
             the data set is loaded, since a folder that is moved away looks like a name on the Hub.
         minutes: Minutes of training, over all launches.
@@ -52,8 +54,8 @@ def training_record(
         "images": images,
         "step": step,
         "epoch": round(step / epoch_steps, 4),
-        "images_seen": step * config.batch_size,
-        "views_seen": step * config.batch_size * config.views,
+        "images_seen": images_seen,
+        "views_seen": images_seen * config.views,
         "minutes": round(minutes, 2),
         "hardware": _hardware(accelerator),
         "processes": accelerator.num_processes,

@@ -26,6 +26,7 @@ class RunState:
         faults: Counts of skipped steps.
         broken: Broken images met so far.
         step: Number of steps done.
+        images_seen: Images of the steps that trained, with repetition, over all processes.
         skipped_batches: Steps skipped because broken images left fewer than two of their images.
         knn_start: Accuracy in percent of the initial weights, if it was measured in this process.
         tracker_id: Identifier of the run for trackers.
@@ -39,6 +40,7 @@ class RunState:
     faults: NonFiniteGuard
     broken: BrokenImages
     step: int = 0
+    images_seen: int = 0
     skipped_batches: int = 0
     knn_start: float | None = None
     tracker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -61,6 +63,7 @@ class RunState:
             "optimizer": host_copy(self.optimizer.state_dict()),
             "broken": list(self.broken),
             "faults": self.faults.state_dict(),
+            "images_seen": self.images_seen,
             "skipped_batches": self.skipped_batches,
             "knn_start": self.knn_start,
             "tracker_id": self.tracker_id,
@@ -73,6 +76,7 @@ class RunState:
     def load_state_dict(self, state: dict) -> None:
         """Restore a state from `load_checkpoint`, on every process."""
         self.step, self.tracker_id = state["step"], state["tracker_id"]
+        self.images_seen = state["images_seen"]
         self.earlier_minutes = state.get("minutes", 0.0)  # older checkpoints have none
         self.skipped_batches = state.get("skipped_batches", 0)  # likewise
         self.knn_start = state.get("knn_start")  # likewise

@@ -118,6 +118,8 @@ class _Run:
             raise refusal
         if saved is None:
             return
+        # older checkpoints count the images of a step, broken ones included
+        saved.setdefault("images_seen", saved["step"] * self.config.batch_size)
         self.state.load_state_dict(saved)
         folder = self.config.run_folder / MODEL
         # a run may be stopped after its checkpoint is written and before the model folder is
@@ -186,6 +188,7 @@ class _Run:
         if self.update.is_good(loss, norm_value):
             self.update.step(norm, norm_value)
             faults.good_step()
+            state.images_seen += sum(batch.images)
         else:
             self.update.skip()
             self.writer.wait()  # the guard may name the last checkpoint
@@ -314,6 +317,9 @@ class _Run:
 
     def _save_model(self, weights: dict[str, Tensor], *, last: bool) -> None:
         config, step, minutes = self.config, self.state.step, self.state.minutes
+        # what is known by now of images that cannot be read; of cached ones all is
+        broken = max(len(self.state.broken), self.parts.known_broken)
+        images, images_seen = self.parts.batches.images - broken, self.state.images_seen
         stop = config.stop_when_disk_full or last
 
         def write() -> None:
@@ -322,7 +328,8 @@ class _Run:
                 self.accelerator,
                 step,
                 self.epoch_steps,
-                images=self.parts.batches.images,
+                images=images,
+                images_seen=images_seen,
                 public=self.parts.public,
                 minutes=minutes,
             )

@@ -110,7 +110,7 @@ def test_the_record_says_what_was_left_out_and_older_ones_are_read(tmp_path):
     train = shades(tmp_path / "a.parquet", 75, broken=[3], missing=[4, 5])
     test = shades(tmp_path / "b.parquet", 45, broken=[7])
     found = measured(train, test, protocols=("knn",))
-    assert found.train_images == 73 and found.test_images == 45  # with a label
+    assert found.train_images == 72 and found.test_images == 44  # read, and with a label
     noted = record([found], dataset=None, train_split="train", test_split="test")
     kept = json.loads(json.dumps(noted.to_json()))
     assert kept["left_out"] == {"train": {"unlabeled": 2, "broken": 1}, "test": {"broken": 1}}

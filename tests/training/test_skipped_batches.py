@@ -13,6 +13,8 @@ from runs import TINY, Killed, assert_equal, kill, metrics, state, steps_of_chec
 import effssl
 from effssl import PretrainConfig, cli
 from effssl.data._loader import BatchShard, EpochBatches
+from effssl.hub._folder import read_training
+from effssl.training import loop
 from effssl.training._checkpoint import load_checkpoint
 
 BASE = TINY | {
@@ -167,3 +169,46 @@ def test_all_processes_skip_the_same_batches(tmp_path, processes, batch_size, mi
     alone, together = (load_checkpoint(tmp_path / f"run-{n}")["model"] for n in (1, processes))
     a, b = (torch.cat([x.flatten().double() for x in w.values()]) for w in (together, alone))
     assert (a - b).norm() <= 1e-9 * b.norm()
+
+
+# what the record counts
+
+
+def record_of(run):
+    training = read_training(run / "model")
+    return [training[name] for name in ("images", "images_seen", "views_seen")]
+
+
+@pytest.mark.parametrize("read", [{}, {"cache_gb": 0.0, "workers": 0}])
+def test_the_record_counts_the_images_that_were_trained_on(tmp_path, read):
+    # step 2 has 7 images of 8, step 3 none and is skipped
+    data = photos(tmp_path / "photos", 40, 8, {2: [1], 3: range(8)})
+    options = {"batch_size": 8, "max_broken": 0.5, "evaluate_every": 0} | read
+    effssl.pretrain(config(tmp_path, data, **options))
+    assert record_of(tmp_path / "run") == [31, 8 + 7 + 8 + 8, 2 * 31]
+    state_of = state(tmp_path / "run", 5)
+    assert state_of["images_seen"] == 31
+    effssl.pretrain(config(tmp_path, data, **options, resume=True))
+    assert record_of(tmp_path / "run") == [31, 31, 62]
+
+
+def test_broken_images_that_a_cache_knows_count_before_they_are_met(tmp_path):
+    data = photos(tmp_path / "photos", 40, 8, {5: [0, 1]})
+    effssl.pretrain(config(tmp_path, data, batch_size=8, max_broken=0.5, max_steps=1))
+    assert record_of(tmp_path / "run") == [38, 8, 16]
+
+
+def test_a_checkpoint_of_before_counts_the_images_of_its_steps(tmp_path, monkeypatch):
+    data = photos(tmp_path / "photos", 40, 8, {})
+    options = {"batch_size": 8, "evaluate_every": 0}
+    effssl.pretrain(config(tmp_path, data, **options, max_steps=2))
+    original = loop.open_run_folder
+
+    def older(*arguments):
+        saved = original(*arguments)
+        del saved["images_seen"]
+        return saved
+
+    monkeypatch.setattr(loop, "open_run_folder", older)
+    effssl.pretrain(config(tmp_path, data, **options, max_steps=4, resume=True))
+    assert record_of(tmp_path / "run") == [40, 32, 64]
