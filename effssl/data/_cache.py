@@ -23,9 +23,9 @@ from effssl.atomic import write_json
 from effssl.background import color_of
 from effssl.data._broken import MAX_BROKEN, check_broken
 from effssl.data._cached_images import INDEX, PIXELS, CachedImages
-from effssl.data._constant import NAMED, is_constant, say_constant
+from effssl.data._constant import NAMED, say_constant
 from effssl.data._decode import image_name, image_size
-from effssl.data._loader import DecodedImages
+from effssl.data._loader import DecodedImages, name_of_constant
 from effssl.data._locks import locked
 from effssl.data._pixel_check import BlockDigests, digest_of_index
 from effssl.data._pixels import BrokenImage, pixel_limit
@@ -267,6 +267,6 @@ def _pack(
     constant = [
         row
         for row, item in enumerate(items)
-        if isinstance(item, Tensor) and is_constant(item.numpy())
+        if isinstance(item, Tensor) and name_of_constant(item) is not None
     ]
     return flat, sizes, broken, constant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from effssl.data._constant import is_constant
 from effssl.data._decode import decode_image, image_name
 from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
             leave gaps.
         broken: Why each broken image cannot be read.
         channels: Number of channels, C.
+        constant: Names of those images that are one constant color, as far as this was looked for.
     """
 
     pixels: Tensor
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
     rows: Tensor
     broken: list[str]
     channels: int
+    constant: Sequence[str] = ()
 
     def image(self, place: int) -> Tensor:
         """Return one of the images, (C, h, w)."""
@@ -58,13 +61,18 @@ def collate(items: list[Tensor | BrokenImage], channels: int) -> Batch:
     pixels = torch.cat([image.flatten() for image in images]) if images else torch.empty(0).byte()
     ends = (channels * sizes.prod(1)).cumsum(0)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])[: len(rows)]
-    return Batch(pixels, starts, sizes, torch.tensor(rows, dtype=torch.long), broken, channels)
+    kept = torch.tensor(rows, dtype=torch.long)
+    constant = [name for name in map(name_of_constant, images) if name is not None]
+    return Batch(pixels, starts, sizes, kept, broken, channels, constant)
 
 
 def decode_or_broken(
     value: object, place: str, source: Source, short_side: int
 ) -> Tensor | BrokenImage:
-    """Decode a cell to a uint8 tensor, (C, H, W), or say where it is and why it cannot be read."""
+    """Decode a cell to a uint8 tensor, (C, H, W), or say where it is and why it cannot be read.
+
+    An image of one constant color is told by `name_of_constant`.
+    """
     try:
         pixels = decode_image(
             value,
@@ -74,9 +82,17 @@ def decode_or_broken(
             background=source.background,
             max_pixels=source.max_pixels,
         )
-        return torch.from_numpy(pixels)
+        image = torch.from_numpy(pixels)
+        if is_constant(pixels):
+            image.constant_name = image_name(value, place)
+        return image
     except BrokenImage as error:
         return BrokenImage(f"{image_name(value, place)}: {error}")
+
+
+def name_of_constant(image: Tensor) -> str | None:
+    """Return the name of an image from `decode_or_broken` if it is one constant color."""
+    return getattr(image, "constant_name", None)
 
 
 def decode_size(img_size: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from effssl.data._broken import MAX_BROKEN
 from effssl.data._cache import cache_images
 from effssl.data._cached_images import CachedBatches
+from effssl.data._constant import CountedBatches
 from effssl.data._loader import Batch, BatchShard, DecodedImages, EpochBatches, image_loader
 from effssl.data._stream import StreamBatches
 from effssl.data.sources import Source
@@ -65,7 +66,7 @@ def create_loader(
         ValueError: If more of the images turn out to be broken.
     """
     if source.streaming:
-        return batches
+        return CountedBatches(batches, len(batches))
     images = cache_images(
         source,
         short_side,
@@ -82,4 +83,5 @@ def create_loader(
         return CachedBatches(images, batches)
     elif not on_gpu:
         workers = 0  # reading memory needs no help
-    return image_loader(images, batches, source.in_chans, workers, pin_memory=on_gpu)
+    loader = image_loader(images, batches, source.in_chans, workers, pin_memory=on_gpu)
+    return CountedBatches(loader, len(batches)) if isinstance(images, DecodedImages) else loader

@@ -178,3 +178,30 @@ def test_a_model_from_before_drops_transparency_as_its_training_did(run, tmp_pat
         file.write_text(json.dumps(config))
         with pytest.raises(ValueError, match=r"config.json: background must be"):
             effssl.from_pretrained(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "read", [{}, {"cache_gb": 0.0, "workers": 0}, {"cache_gb": 0.0, "workers": 1}]
+)
+def test_images_of_one_color_are_named_once_however_they_are_read(tmp_path, caplog, read):
+    images = clip_art(tmp_path / "images", 16)
+    config = PretrainConfig(**RUN | {"epochs": 3}, dataset=str(images), background="black", **read)
+    effssl.pretrain(dataclasses.replace(config, output=str(tmp_path / "run")))
+    (said,) = [m for m in caplog.messages if "constant" in m]
+    assert (
+        said.startswith("16 of 16 images (100.0 %) are one constant color") and ".png (row" in said
+    )
+    caplog.clear()
+    white = dataclasses.replace(config, background="white", output=str(tmp_path / "white"))
+    effssl.pretrain(white)
+    assert not [m for m in caplog.messages if "constant" in m]
+
+
+def test_images_of_one_color_in_a_stream_are_named(tmp_path, caplog):
+    rows = load_source(str(clip_art(tmp_path / "images", 16))).dataset
+    rows.to_parquet(tmp_path / "rows.parquet")
+    config = PretrainConfig(**RUN, dataset=str(tmp_path / "rows.parquet"), streaming=True)
+    config = dataclasses.replace(config, background="drop", output=str(tmp_path / "run"))
+    effssl.pretrain(config)
+    (said,) = [m for m in caplog.messages if "constant" in m]
+    assert "16 of 16 images" in said and "shard 0, row" in said
