@@ -1,10 +1,11 @@
-"""The color that shows through transparent pixels."""
+"""The color behind transparent pixels."""
 
 from __future__ import annotations
 
 import functools
 import re
 
+import PIL.Image
 from PIL import ImageColor
 
 BACKGROUND = "white"
@@ -42,3 +43,10 @@ def color_of(background: str | None) -> tuple[int, int, int] | None:
             f"colors beneath transparency; got {str(background)[:100]!r}"
         ) from None
     return red, green, blue
+
+
+def on_color(image: PIL.Image.Image, color: tuple[int, int, int]) -> PIL.Image.Image:
+    """Lay an RGBA image on a color; the result has mode RGB, and is rounded to the nearest."""
+    flat = PIL.Image.new("RGB", image.size, color)
+    flat.paste(image, mask=image)
+    return flat

@@ -136,7 +136,7 @@ class Evaluate:
         if is_main_process():
             noted = self._record(found, public, unlabelled=train is None)
             split = plain(self.test_split)
-            print(f"\n{len(test.dataset):,} images of {plain(str(dataset))}, {split}")
+            print(f"\n{found.test_images:,} images of {plain(str(dataset))}, {split}")
             self._print(found, noted, train)
             if self.json is not None:
                 write_json(self.json, noted.to_json() | details(found, train))

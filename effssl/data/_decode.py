@@ -9,12 +9,12 @@ import PIL.Image
 from PIL.ExifTags import Base
 from PIL.Image import Resampling, Transpose
 
-from effssl.background import BACKGROUND, DROP, color_of
+from effssl.background import BACKGROUND, DROP, color_of, on_color
 from effssl.data._cells import OUR_FAULT, broken_if_it_fails, content_of, no_pil_warnings
 from effssl.data._cells import image_name as image_name
 from effssl.data._deep import deep_values
 from effssl.data._files import check_work, open_picture
-from effssl.data._modes import convert_image, on_color
+from effssl.data._modes import convert_image
 from effssl.data._pixels import (
     PIL_MODES,
     BrokenImage,
@@ -323,4 +323,4 @@ def _tiff_picture(
     if alpha is None or color is None:
         return PIL.Image.fromarray(np.moveaxis(colors, 0, -1).copy()).convert(mode)
     pixels = np.concatenate([colors, eight_bits(opacity)])
-    return on_color(PIL.Image.fromarray(np.moveaxis(pixels, 0, -1).copy()), color, mode)
+    return on_color(PIL.Image.fromarray(np.moveaxis(pixels, 0, -1).copy()), color).convert(mode)

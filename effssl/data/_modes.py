@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import PIL.Image
 
-from effssl.background import BACKGROUND, color_of
+from effssl.background import BACKGROUND, color_of, on_color
 from effssl.data._deep import DeepValues, check_deep, deep_values, has_deep_key, with_scaled_key
 from effssl.data._pixels import eight_bits
 
@@ -52,13 +52,7 @@ def convert_image(
     color = color_of(background)
     if color is None:
         return _converted(image, mode, value_range)
-    return on_color(_converted(image, "RGBA", value_range), color, mode)
-
-
-def on_color(image: PIL.Image.Image, color: tuple[int, int, int], mode: str) -> PIL.Image.Image:
-    """Lay an RGBA image on a color, and convert the result to mode L or RGB."""
-    flat = PIL.Image.new("RGB", image.size, color)
-    flat.paste(image, mask=image)  # which rounds to the nearest
+    flat = on_color(_converted(image, "RGBA", value_range), color)
     return flat if mode == "RGB" else flat.convert(mode)
 
 

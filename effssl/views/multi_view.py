@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from effssl.background import BACKGROUND, color_of, on_color
 from effssl.hints import did_you_mean
 from effssl.views import _eager as eager
 from effssl.views import _fallback as fallback
@@ -218,5 +219,7 @@ class MultiView:
         if images.mode[0] in "IF":  # Pillow would clip at 255
             raise ValueError(f"images of mode {images.mode!r}: scale them to 8 bits first")
         if images.mode not in ("L", "RGB", "RGBA"):
-            images = images.convert("RGB")
+            transparent = images.has_transparency_data
+            images = images.convert("RGBA" if transparent else "RGB")
+            images = on_color(images, color_of(BACKGROUND)) if transparent else images
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)

@@ -98,3 +98,14 @@ def test_views_on_the_gpu_are_those_of_the_cpu(preset, size):
     draws = multi_view.draw(6, torch.Generator().manual_seed(0))
     on_gpu = multi_view.apply(pixels.cuda(), draws).cpu()
     torch.testing.assert_close(on_gpu, multi_view.apply(pixels, draws), atol=1e-3, rtol=0)
+
+
+def test_a_transparent_picture_is_laid_on_white():
+    whole = ViewOptions(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0,), std=(1,))
+    views = MultiView(whole, views=1, size=16)
+    nothing = Image.new("LA", (16, 16), (0, 0))
+    palette = Image.new("P", (16, 16))
+    palette.info["transparency"] = 0
+    for picture in (nothing, palette):
+        assert views(picture).shape == (1, 3, 16, 16) and views(picture).min() > 0.999
+    assert views(Image.new("P", (16, 16))).max() < 0.001
