@@ -73,6 +73,16 @@ def check_table(table: Mapping[str, Mapping[str, list[float]]], name: str) -> No
             _check_size(values, f"a value of {name}")
 
 
+def check_errors(errors: Mapping[str, Mapping[str, float]], majority: float | None) -> None:
+    """Check standard errors by baseline and protocol, and the accuracy of the majority class.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    _check_size([list(row.values()) for row in errors.values()], "a value of paired_errors")
+    _check_size(majority, "majority")
+
+
 def check_spectrum(
     spectrum: Mapping[str, Any], name: str = "spectrum", *, whole: bool = False
 ) -> None:

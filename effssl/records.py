@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from effssl.foreign import check_type
-from effssl.record_checks import check_config, check_history, check_spectrum, check_table
+from effssl.record_checks import (
+    check_config,
+    check_errors,
+    check_history,
+    check_spectrum,
+    check_table,
+)
+from effssl.record_tables import joined_seeds, joined_tables, merged_tables
 
 _SAME_IMAGES = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
 _NOT_OF_JSON = ("keys", "unknown")  # fields that say how the others lie in the file
@@ -37,6 +44,11 @@ class EvaluationRecord:
         probe: Bytes and sha256 of the file of the linear probe, if there is one.
         left_out: Number of ``unlabeled`` and of ``broken`` images by ``train`` and ``test``, where
             there are any.
+        majority: Top-1 in percent of always guessing the most frequent class of train.
+        tuning_steps: Steps of every protocol of fine-tuning.
+        paired_errors: Standard errors in points, by baseline and protocol, of the difference to it,
+            paired by test image (`effssl.evaluation`).
+        class_names: Names of the classes of the linear probe, in order; they go with its file.
         keys: Keys of the JSON object, in order; others with a default value are left out.
         unknown: Values of keys that this version does not know.
     """
@@ -57,6 +69,10 @@ class EvaluationRecord:
     precision: str = "fp32"
     probe: dict[str, Any] | None = None
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    majority: float | None = None
+    tuning_steps: dict[str, int] = field(default_factory=dict)
+    paired_errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
     keys: tuple[str, ...] = (
         "dataset",
         "train_split",
@@ -85,6 +101,7 @@ class EvaluationRecord:
         check_table(record.top1, "top1")
         check_table(record.top5, "top5")
         check_spectrum(record.spectrum)
+        check_errors(record.paired_errors, record.majority)
         for name, kind in {"bytes": int, "sha256": str}.items() if record.probe else ():
             check_type(record.probe.get(name), kind, f"{name} of probe")
         return record
@@ -97,13 +114,33 @@ class EvaluationRecord:
         """Whether both were measured on the same images."""
         return all(getattr(self, name) == getattr(other, name) for name in _SAME_IMAGES)
 
+    def extends(self, earlier: EvaluationRecord) -> bool:
+        """Whether both can be one record: no protocol of the same name is another one in it."""
+        return (
+            self.same_images(earlier)
+            and (self.of, self.precision) == (earlier.of, earlier.precision)
+            and all(earlier.protocols.get(k, text) == text for k, text in self.protocols.items())
+        )
+
     def merged(self, later: EvaluationRecord) -> EvaluationRecord:
-        """Combine with a later evaluation of the same images; its numbers replace earlier ones."""
+        """Combine with a later evaluation that extends this one.
+
+        Numbers of other protocols, encoders and seeds are added; those of the same ones replaced.
+        """
         both = EvaluationRecord.from_json(self.to_json() | later.to_json())
-        both.top1 = _merged_tables(self.top1, later.top1)
-        both.top5 = _merged_tables(self.top5, later.top5)
+        seeds = self.seeds, later.seeds
+        both.top1 = joined_tables(self.top1, later.top1, *seeds)
+        both.top5 = joined_tables(self.top5, later.top5, *seeds)
+        both.seeds = joined_seeds(later.top1, *seeds)
         both.protocols = self.protocols | later.protocols
-        both.seeds = self.seeds | later.seeds
+        both.tuning_steps = self.tuning_steps | later.tuning_steps
+        measured = later.top1.get("pretrained", {})
+        kept = {  # those of numbers that are still here
+            name: {key: error for key, error in row.items() if key not in measured}
+            for name, row in self.paired_errors.items()
+        }
+        errors = merged_tables(kept, later.paired_errors)
+        both.paired_errors = {name: row for name, row in errors.items() if row}
         both.spectrum = later.spectrum or self.spectrum
         names = (*both.keys, "top1", "top5", "protocols", "seeds", "spectrum")
         both.keys = tuple(dict.fromkeys(names))
@@ -136,10 +173,18 @@ class EvaluationRecord:
         row = self.top1.get(encoder, {})
         return {name: statistics.mean(values) for name, values in row.items() if values}
 
-    def worse_than(self, encoder: str) -> list[str]:
-        """Return the protocols by which the pretrained model is no better than another encoder."""
-        ours, theirs = self.means("pretrained"), self.means(encoder)
-        return [name for name in ours if name in theirs and ours[name] <= theirs[name]]
+    def guesses(self, measure: str = "top1") -> dict[str, float]:
+        """Return what guessing gives in percent: by chance, and the most frequent class of train.
+
+        Args:
+            measure: ``top1`` or ``top5``.
+        """
+        found = {}
+        if self.classes is not None and self.classes > 0:
+            found["chance"] = 100 * min(1.0, (1 if measure == "top1" else 5) / self.classes)
+        if self.majority is not None and measure == "top1":
+            found["majority class"] = self.majority
+        return found
 
     def rows(self, measure: str = "top1", *, digits: int = 1) -> list[tuple[str, list[str]]]:
         """Return a row for each protocol: its name, and a cell for each encoder of `top1`.
@@ -153,13 +198,6 @@ class EvaluationRecord:
             (name, [mean_and_spread(table.get(e, {}).get(name), digits=digits) for e in self.top1])
             for name in self.protocols
             if any(name in row for row in table.values())
-        ]
-
-    def sentences(self) -> list[tuple[str, str]]:
-        """Return name and description of every protocol, with its seeds."""
-        return [
-            (name, f"{sentence}; seed {', '.join(map(str, self.seeds.get(name, ())))}")
-            for name, sentence in self.protocols.items()
         ]
 
 
@@ -231,24 +269,21 @@ class TrainingRecord:
         return content
 
     def add(self, evaluation: EvaluationRecord) -> EvaluationRecord:
-        """Add an evaluation, merged into an earlier one of the same images, and return it.
-
-        An earlier one of the same images whose spread is of something else is replaced.
-        """
+        """Add an evaluation, merged into an earlier one that it extends, and return it."""
         others = []
         for earlier in self.evaluation:
-            if not earlier.same_images(evaluation):
-                others.append(earlier)
-            elif earlier.of == evaluation.of:
+            if evaluation.extends(earlier):
                 evaluation = earlier.merged(evaluation)
+            else:
+                others.append(earlier)
         self.evaluation = [*others, evaluation]
         return evaluation
 
     def set_probe(self, evaluation: EvaluationRecord, probe: dict[str, Any]) -> None:
         """Note the file of the linear probe at its evaluation, and at no other one."""
         for other in (one for one in self.evaluation if one is not evaluation):
-            other.probe = None
-            other.keys = tuple(key for key in other.keys if key != "probe")
+            other.probe, other.class_names = None, []
+            other.keys = tuple(key for key in other.keys if key not in ("probe", "class_names"))
         evaluation.probe = probe
 
     def check_complete(self) -> None:
@@ -296,8 +331,3 @@ def _check_keys(keys: Sequence[str], needed: Sequence[str]) -> None:
     for name in needed:
         if name not in keys:
             raise KeyError(name)
-
-
-def _merged_tables(earlier: dict[str, dict], later: dict[str, dict]) -> dict[str, dict]:
-    names = dict.fromkeys([*max(earlier, later, key=len), *later])
-    return {name: earlier.get(name, {}) | later.get(name, {}) for name in names}

@@ -11,7 +11,7 @@ LAYERS = (
     {"atomic", "backbones", "background", "device", "distributed", "hints", "loss_specs"}
     | {"processes", "progress", "seeding", "shown", "version"},
     {"batch_norm", "chunk_statistics", "foreign", "liveness", "naming", "optim"},
-    {"record_checks"},
+    {"record_checks", "record_tables"},
     {"records"},
     {"data", "losses", "model", "views"},
     {"transform"},

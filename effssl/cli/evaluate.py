@@ -68,7 +68,7 @@ class Evaluate:
     shares: tuple[float, ...] = (1.0, 0.1, 0.01)
     """finetune: shares of the labels of train."""
     epochs: int | None = None
-    """finetune: passes over the labelled images; 3 / sqrt(share) if None."""
+    """finetune: passes over the labelled images; 3 / sqrt(share) if None, but 100 steps or more."""
     lr: float = 1e-3
     """finetune: learning rate after warm-up."""
     layer_decay: float | None = None
@@ -95,7 +95,8 @@ class Evaluate:
         from effssl.data import load_source
         from effssl.data.sources import is_public
         from effssl.evaluation import evaluate
-        from effssl.evaluation._tables import details
+        from effssl.evaluation._tables import results
+        from effssl.hub._folder import with_earlier
         from effssl.shown import plain
 
         if self.json is not None and not self.json.parent.is_dir():
@@ -134,12 +135,13 @@ class Evaluate:
             progress=True,
         )
         if is_main_process():
-            noted = self._record(found, public, unlabelled=train is None)
+            noted = self._record(found, public, train)
+            every = noted if weights is None else with_earlier(folder, noted)
             split = plain(self.test_split)
             print(f"\n{found.test_images:,} images of {plain(str(dataset))}, {split}")
-            self._print(found, noted, train)
+            self._print(found, every, train)
             if self.json is not None:
-                write_json(self.json, noted.to_json() | details(found, train))
+                write_json(self.json, results(found, every, train, str(dataset)))
             print(
                 f"\nimport effssl\n"
                 f"model = effssl.from_pretrained({plain(python_name(self.model, self.revision))})\n"
@@ -158,28 +160,34 @@ class Evaluate:
         return read_config(find_model(self.model)).files
 
     def _record(
-        self, found: Evaluation, dataset: str | None, *, unlabelled: bool
+        self, found: Evaluation, dataset: str | None, train: Source | None
     ) -> EvaluationRecord:
         from effssl.evaluation import record
+        from effssl.evaluation._tables import class_names
 
         return record(
             [found],
             dataset=dataset,
-            train_split=None if unlabelled else self.train_split,
+            train_split=None if train is None else self.train_split,
             test_split=self.test_split,
+            class_names=class_names(found, train),
         )
 
     def _print(self, found: Evaluation, noted: EvaluationRecord, train: Source | None) -> None:
+        """Print the tables and the verdict, with what was noted of the same images earlier."""
         from effssl.evaluation._tables import (
             accuracy_table,
             class_table,
             left_out_lines,
             spectrum_table,
+            verdict_text,
         )
 
-        if found.accuracy:
+        if noted.top1:
             print(accuracy_table(noted))
-        if found.spectrum:
+        if text := verdict_text(noted):
+            print(text)
+        if noted.spectrum:
             print(spectrum_table(noted))
         if self.per_class and found.accuracy:
             print(class_table(found, train))

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from effssl.evaluation._difference import BASELINES, paired_error
 from effssl.evaluation.evaluate import Evaluation, Invariance
 from effssl.evaluation.spectrum import Spectrum
 from effssl.records import EvaluationRecord
+from effssl.shown import plain
+
+_MOST_NAMES = 10_000  # of classes; training.json has a largest size
 
 
 def record(
@@ -17,6 +21,7 @@ def record(
     train_split: str | None,
     test_split: str,
     of: str = "seeds",
+    class_names: Sequence[str] = (),
 ) -> EvaluationRecord:
     """Make the record of evaluations that training.json keeps, and card and report show.
 
@@ -27,6 +32,8 @@ def record(
         train_split: Split that votes and is fitted to; None if there is none.
         test_split: Split that everything is measured on.
         of: What the spread is taken over: ``seeds`` of the evaluation, or ``trainings``.
+        class_names: Names of the classes, in order. They are kept and published with the linear
+            probe, which is of no use without them; none are if there is no probe.
     """
     first = evaluations[0]
     tuned = [key for key in first.protocols if key.startswith("fine-tuned")]
@@ -51,7 +58,33 @@ def record(
         },
         precision=first.precision,
         left_out=first.left_out,
+        majority=None if first.majority is None else round(first.majority, 2),
+        tuning_steps=first.tuning_steps,
+        paired_errors=_paired_errors(evaluations),
+        class_names=_names(class_names) if first.probe is not None else [],
     )
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Return names of classes as text, none if they are the numbers of the classes or too many."""
+    if len(names) > _MOST_NAMES or list(names) == [str(i) for i in range(len(names))]:
+        return []
+    return [plain(name, 80) for name in names]
+
+
+def _paired_errors(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, float]]:
+    """Return standard errors in points of the difference to each baseline, by protocol."""
+    found: dict[str, dict[str, float]] = {}
+    for baseline in BASELINES:
+        for key in evaluations[0].accuracy.get(baseline, {}):
+            ours, theirs = (
+                [a.correct for e in evaluations for a in e.accuracy.get(name, {}).get(key, ())]
+                for name in ("pretrained", baseline)
+            )
+            error = paired_error(ours, theirs) if ours and theirs else None
+            if error is not None:
+                found.setdefault(baseline, {})[key] = round(error, 3)
+    return found
 
 
 def _percentages(evaluations: Sequence[Evaluation], kind: str) -> dict[str, dict]:

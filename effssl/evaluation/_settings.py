@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from effssl.evaluation._device import Precision
-from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, default_epochs
+from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, tuning_plan
 
 PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
 
@@ -28,9 +30,9 @@ class Tuning:
     lr: float
     layer_decay: float | None
 
-    def sentence(self, share: float) -> str:
-        """Return the description of fine-tuning with a share of the labels."""
-        epochs = default_epochs(share) if self.epochs is None else self.epochs
+    def sentence(self, share: float, labels: Tensor) -> str:
+        """Return the description of fine-tuning with a share of the labels, (N,), of train."""
+        epochs, _ = tuning_plan(labels, share, self.epochs)
         decay = "" if self.layer_decay is None else f", layer-wise decay {self.layer_decay:g}"
         return (
             f"all weights trained on {100 * share:g} % of the labels of every class, {epochs} "
@@ -57,8 +59,21 @@ class Settings:
         """Whether frozen features are classified."""
         return "knn" in self.protocols or "linear" in self.protocols
 
-    def sentences(self) -> dict[str, str]:
-        """Return the description of every protocol, by its name."""
+    def tuning_steps(self, labels: Tensor) -> dict[str, int]:
+        """Return the steps of every protocol of fine-tuning, by its name.
+
+        Args:
+            labels: Classes of train, (N,), -1 for none.
+        """
+        shares = self.tuning.shares if "finetune" in self.protocols else ()
+        return {tuned_name(s): tuning_plan(labels, s, self.tuning.epochs)[1] for s in shares}
+
+    def sentences(self, labels: Tensor) -> dict[str, str]:
+        """Return the description of every protocol, by its name.
+
+        Args:
+            labels: Classes of train, (N,), -1 for none.
+        """
         suffix = "" if self.precision == "fp32" else f", backbone in {self.precision} by autocast"
         sentences = {}
         if "knn" in self.protocols:
@@ -74,7 +89,7 @@ class Settings:
             )
         if "finetune" in self.protocols:
             for share in self.tuning.shares:
-                sentences[tuned_name(share)] = self.tuning.sentence(share)
+                sentences[tuned_name(share)] = self.tuning.sentence(share, labels)
         return {name: sentence + suffix for name, sentence in sentences.items()}
 
     def check(self, *, labeled: bool) -> None:

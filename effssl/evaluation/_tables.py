@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 from effssl.data.sources import Source
+from effssl.evaluation._difference import differences
+from effssl.evaluation._notes import protocol_notes
+from effssl.evaluation._verdict import difference_rows, verdict
 from effssl.evaluation.evaluate import Evaluation
 from effssl.records import EvaluationRecord
 from effssl.shown import plain
@@ -22,7 +25,7 @@ _MEASURES = {
 
 
 def accuracy_table(record: EvaluationRecord) -> str:
-    """Format top-1 and top-5 by protocol and encoder, mean ± deviation over seeds, and protocols.
+    """Format top-1 and top-5 by protocol and encoder, what guessing gives, and protocols.
 
     Args:
         record: An evaluation with labels.
@@ -31,9 +34,30 @@ def accuracy_table(record: EvaluationRecord) -> str:
     for kind in ("top1", "top5"):
         if rows := record.rows(kind, digits=2):
             title = [f"top-{kind[-1]} in percent", *record.top1]
-            lines += ["", *_aligned([title, *([name, *cells] for name, cells in rows)])]
+            guesses = [
+                [k, *[f"{v:.2f}"] * len(record.top1)] for k, v in record.guesses(kind).items()
+            ]
+            lines += ["", *_aligned([title, *([name, *cells] for name, cells in rows), *guesses])]
     lines += ["", f"{record.train_images:,} labelled images of {record.train_split}"]
-    lines += [f"{name}: {sentence}" for name, sentence in record.sentences()]
+    if any(len(values) > 1 for row in record.top1.values() for values in row.values()):
+        lines[-1] += f"; mean ± standard deviation of {record.of}"
+    lines += [f"{name}: {sentence}" for name, sentence in protocol_notes(record)]
+    return "\n".join(lines)
+
+
+def verdict_text(record: EvaluationRecord) -> str:
+    """Format the differences to the baselines and the verdict; empty without labels.
+
+    Args:
+        record: An evaluation.
+    """
+    baselines, rows = difference_rows(record)
+    lines = []
+    if rows:
+        title = ["pretrained minus", *baselines]
+        lines += ["", *_aligned([title, *([name, *cells] for name, cells in rows)])]
+    if said := verdict(record):
+        lines += ["", *said]
     return "\n".join(lines)
 
 
@@ -83,12 +107,43 @@ def class_table(evaluation: Evaluation, train: Source) -> str:
         evaluation: Evaluation with labels.
         train: Training images, which may name the classes.
     """
-    found = {key: values[0].per_class for key, values in evaluation.accuracy["pretrained"].items()}
+    measured = {key: values[0] for key, values in evaluation.accuracy["pretrained"].items()}
+    found = {key: value.per_class for key, value in measured.items()}
+    images = next(iter(measured.values())).confusion.sum(1).tolist()
     rows = [
-        [plain(name, 80), *(_number(round(float(values[i]), 1)) for values in found.values())]
-        for i, name in enumerate(_class_names(evaluation, train))
+        [
+            plain(name, 80),
+            *(_number(round(float(values[i]), 1)) for values in found.values()),
+            f"{images[i]:,}",
+        ]
+        for i, name in enumerate(class_names(evaluation, train))
     ]
-    return "\n".join(["", *_aligned([["class", *found], *rows])])
+    return "\n".join(["", *_aligned([["class", *found, "test images"], *rows])])
+
+
+def results(
+    evaluation: Evaluation, record: EvaluationRecord, train: Source | None, dataset: str
+) -> dict:
+    """Return all numbers for a file on this machine.
+
+    Args:
+        evaluation: Evaluation by any protocols.
+        record: Its record, with what was measured earlier on the same images.
+        train: Training images, which may name the classes; None without labels.
+        dataset: Name of the data set as it was given, which may be a path.
+
+    Returns:
+        The record with that name; the verdict, a comparison for each protocol and baseline; top-1
+        by guessing; and the `details` of the evaluation.
+    """
+    return (
+        record.to_json()
+        | {"dataset": dataset, "chance": record.guesses().get("chance")}
+        | {"majority": record.majority}
+        | {"verdict": [one.to_json() for one in differences(record)]}
+        | {"verdict_in_words": verdict(record)}
+        | details(evaluation, train)
+    )
 
 
 def details(evaluation: Evaluation, train: Source | None) -> dict:
@@ -104,7 +159,7 @@ def details(evaluation: Evaluation, train: Source | None) -> dict:
     """
     found = evaluation.accuracy.get("pretrained", {})
     return {
-        "class_names": [] if train is None else _class_names(evaluation, train),
+        "class_names": class_names(evaluation, train),
         "per_class": {
             key: [None if math.isnan(v) else round(v, 2) for v in values[0].per_class.tolist()]
             for key, values in found.items()
@@ -113,8 +168,14 @@ def details(evaluation: Evaluation, train: Source | None) -> dict:
     }
 
 
-def _class_names(evaluation: Evaluation, train: Source) -> list[str]:
-    names = train.class_names
+def class_names(evaluation: Evaluation, train: Source | None) -> list[str]:
+    """Return the names of the classes of an evaluation, or their labels in train as text.
+
+    Args:
+        evaluation: Evaluation by any protocols.
+        train: Training images, which may name the classes; None without labels.
+    """
+    names = None if train is None else train.class_names
     return [names[label] if names else str(label) for label in evaluation.labels]
 
 

@@ -22,11 +22,14 @@ class Accuracy:
             classes or fewer, or fewer than five guesses.
         confusion: Number of images by class (row) and predicted class (column), (classes,
             classes), int64.
+        correct: Whether the first guess is right, by image in order, (M,), on the CPU; None if it
+            is not known. Differences of two encoders are paired by it.
     """
 
     top1: float
     top5: float | None
     confusion: Tensor = field(compare=False, repr=False)
+    correct: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, guesses: Tensor, labels: Tensor, classes: int) -> Accuracy:
@@ -41,7 +44,8 @@ class Accuracy:
         top1, top5 = (100 * int(right[:, :n].any(1).sum()) / len(labels) for n in (1, 5))
         pairs = labels * classes + guesses[:, 0]
         confusion = torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
-        return cls(top1, top5 if guesses.shape[1] == 5 and classes > 5 else None, confusion)
+        top5 = top5 if guesses.shape[1] == 5 and classes > 5 else None
+        return cls(top1, top5, confusion, right[:, 0].cpu())
 
     def of_classes(self, classes: int) -> Accuracy:
         """Return the same with so many classes, of which the last ones have no image."""
@@ -52,6 +56,17 @@ class Accuracy:
     def per_class(self) -> Tensor:
         """Top-1 in percent of every class, (classes,); NaN for a class without images."""
         return 100 * self.confusion.diag() / self.confusion.sum(1)
+
+
+def majority_top1(train_labels: Tensor, test_labels: Tensor) -> float:
+    """Return top-1 in percent on test of always guessing the most frequent class of train.
+
+    Args:
+        train_labels: Classes from 0, (N,).
+        test_labels: Likewise, (M,).
+    """
+    common = train_labels.bincount().argmax()
+    return 100 * int((test_labels == common).sum()) / len(test_labels)
 
 
 def topk_classes(scores: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from effssl.evaluation._measure import (
 )
 from effssl.evaluation._settings import PROTOCOLS as PROTOCOLS
 from effssl.evaluation._settings import Settings, Tuning, Vote
-from effssl.evaluation.accuracy import Accuracy
+from effssl.evaluation.accuracy import Accuracy, majority_top1
 from effssl.evaluation.finetune import LR
 from effssl.evaluation.knn import TEMPERATURE, K, check_votes
 from effssl.evaluation.linear import LinearProbe
@@ -66,6 +66,9 @@ class Evaluation:
         left_out: Number of ``unlabeled`` images of ``train`` and ``test``, which take no part where
             labels count, and of ``broken`` ones among the others, which take no part at all; where
             there are any.
+        majority: Top-1 in percent of always guessing the most frequent class of train; None without
+            labels.
+        tuning_steps: Steps of every protocol of fine-tuning.
     """
 
     protocols: dict[str, str]
@@ -80,6 +83,8 @@ class Evaluation:
     precision: str
     probe: LinearProbe | None = field(compare=False, repr=False)
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    majority: float | None = None
+    tuning_steps: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate(
@@ -115,7 +120,7 @@ def evaluate(
         k: Numbers of neighbors that vote; those of 1, 5, 20, 200 that train has if None.
         temperature: Temperature of the vote.
         shares: Shares of the labels to fine-tune on.
-        epochs: Epochs of fine-tuning; `default_epochs` of the share if None.
+        epochs: Epochs of fine-tuning; 3 / sqrt(share) if None, or as many as 100 steps need.
         lr: Learning rate of fine-tuning.
         layer_decay: Layer-wise decay of that learning rate.
         preset: Preset of the views of ``spectrum``; best that of the pretraining.
@@ -167,7 +172,7 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation
         invariance = measure_invariance(model, images, views, settings)
     measured = {name for row in accuracy.values() for name in row}  # not k-NN of too few images
     return Evaluation(
-        protocols={k: text for k, text in settings.sentences().items() if k in measured},
+        protocols={k: text for k, text in settings.sentences(labels).items() if k in measured},
         accuracy=accuracy,
         seeds=tuple(settings.seeds),
         labels=images.classes,
@@ -179,6 +184,8 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation
         precision=precision,
         probe=frozen and frozen.probe,
         left_out=images.left_out(),
+        majority=majority_top1(labels, test_labels) if images.train is not None else None,
+        tuning_steps=settings.tuning_steps(labels),
     )
 
 

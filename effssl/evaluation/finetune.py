@@ -47,6 +47,8 @@ from effssl.views.options import ViewOptions
 
 LEAST_IMAGES = 2  # of a step: batch norm needs more than one value
 EPOCHS, LR, BATCH_SIZE, WEIGHT_DECAY = 3, 1e-3, 64, 0.05
+LEAST_STEPS = 100
+"""Steps of fine-tuning below which a result tells nothing of the features."""
 _SCALE = (0.7, 1.0)
 _CACHE_BYTES = 10e9
 
@@ -78,7 +80,7 @@ def finetune(
         train: Labeled images.
         test: Labeled images to measure accuracy on.
         share: Share of the labels of every class of train, one image at least.
-        epochs: Passes over them; `default_epochs` if None.
+        epochs: Passes over them; 3 / sqrt(share) if None, or as many as 100 steps need.
         lr: Learning rate after warm-up.
         layer_decay: Factor of the learning rate from each layer to the one below; none if None.
             0.65 to 0.75 are usual for ViTs.
@@ -134,7 +136,7 @@ def tune(
     net = _with_classifier(model, len(images.classes), seed)
     workers = decoding_workers(workers, len(images.train.dataset), device)
     data = _create_data(images, rows, net.pretrained_cfg, batch_size, seed, workers)
-    steps = (default_epochs(share) if epochs is None else epochs) * len(data.batches)
+    steps = (epochs or default_epochs(share, len(data.batches))) * len(data.batches)
     if world_size() > 1:
         net = make_global(net)
     shown = progress and data.local.rank == 0
@@ -176,8 +178,7 @@ def _create_data(
     )
     decoded = Subset(DecodedImages(train, side) if decoded is None else decoded, rows.tolist())
     rank = dist.get_rank() if world_size() > 1 else 0
-    # at least a few steps in an epoch of a small share
-    local = BatchShard(min(batch_size, max(2, len(rows) // 4)), None, rank, world_size())
+    local = BatchShard(_batch_size(len(rows), batch_size), None, rank, world_size())
     batches = EpochBatches(len(rows), local, seed)
     loader = image_loader(decoded, batches, channels, workers)
     options = ViewOptions(
@@ -244,9 +245,41 @@ def check_tuning(share: float, epochs: int | None) -> None:
         raise ValueError(f"epochs of fine-tuning must be 1 or more, got {epochs}")
 
 
-def default_epochs(share: float) -> int:
-    """Return the epochs for a share of the labels, 3 / sqrt(share): fewer images, more often."""
-    return round(EPOCHS / math.sqrt(share))
+def default_epochs(share: float, batches: int) -> int:
+    """Return the epochs for a share of the labels: fewer images, more often.
+
+    Args:
+        share: Share of the labels.
+        batches: Batches in an epoch.
+
+    Returns:
+        3 / sqrt(share), or as many as `LEAST_STEPS` need.
+    """
+    return max(round(EPOCHS / math.sqrt(share)), math.ceil(LEAST_STEPS / max(1, batches)))
+
+
+def tuning_plan(labels: Tensor, share: float, epochs: int | None) -> tuple[int, int]:
+    """Return the epochs and the steps that `tune` takes.
+
+    Args:
+        labels: Classes of train, (N,), -1 for none.
+        share: Share of the labels.
+        epochs: Epochs, or None for the default.
+    """
+    counts = labels[labels >= 0].bincount().tolist()
+    images = sum(_images_of_share(count, share) for count in counts if count)
+    batches = images // _batch_size(images, BATCH_SIZE)
+    epochs = epochs or default_epochs(share, batches)
+    return epochs, epochs * batches
+
+
+def _images_of_share(count: int, share: float) -> int:
+    return max(1, round(share * count))
+
+
+def _batch_size(images: int, most: int) -> int:
+    """Return the size of a batch, such that an epoch of a small share has a few steps too."""
+    return min(most, max(2, images // 4))
 
 
 def _check_finite(losses: list[Tensor], steps: int, lr: float) -> float:
@@ -270,7 +303,7 @@ def _share_of_classes(labels: Tensor, share: float, seed: int) -> Tensor:
     kept = []
     for label in labels[labels >= 0].unique():
         of_class = order[labels[order] == label]
-        kept.append(of_class[: max(1, round(share * len(of_class)))])
+        kept.append(of_class[: _images_of_share(len(of_class), share)])
     return torch.cat(kept).sort().values
 
 

@@ -10,6 +10,7 @@ README.md                 the card, once `effssl.hub._card.write_card` has writt
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -243,7 +244,7 @@ def add_evaluation(
     *,
     files: Mapping[str, dict] | None = None,
 ) -> None:
-    """Note an evaluation in training.json, merged into an earlier one of the same images.
+    """Note an evaluation in training.json, merged into an earlier one that it extends.
 
     Args:
         folder: Model folder.
@@ -255,6 +256,8 @@ def add_evaluation(
     Raises:
         OSError: If the folder cannot be written, or has other weights by now.
     """
+    if probe is None and record.class_names:  # which are published with it
+        record = dataclasses.replace(record, class_names=[])
     with one_writer(folder):
         if files is not None and read_config(folder).files != files:
             raise OSError(
@@ -262,6 +265,20 @@ def add_evaluation(
                 "again"
             )
         _add_evaluation(folder, record, probe)
+
+
+def with_earlier(folder: Path, record: EvaluationRecord) -> EvaluationRecord:
+    """Return an evaluation with what was noted in a model folder earlier; write nothing.
+
+    Args:
+        folder: Model folder. One whose training.json cannot be read has noted nothing.
+        record: Record from `effssl.evaluation.record`.
+    """
+    try:
+        return read_record(folder).add(record)
+    except (ValueError, OSError) as error:
+        logger.warning("earlier evaluations are not shown: %s", one_line(error))
+        return record
 
 
 def _add_evaluation(
@@ -276,33 +293,6 @@ def _add_evaluation(
     elif not any(one.probe for one in training.evaluation):
         (folder / PROBE).unlink(missing_ok=True)
     write_json(folder / TRAINING, training.to_json())
-
-
-def check_probe(folder: Path, model: SSLModel) -> None:
-    """Check that the linear probe of a folder, if there is one, is a classifier of its features.
-
-    Raises:
-        ValueError: If it is not, or not the one that training.json names.
-    """
-    path = folder / PROBE
-    noted = [one.probe for one in read_record(folder).evaluation if one.probe is not None]
-    if not path.is_file():
-        if noted:
-            raise ValueError(f"{folder / TRAINING} names {PROBE}, which is missing: evaluate again")
-        return
-    with open_tensors(path) as file:
-        shape = file.entries.get("weight", ("", ()))[1]
-        classes = shape[0] if len(shape) == 2 else 1
-        expected = {
-            "weight": torch.empty(classes, model.num_features, device="meta"),
-            "bias": torch.empty(classes, device="meta"),
-        }
-        check_weights(file, expected)
-        read_weights(file, expected)
-        if noted and noted[0] != file.description():
-            raise ValueError(
-                f"{path} is not the one that {TRAINING} names: evaluate again, or delete it there"
-            )
 
 
 def _build(config: ModelConfig) -> SSLModel:

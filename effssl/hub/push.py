@@ -25,12 +25,12 @@ from effssl.hub._folder import (
     MOST_CARD,
     PROBE,
     TRAINING,
-    check_probe,
     load_folder,
     save_pretrained,
 )
 from effssl.hub._license import License, check_license
 from effssl.hub._model_config import WEIGHT_FILES, read_config, set_license
+from effssl.hub._probe import check_probe
 from effssl.hub._publishable import check_publishable
 from effssl.hub._snapshot import snapshot
 from effssl.hub._weights import describe_file

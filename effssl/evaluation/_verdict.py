@@ -1,0 +1,136 @@
+"""The verdict on a pretrained model in plain words: the same on terminal, card and report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effssl.evaluation._difference import BASELINES, Difference, differences
+from effssl.evaluation._notes import named
+from effssl.evaluation.finetune import LEAST_STEPS
+from effssl.records import EvaluationRecord
+
+_HEADLINES = ("k-NN 20", "k-NN ", "linear", "fine-tuned ")  # in this order, whatever came out best
+
+
+def verdict(record: EvaluationRecord) -> list[str]:
+    """Say whether the pretrained features are better than the baselines, and by how much.
+
+    Args:
+        record: An evaluation with labels; of another there is nothing to say.
+
+    Returns:
+        Sentences: one for each baseline, then how it is decided, and what is missing.
+    """
+    found = differences(record)
+    lines = [
+        _sentence(words, [one for one in found if one.baseline == baseline])
+        for baseline, words in BASELINES.items()
+        if any(one.baseline == baseline for one in found)
+    ]
+    return [*lines, *_how(record, found), *_missing(record), *too_few_steps(record)]
+
+
+def difference_rows(record: EvaluationRecord) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the differences as a table: names of baselines, and a row for each protocol."""
+    found = differences(record)
+    baselines = [name for name in BASELINES if any(one.baseline == name for one in found)]
+    cells = {(one.protocol, one.baseline): one.cell() for one in found}
+    names = dict.fromkeys(one.protocol for one in found)
+    return baselines, [(n, [cells.get((n, b), "–") for b in baselines]) for n in names]
+
+
+def headline(record: EvaluationRecord) -> str | None:
+    """Return half a sentence on how good the features are, by one protocol beside a baseline.
+
+    The protocol is the first that there is of k-NN 20, k-NN of other k, linear and fine-tuning, so
+    that none is chosen for its number. None if nothing was measured with labels.
+    """
+    means = record.means("pretrained")
+    name = next((n for start in _HEADLINES for n in means if n.startswith(start)), None)
+    if name is None:
+        return None
+    text = (
+        f"by {name} they classify {means[name]:.1f} % of {record.test_images:,} test images right"
+    )
+    one = next((d for d in differences(record) if d.protocol == name), None)
+    if one is None:
+        return f"{text}; no baseline was measured beside them"
+    theirs, words = record.means(one.baseline)[name], BASELINES[one.baseline]
+    result = {
+        "better": f"better than {words} with {theirs:.1f} %",
+        "worse": f"worse than {words} with {theirs:.1f} %",
+        "undecided": f"not better for certain than {words} with {theirs:.1f} %",
+        "too few steps": f"{words} {theirs:.1f} %, after too few steps to conclude",
+    }[one.decided]
+    return f"{text}, {result}"
+
+
+def not_better(record: EvaluationRecord) -> list[tuple[str, str]]:
+    """Say where the features are worse than a baseline, or that it is undecided.
+
+    Returns:
+        ``worse`` or ``undecided``, and the sentence without a full stop.
+    """
+    found = differences(record)
+    lines = []
+    for baseline, words in BASELINES.items():
+        for decided, text in (("worse", "are worse than"), ("undecided", "may be no better than")):
+            names = [d.protocol for d in found if (d.baseline, d.decided) == (baseline, decided)]
+            if names:
+                lines.append((decided, f"By {named(names)} the pretrained features {text} {words}"))
+    return lines
+
+
+def too_few_steps(record: EvaluationRecord) -> list[str]:
+    """Return a sentence on protocols of fine-tuning that took too few steps, if there are any."""
+    ours = record.means("pretrained")
+    short = {k: n for k, n in record.tuning_steps.items() if n < LEAST_STEPS and k in ours}
+    if not short:
+        return []
+    which = ", ".join(f"{name}: {steps:,}" for name, steps in short.items())
+    return [f"fewer than {LEAST_STEPS} steps of fine-tuning: too few to conclude ({which})"]
+
+
+def _sentence(words: str, found: Sequence[Difference]) -> str:
+    parts = []
+    for decided in ("better", "worse", "undecided"):
+        some = [one for one in found if one.decided == decided]
+        if some:
+            ends = min(one.points for one in some), max(one.points for one in some)
+            span = " to ".join(dict.fromkeys(f"{points:+.1f}" for points in ends))
+            names = named(one.protocol for one in some)
+            parts.append(f"{decided} by {names} ({span} points)")
+    return f"Against {words} the pretrained features are {'; '.join(parts) or 'undecided'}."
+
+
+def _how(record: EvaluationRecord, found: Sequence[Difference]) -> list[str]:
+    if not found:
+        return []
+    paired = {one.paired for one in found}
+    how = {
+        frozenset({True}): "paired by image",
+        frozenset({False}): "as two independent binomials",
+    }.get(frozenset(paired), "paired by image where that is known")
+    text = (
+        f"Decided by intervals of 95 %: of the sampling of {record.test_images:,} test images "
+        f"({how}: {_span([one.sampling for one in found])} points)"
+    )
+    if any(one.seeds for one in found):
+        text += f" and of {record.of or 'seeds'} ({_span([one.seeds for one in found])} points)"
+    return [f"{text}; undecided where the interval holds 0."]
+
+
+def _span(values: Sequence[float]) -> str:
+    return "± " + " to ".join(dict.fromkeys(f"{v:.1f}" for v in (min(values), max(values))))
+
+
+def _missing(record: EvaluationRecord) -> list[str]:
+    """Say which baselines were not measured; raw pixels have no weights to fine-tune."""
+    ours = record.top1.get("pretrained", {})
+    frozen = [name for name in ours if not name.startswith("fine-tuned")]
+    missing = [
+        words
+        for name, words in BASELINES.items()
+        if not record.top1.get(name) and (frozen if name == "raw pixels" else ours)
+    ]
+    return [f"Not measured beside them: {' and '.join(missing)}."] if missing else []
