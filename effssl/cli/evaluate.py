@@ -95,7 +95,7 @@ class Evaluate:
         from effssl.data import load_source
         from effssl.data.sources import is_public
         from effssl.evaluation import evaluate
-        from effssl.evaluation._tables import results
+        from effssl.evaluation._tables import all_numbers
         from effssl.hub._folder import with_earlier
         from effssl.shown import plain
 
@@ -141,7 +141,7 @@ class Evaluate:
             print(f"\n{found.test_images:,} images of {plain(str(dataset))}, {split}")
             self._print(found, every, train)
             if self.json is not None:
-                write_json(self.json, results(found, every, train, str(dataset)))
+                write_json(self.json, all_numbers(found, every, train, str(dataset)))
             print(
                 f"\nimport effssl\n"
                 f"model = effssl.from_pretrained({plain(python_name(self.model, self.revision))})\n"

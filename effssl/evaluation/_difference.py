@@ -15,8 +15,7 @@ from effssl.records import EvaluationRecord
 
 BASELINES = {"raw pixels": "raw pixels", "random initialisation": "random weights"}
 """Words for the encoders that the pretrained model is compared with."""
-_Z = 1.96
-# of Student's t for 1, 2, ... degrees of freedom: three seeds tell little of their spread
+# quantiles of 97.5 % of Student's t for 1, 2, ... degrees of freedom
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
@@ -25,12 +24,13 @@ class Difference:
     """Top-1 of the pretrained model minus that of a baseline, by one protocol, in points.
 
     The interval holds two errors, added as squares: that of the sampling of test images, and that
-    of the seeds, s / sqrt(n) times the quantile of Student's t, for each encoder. Where a record
-    has paired errors, the first is that of the mean difference by image; else the two accuracies
-    are taken as independent binomials, which is wider, since two encoders mostly fail on the same
-    images. Both are adjusted by one more success and failure (Bonett and Price, 2012; Agresti and
-    Caffo, 2000), so that a few test images decide nothing: this moves the middle of the interval
-    by n / (n + 2). One seed, as in fine-tuning, has no spread: its interval is of the first alone.
+    of the seeds, s / sqrt(n) for each encoder, with the quantile of Student's t of the degrees of
+    freedom that Welch gives both together. Where a record has paired errors, the first is that of
+    the mean difference by image; else the two accuracies are taken as independent binomials, which
+    is wider, since two encoders mostly fail on the same images. Both are adjusted by one more
+    success and failure (Bonett and Price, 2012; Agresti and Caffo, 2000), so that a few test images
+    decide nothing: this moves the middle of the interval by n / (n + 2). One seed, as in
+    fine-tuning, has no spread: its interval is of the first alone.
 
     Attributes:
         protocol: Name of the protocol.
@@ -123,7 +123,10 @@ def _difference(record: EvaluationRecord, name: str, baseline: str, images: int)
     if not paired:
         error = math.hypot(*(_binomial(statistics.mean(some), images) for some in (ours, theirs)))
     points = statistics.mean(ours) - statistics.mean(theirs)
-    sampling, seeds = _Z * abs(error), math.hypot(_seed_error(ours), _seed_error(theirs))
+    spreads = [(_seed_error(some), len(some) - 1) for some in (ours, theirs) if len(some) > 1]
+    seeds = math.hypot(*(spread for spread, _ in spreads))
+    t = _quantile(math.hypot(error, seeds), spreads)
+    sampling, seeds = t * abs(error), t * seeds
     middle, half = points * images / (images + 2), math.hypot(sampling, seeds)
     steps = record.tuning_steps.get(name)
     ends = middle - half, middle + half
@@ -137,8 +140,11 @@ def _binomial(percent: float, images: int) -> float:
 
 
 def _seed_error(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    freedom = len(values) - 1
-    t = _T[freedom - 1] if freedom <= len(_T) else 2.0
-    return t * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.stdev(values) / len(values) ** 0.5
+
+
+def _quantile(error: float, spreads: Sequence[tuple[float, int]]) -> float:
+    """Return the quantile for an error, parts of which are known by few degrees of freedom."""
+    unsure = sum((spread / error) ** 4 / freedom for spread, freedom in spreads) if error else 0
+    freedom = 1 / unsure if unsure else math.inf
+    return _T[max(1, int(freedom)) - 1] if freedom < len(_T) + 1 else 1.96 + 2.4 / freedom

@@ -121,7 +121,7 @@ def class_table(evaluation: Evaluation, train: Source) -> str:
     return "\n".join(["", *_aligned([["class", *found, "test images"], *rows])])
 
 
-def results(
+def all_numbers(
     evaluation: Evaluation, record: EvaluationRecord, train: Source | None, dataset: str
 ) -> dict:
     """Return all numbers for a file on this machine.

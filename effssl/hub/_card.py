@@ -215,8 +215,9 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
     trained = training.config or {}
     data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
     loss = [LOSSES[config.name.loss].card_tag] if config.name else []
-    results = [
-        EvalResult(
+    # one result for a protocol on a split, though it may have been measured in two precisions
+    results = {
+        (evaluation.dataset, evaluation.test_split, protocol): EvalResult(
             task_type="image-classification",
             dataset_type=DATA_IDS.get(evaluation.dataset, evaluation.dataset),
             dataset_name=evaluation.dataset,
@@ -228,7 +229,7 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
         for evaluation in training.evaluation
         for protocol, mean in evaluation.means("pretrained").items()
         if evaluation.dataset is not None
-    ]
+    }
     data = ModelCardData(
         library_name="timm",
         pipeline_tag="image-feature-extraction",
@@ -236,6 +237,6 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
         datasets=[data] if data else None,
         base_model=started_from(trained),
         model_name=repo_id.partition("/")[2] if results else None,
-        eval_results=results or None,
+        eval_results=list(results.values()) or None,
     )
     return data.to_dict()

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from effssl.hub._card_evaluation import (
+    data_name,
+    evaluation_content,
+    good_for,
+    limits_of,
+    probe_content,
+)
 from effssl.hub._figures import FIGURES
-from effssl.hub._folder import PROBE, build_sketch
+from effssl.hub._folder import PROBE, TRAINING, build_sketch
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import SSLModel
-from effssl.records import EvaluationRecord, TrainingRecord
+from effssl.records import TrainingRecord
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # the packaged sample is part of a dataset on the Hub
@@ -49,6 +56,7 @@ def card_content(
     name, trained = config.name, training.config or {}
     papers = LOSSES[name.loss].papers if name else ()
     return {
+        "good_for": good_for(training.evaluation, trained.get("dataset")),
         "title": str(name or repo_id.partition("/")[2]),
         "repo_id": repo_id,
         "backbone": name.backbone if name else config.architecture,
@@ -66,11 +74,15 @@ def card_content(
         "mode": mode,
         "image": image,
         "facts": _facts(config, training, model),
-        "evaluations": [_evaluation(found) for found in training.evaluation],
+        "evaluations": [evaluation_content(found) for found in training.evaluation],
+        "probe": probe_content(training.evaluation),
+        "probe_file": PROBE,
+        "training_file": TRAINING,
         "has_spectrum": any(found.spectrum for found in training.evaluation),
         "has_history": bool(training.history),
         "figures": dict(zip(("loss", "spectrum"), FIGURES, strict=True)),
-        "command": training.command,
+        "command": _command(training),
+        "has_data": trained.get("dataset") is not None,
         "training": _training(training),
         "limits": _limits(config, training),
         "licenses": _licenses(license, trained),
@@ -93,7 +105,7 @@ def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> li
     facts += [("Features", f"{model.num_features:,}"), ("Transform", transform)]
     files = [(name, file, "") for name, file in config.files.items()]
     files += [
-        (PROBE, found.probe, f"weight and bias of the linear probe on {found.dataset}; ")
+        (PROBE, found.probe, f"weight and bias of the linear probe on {data_name(found.dataset)}; ")
         for found in training.evaluation
         if found.probe is not None
     ]
@@ -102,58 +114,6 @@ def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> li
         for name, file, text in files
     ]
     return facts
-
-
-def _evaluation(found: EvaluationRecord) -> dict:
-    lead = f"On {found.test_images:,} images of {found.dataset or 'the data'} ({found.test_split})"
-    if found.train_images:
-        lead += (
-            f"; {found.train_images:,} labelled images ({found.train_split}) vote and are "
-            f"fitted to; mean ± standard deviation of {found.of}"
-        )
-    if found.of == "trainings" and any(found.seeds.values()):
-        lead += (
-            f"; the weights here are those of seed {next(filter(None, found.seeds.values()))[0]}"
-        )
-    return {
-        "lead": lead,
-        "encoders": list(found.top1),
-        "rows": found.rows(),
-        "protocols": found.sentences(),
-        "spectrum": _spectrum(found.spectrum),
-    }
-
-
-def _spectrum(spectra: dict) -> dict | None:
-    """Return the table of label-free measures, and how they were measured."""
-    if not spectra:
-        return None
-    first = next(iter(spectra.values()))
-    measures = {
-        "Width": "width",
-        "alpha": "alpha",
-        "RankMe": "rankme",
-        "Effective rank": "effective_rank",
-        "LiDAR": "lidar",
-        "Alignment": "alignment",
-        "Uniformity": "uniformity",
-    }
-    ranks = [
-        f"{fit['first']} to {fit['last']} of the {name} (R² {fit['r2']})"
-        for name, fit in ((name, s["alpha_fit"]) for name, s in spectra.items())
-        if fit
-    ]
-    return {
-        "of": list(spectra),
-        "rows": [
-            (title, ["–" if s[key] is None else f"{s[key]:,}" for s in spectra.values()])
-            for title, key in measures.items()
-        ],
-        "how": f"Eigenvalues, ranks and alpha are of {first['images']:,} images"
-        + (f", alpha of ranks {' and '.join(ranks)}" if ranks else "")
-        + f"; LiDAR, alignment and uniformity of {first['views']} views of "
-        f"{first['viewed_images']:,} images, preset {first['preset']}.",
-    }
 
 
 def _training(training: TrainingRecord) -> list[tuple[str, str]]:
@@ -179,6 +139,13 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
     return list(rows.items())
 
 
+def _command(training: TrainingRecord) -> str | None:
+    """Return the command of the training, with a place to name images where they are private."""
+    if training.command is None or "--dataset" in training.command.split():
+        return training.command
+    return f"{training.command} --dataset path/to/images"  # else it would be that of the sample
+
+
 def _values(config: ModelConfig) -> str:
     if config.value_range is None:
         return "values from 0 to 1"
@@ -197,9 +164,7 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
             + "; other images, sizes and tasks were not tried."
         )
     for found in training.evaluation:
-        for name in ("raw pixels", "random initialisation"):
-            if worse := found.worse_than(name):
-                limits.append(f"By {' and '.join(worse)} the features are no better than {name}.")
+        limits += limits_of(found)
     limits.append("Features repeat whatever bias the images have; nothing was done about it.")
     return limits
 
@@ -221,8 +186,7 @@ def started_from(trained: dict) -> str | None:
 def _data(training: TrainingRecord) -> str | None:
     if training.config is None:
         return None
-    data = training.config.get("dataset") or "a data set that is not published"
-    return f"{training.images:,} images of {data}"
+    return f"{training.images:,} images of {data_name(training.config.get('dataset'))}"
 
 
 def _numbers(values: list[float]) -> str:

@@ -30,6 +30,8 @@ _TOKEN = re.compile(
 )
 _IP = re.compile(r"(?<![\w.])\d{1,3}(\.\d{1,3}){3}(?![\w.]*\w)")
 _LOCAL_PATH = re.compile(r"""(^|[\s'"=(,;:])(\.{0,2}/[\w.]|~|[A-Za-z]:[\\/]|\\\\)|\bfile:""")
+# of a class: any characters that show
+_NAME = r"[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]{0,80}"
 _FORMS = {
     r"config\.dataset|evaluation\.dataset": f"{_ID}|{_WORD}",
     r"(config|effssl)\.background": FORM,
@@ -38,6 +40,7 @@ _FORMS = {
     r"pretrained_cfg\.origin_url": _ADDRESS,
     r"effssl\.license_link": r"https?://[^\s@/?#]+([/?#]\S*)?|LICENSE[\w.]*",  # and no user
     r"evaluation\.\w*split": _WORD,
+    r"evaluation\.class_names": _NAME,
     r"evaluation\.digest": r"[0-9a-f]*",
     r"(effssl\.files|evaluation\.probe)\..*sha256": r"[0-9a-f]{64}",
     r"precision|evaluation\.precision": r"\w*",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from effssl.evaluation._verdict import not_better, too_few_steps
 from effssl.report._run import Run
 from effssl.training._collapse import collapse_alarm
 from effssl.training._learning import LossScale
@@ -132,13 +133,11 @@ def _of_speed(run: Run) -> Iterator[Notice]:
 
 def _of_evaluation(run: Run, labelled: bool | None) -> Iterator[Notice]:
     for found in run.training.evaluation:
-        for encoder in (name for name in found.top1 if name != "pretrained"):
-            if worse := found.worse_than(encoder):
-                yield Notice(
-                    "warning",
-                    f"By {', '.join(worse)} the pretrained features are no better than "
-                    f"{encoder}, on {found.dataset or 'the data'}.",
-                )
+        for decided, text in not_better(found):
+            level = "warning" if decided == "worse" else "note"
+            yield Notice(level, f"{text}, on {found.dataset or 'the data'}.")
+        for text in too_few_steps(found):
+            yield Notice("warning", f"{text[0].upper()}{text[1:]}.")
     if labelled is False:
         yield Notice(
             "note",

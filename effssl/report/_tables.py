@@ -7,6 +7,8 @@ import logging
 import shlex
 import statistics
 
+from effssl.evaluation._notes import protocol_notes
+from effssl.evaluation._verdict import difference_rows, verdict
 from effssl.hub._folder import build_sketch
 from effssl.hub._model_config import read_config
 from effssl.loss_specs import LOSSES
@@ -73,12 +75,18 @@ def evaluation(found: EvaluationRecord) -> dict:
     """Make the table of an evaluation: a row for each protocol, a column for each encoder."""
     encoders, rows = list(found.top1), []
     for measure, table in (("top-1", found.top1), ("top-5", found.top5)):
-        for key in dict.fromkeys(key for row in table.values() for key in row):
+        names = dict.fromkeys(key for row in table.values() for key in row)
+        for key in names:
             values = [table.get(encoder, {}).get(key) or [] for encoder in encoders]
             means = [statistics.mean(one) if one else None for one in values]
             best = max((mean for mean in means if mean is not None), default=None)
             cells = [(mean_and_spread(v), m == best) for v, m in zip(values, means, strict=True)]
             rows.append((key, measure, cells))
+        if names:
+            guesses = found.guesses(measure.replace("-", ""))
+            rows += [
+                (k, measure, [(f"{v:.1f}", False)] * len(encoders)) for k, v in guesses.items()
+            ]
     lead = f"{found.test_images:,} images ({found.test_split})"
     if rows:
         lead = (
@@ -88,12 +96,16 @@ def evaluation(found: EvaluationRecord) -> dict:
         lead += f"Mean ± standard deviation of {found.of}."
     else:
         lead += ", without labels: see the spectrum above."
+    baselines, differences = difference_rows(found)
     return {
         "title": found.dataset or "A data set that is not public",
         "lead": lead,
         "encoders": encoders,
         "rows": rows,
-        "protocols": found.sentences(),
+        "verdict": verdict(found),
+        "baselines": baselines,
+        "differences": differences,
+        "protocols": protocol_notes(found),
     }
 
 

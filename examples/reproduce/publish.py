@@ -65,6 +65,7 @@ def main(
         train_split="train",
         test_split=part.test_split,
         of="trainings",
+        class_names=train.class_names or (),
     )
     probe = {"weight": evaluations[0].probe.weight, "bias": evaluations[0].probe.bias}
     add_evaluation(folders[0], found, probe)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import statistics
 
 import pytest
@@ -22,7 +23,8 @@ from effssl.evaluation import (
     record,
     spectrum,
 )
-from effssl.evaluation._tables import accuracy_table, class_table, details, spectrum_table
+from effssl.evaluation._tables import accuracy_table, all_numbers, class_table, spectrum_table
+from effssl.evaluation._verdict import verdict
 
 SPLITS = {"train_split": "train[:240]", "test_split": "test[:150]"}
 
@@ -145,13 +147,26 @@ def test_tables_show_what_the_record_holds(found, sources):
     (tuned,) = kept["top1"]["pretrained"]["fine-tuned 25 %"]
     row = next(line for line in shown.splitlines() if line.startswith("fine-tuned 25 %"))
     assert row.split()[3] == "–" and row.split()[-1] == f"{tuned:.2f}"
-    assert all(sentence in shown for sentence in kept["protocols"].values())
+    assert "k-NN 1/5/20/200: training images that vote: the nearest 1/5/20/200, by" in shown
+    assert "fine-tuned 100/25 %: all weights trained on 100/25 % of the labels" in shown
+    assert shown.count("exp(cosine") == 1 and shown.count("seeds 0, 1") == 2
+    assert f"linear: {kept['protocols']['linear']}; seeds 0, 1" in shown
+    labels = [torch.tensor(source.labels()) for source in sources]
+    most = labels[0].bincount().argmax()
+    majority = 100 * (labels[1] == most).float().mean().item()
+    assert kept["majority"] == pytest.approx(majority, abs=0.01)
+    assert re.search(rf"\nmajority class( +{majority:.2f}){{3}}\n", shown)
+    assert re.search(r"\nchance( +10.00){3}\n", shown) and re.search(r"chance( +50.00){3}", shown)
     shown = spectrum_table(noted)
     assert f"{kept['spectrum']['features']['rankme']:.4g}" in shown and "ranks 5 to 48" in shown
     by_class = found.accuracy["pretrained"]["linear"][0].per_class
     row = next(x for x in class_table(found, sources[1]).splitlines() if x.startswith("Sandal"))
+    assert int(row.split()[-1]) == (labels[1] == 5).sum() > 0  # images
     assert float(row.split()[5]) == pytest.approx(by_class[5].item(), abs=0.06)
-    more = details(found, sources[1])
+    more = all_numbers(found, noted, sources[1], "path/to/mine")
+    assert more["dataset"] == "path/to/mine" and more["chance"] == 10.0
+    assert more["verdict"][0]["decided"] in ("better", "worse", "undecided")
+    assert more["verdict_in_words"] == verdict(noted) and json.dumps(more)
     assert more["class_names"][5] == "Sandal"
     assert more["per_class"]["linear"][5] == pytest.approx(by_class[5].item(), abs=0.01)
     assert sum(map(sum, more["confusion"]["linear"])) == 150

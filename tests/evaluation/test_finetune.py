@@ -12,7 +12,7 @@ import effssl
 from effssl.data import load_source
 from effssl.evaluation import finetune
 from effssl.evaluation.features import extract_readable
-from effssl.evaluation.finetune import _share_of_classes, default_epochs
+from effssl.evaluation.finetune import _share_of_classes, default_epochs, tuning_plan
 
 module = importlib.import_module("effssl.evaluation.finetune")  # its function has the same name
 
@@ -93,8 +93,24 @@ def test_processes_share_the_batches(tmp_path):
 
 
 def test_layer_decay_changes_what_is_learned_and_epochs_follow_the_share():
-    assert [default_epochs(share) for share in (1.0, 0.1, 0.01)] == [3, 9, 30]
+    assert [default_epochs(share, 200) for share in (1.0, 0.1, 0.01)] == [3, 9, 30]
     assert (tuned(layer_decay=0.1) - tuned()).norm() > 0.01 * tuned().norm()
+
+
+@pytest.mark.parametrize("share, epochs", [(1.0, None), (0.1, None), (1.0, 2)])
+def test_the_default_takes_100_steps_and_the_plan_is_what_is_done(monkeypatch, share, epochs):
+    steps = []
+    monkeypatch.setattr(module, "_train", lambda *arguments: steps.append(arguments[-1].total))
+    train, test = sources(150, 40)
+    labels = torch.tensor(train.labels())
+    planned, total = tuning_plan(labels, share, epochs)
+    finetune(net(), train, test, share=share, epochs=epochs)
+    assert steps == [total] and planned == (epochs or planned)
+    assert (total >= 100) == (epochs is None)
+    # of many images it is as it was
+    labels = torch.arange(10_000) % 10
+    plans = [tuning_plan(labels, share, None) for share in (1.0, 0.1, 0.01)]
+    assert plans == [(3, 468), (9, 135), (30, 120)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -27,6 +27,7 @@ from effssl import PretrainConfig
 from effssl.cli import main
 from effssl.data import load_source
 from effssl.evaluation import evaluate, record
+from effssl.evaluation._difference import differences
 from effssl.hub._card import compose_card, write_card
 from effssl.hub._folder import add_evaluation, build_sketch, read_training
 from effssl.hub._model_config import read_config
@@ -89,6 +90,10 @@ def test_a_card_passes_the_checks_of_the_hub_and_says_what_the_results_say(folde
         for values in row.values():
             shown = f"{statistics.mean(values):.1f} {statistics.stdev(values):.1f}"
             allowed |= set(numbers(shown))
+    for one in differences(EvaluationRecord.from_json(evaluation)):
+        shown = (one.points, one.low, one.high, one.sampling, one.seeds)
+        allowed |= set(numbers(" ".join(f"{value:.1f}" for value in shown)))
+    allowed |= {"95"}  # of intervals, in percent
     sketch = build_sketch(config)
     for module in sketch.children():
         allowed.add(str(sum(p.numel() for p in module.parameters())))
@@ -294,6 +299,6 @@ def test_a_card_can_be_made_after_any_protocol(tmp_path, protocol):
     add_evaluation(folder, noted)
     prepare(folder, "org/mine", None)
     card = (folder / "README.md").read_text()
-    assert "On 40 images of the data (test)" in card
+    assert "On 40 images of a data set that is not published (test)" in card
     assert (folder / "spectrum.png").exists() == (protocol == "spectrum")
     assert ("| linear | " in card) == (protocol == "linear")

@@ -18,6 +18,8 @@ from datasets import Features
 import effssl
 from effssl.atomic import write_json
 from effssl.data import load_source
+from effssl.evaluation._verdict import verdict
+from effssl.records import EvaluationRecord
 from effssl.report import _charts as charts
 from effssl.report import _gallery as gallery
 from effssl.report import _page as page
@@ -288,11 +290,15 @@ def test_an_evaluation_is_a_table_of_protocols_by_encoders(whole):
         ["k-NN 20", "top-1", "62.0 ± 1.4", "51.0 ± 1.4"],
         ["finetune 100 %", "top-1", "–", "80.5 ± 0.7"],
         ["k-NN 20", "top-5", "–", "91.0 ± 0.0"],
+        [],  # the head of the differences
+        ["k-NN 20", "-11.0 (-17.5 to -4.5) worse"],
     ]
     assert "567 images (test); 1,234 labelled ones (train)" in evaluation
     assert "standard deviation of seeds" in evaluation
-    assert "all weights are trained; seed 4, 5" in evaluation
-    assert "By k-NN 20 the pretrained features are no better than raw pixels" in whole
+    assert "all weights are trained; seeds 4, 5" in evaluation
+    for sentence in verdict(EvaluationRecord.from_json(EVALUATION)):
+        assert f"<p>{sentence}</p>" in evaluation
+    assert "By k-NN 20 the pretrained features are worse than raw pixels" in whole
     assert section(whole, "warnings").count("<li") == 1
 
 
