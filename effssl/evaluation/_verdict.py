@@ -39,11 +39,15 @@ def difference_rows(record: EvaluationRecord) -> tuple[list[str], list[tuple[str
     return baselines, [(n, [cells.get((n, b), "–") for b in baselines]) for n in names]
 
 
-def headline(record: EvaluationRecord) -> str | None:
+def headline(record: EvaluationRecord, data: str | None = None) -> str | None:
     """Return half a sentence on how good the features are, by one protocol beside a baseline.
 
     The protocol is the first that there is of k-NN 20, k-NN of other k, linear and fine-tuning, so
     that none is chosen for its number. None if nothing was measured with labels.
+
+    Args:
+        record: An evaluation.
+        data: Name of a data set that need not be named again.
     """
     means = record.means("pretrained")
     name = next((n for start in _HEADLINES for n in means if n.startswith(start)), None)

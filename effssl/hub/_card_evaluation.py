@@ -22,7 +22,7 @@ def good_for(evaluations: Sequence[EvaluationRecord], data: str | None) -> str:
     images = f"images like those of {data}" if data else "images like those of its training"
     use = f"Features for {images}: to search, group and classify them with few labels"
     for found in reversed(evaluations):
-        if said := headline(found):
+        if said := headline(found, data):
             return f"{use}. {said[0].upper()}{said[1:]}."
     return f"{use}. How good they are was not measured with labels."
 

@@ -32,9 +32,9 @@ def test_an_interval_is_that_of_two_binomials_and_of_the_seeds():
 
     sampling, seeds = variance(0.8) + variance(0.83), 4.0 / 3
     freedom = (sampling + seeds) ** 2 / (seeds**2 / 2)
-    assert 8 < freedom < 9  # Student's t at 97.5 % with 8: 2.31
-    assert one.high - one.low == pytest.approx(2 * 2.31 * math.sqrt(sampling + seeds), rel=1e-6)
-    assert one.sampling == pytest.approx(2.31 * math.sqrt(sampling))
+    assert 9 < freedom < 10  # the quantile of 97.5 % of t with 9 is 2.26
+    assert one.high - one.low == pytest.approx(2 * 2.26 * math.sqrt(sampling + seeds), rel=1e-6)
+    assert one.sampling == pytest.approx(2.26 * math.sqrt(sampling))
     assert (one.low + one.high) / 2 == pytest.approx(3.0 * 2000 / 2002)
     assert one.decided == "undecided"
     (one,) = differences(record(raw={"linear": [80.0]}, ours={"linear": [83.0]}))
