@@ -53,9 +53,13 @@ def headline(record: EvaluationRecord, data: str | None = None) -> str | None:
     name = next((n for start in _HEADLINES for n in means if n.startswith(start)), None)
     if name is None:
         return None
-    text = (
-        f"by {name} they classify {means[name]:.1f} % of {record.test_images:,} test images right"
-    )
+    images = f"{record.test_images:,} test images"
+    if record.dataset not in (None, data):
+        images += f" of {record.dataset}"
+    how = name
+    if name.startswith("fine-tuned "):
+        how = f"{name.replace('fine-tuned', 'fine-tuning on')} of the labels"
+    text = f"by {how} they classify {means[name]:.1f} % of {images} right"
     one = next((d for d in differences(record) if d.protocol == name), None)
     if one is None:
         return f"{text}; no baseline was measured beside them"
