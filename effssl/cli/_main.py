@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
+from effssl.cli._check import check_arguments, check_command
 from effssl.cli._model import is_main_process
+from effssl.cli._options import options_of, registry
 from effssl.cli.cache import Cache
 from effssl.cli.evaluate import Evaluate
 from effssl.cli.features import Features
@@ -21,10 +26,12 @@ from effssl.cli.push import Push
 from effssl.cli.recommend import Recommend
 from effssl.cli.report import Report
 from effssl.cli.views import Views
+from effssl.hints import options_as_flags
 from effssl.progress import Stage
 from effssl.shown import one_line, plain, shown
 from effssl.training._fields import names_where
 from effssl.training.config import PretrainConfig
+from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,10 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments after ``effssl``; those of this process if None.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    args = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if args == ["--version"]:
+        print(f"effssl {__version__}")
+        return
 
     def command() -> None:
         if args[:1] == ["pretrain"]:
@@ -63,16 +73,33 @@ def parse(
     """Parse the arguments after ``effssl`` without running anything.
 
     Raises:
-        SystemExit: If they do not parse, or ask for help.
-        ValueError: If a value of `PretrainConfig` is out of bounds.
+        SystemExit: If they ask for help.
+        ValueError: If they do not parse, or a value of `PretrainConfig` is out of bounds.
     """
-    return tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="effssl",
-        description="Pretrain an image backbone without labels, and measure its features.",
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    check_command(args, list(COMMANDS))
+    if args[0] in COMMANDS:
+        check_arguments(args[0], options_of(COMMANDS[args[0]]), args[1:])
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), registry():
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="effssl",
+                description="Pretrain an image backbone without labels, and measure its features. "
+                "effssl COMMAND --help lists the flags of a command, effssl --version the version.",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as ended:
+        if ended.code in (None, 0):
+            raise
+        raise ValueError(_without_box(complaint.getvalue())) from ended
+
+
+def _without_box(text: str) -> str:
+    """Return what tyro says in a box, above the rule in it, as one line."""
+    said = re.split(r"\n\W*\u2500{9,}\W*\n", text)[0]
+    return one_line(re.sub(r"[\u2500-\u257f]+", " ", said))
 
 
 def run(command: Callable[[], object]) -> None:
@@ -82,8 +109,11 @@ def run(command: Callable[[], object]) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("effssl").setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
-        with Stage("effssl", command=True):  # in the log, a sign of life while nothing else shows
+        with options_as_flags(), Stage("effssl", command=True):  # a sign of life in the log
             command()
+    except BrokenPipeError:  # what reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (ValueError, OSError, FloatingPointError) as error:
         # one line a machine, whose data may differ; each process may know of another lost one
         if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, ConnectionError):

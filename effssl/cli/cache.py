@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
+
+from effssl.hints import option
 from effssl.shown import one_line, plain
 
 if TYPE_CHECKING:
@@ -20,9 +23,9 @@ class Cache:
     What is deleted is decoded anew when it is needed. What a running process uses stays.
     """
 
-    delete: tuple[str, ...] = ()
+    delete: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Names of those to delete, as they are listed."""
-    delete_older_than: float | None = None
+    delete_older_than: Annotated[float | None, tyro.conf.arg(metavar="DAYS")] = None
     """Delete those that were not used for this many days."""
     delete_all: bool = False
     """Delete all."""
@@ -48,7 +51,7 @@ class Cache:
         if (len(self.delete) > 0) + (days is not None) + self.delete_all > 1:
             raise ValueError("give one of --delete, --delete-older-than and --delete-all")
         if days is not None and not days >= 0:
-            raise ValueError(f"delete_older_than must be 0 days or more; got {days}")
+            raise ValueError(f"{option('delete_older_than')} must be 0 days or more; got {days}")
         unknown = set(self.delete) - {entry.name for entry in entries}
         if unknown:
             raise ValueError(

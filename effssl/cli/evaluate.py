@@ -17,7 +17,8 @@ from effssl.cli._model import (
     pixel_options,
     python_name,
 )
-from effssl.training.config import ValueRange
+from effssl.training._fields import Column, Split
+from effssl.training.config import GivenRange
 
 if TYPE_CHECKING:
     from effssl.data import Source
@@ -37,7 +38,7 @@ class Evaluate:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder, run folder, repository owner/name on the Hub, or name in the package."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """Labelled images, as for pretrain; what the model was trained on if None."""
     protocols: tuple[Literal["knn", "linear", "finetune", "spectrum"], ...] = (
         "knn",
@@ -45,15 +46,15 @@ class Evaluate:
         "spectrum",
     )
     """One or more."""
-    train_split: str = "train"
+    train_split: Split = "train"
     """Split that votes and that classifiers are fitted to."""
-    test_split: str = "test"
+    test_split: Split = "test"
     """Split that everything is measured on."""
-    image_column: str | None = None
+    image_column: Column = None
     """Column with the images; found by its type if None."""
-    label_column: str | None = None
+    label_column: Column = None
     """Column with integer classes; found by type and name if None."""
-    value_range: ValueRange | None = None
+    value_range: GivenRange = None
     """Stored values that become black and white, or auto; those of the pretraining if None."""
     background: str | None = None
     """Color behind transparent pixels, or drop; that of the pretraining if None."""
@@ -79,12 +80,14 @@ class Evaluate:
     """Largest share of broken images of a split, which are named and left out; 0 allows none."""
     per_class: bool = False
     """Print the accuracy of every class too."""
-    json: Path | None = None
+    json: Annotated[
+        Path | None, tyro.conf.arg(name="output", aliases=("--json",), metavar="FILE")
+    ] = None
     """File to write all numbers to, with accuracy by class and confusion matrices."""
     workers: int | None = None
     """Processes that decode images; if None one for each core up to 8, but none on a CPU or for
     fewer than 2,000 images."""
-    revision: str | None = None
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REVISION")] = None
     """Branch, tag or commit of the repository."""
     cpu: bool = False
     """Compute on the CPU even where there is a GPU."""

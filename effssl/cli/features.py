@@ -10,7 +10,8 @@ import tyro
 
 from effssl.cli._model import Precision, images_of, is_main_process, load_model, pixel_options
 from effssl.shown import plain
-from effssl.training.config import Preset, ValueRange
+from effssl.training._fields import Column, Split
+from effssl.training.config import GivenRange, Preset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +27,15 @@ class Features:
     output: Path
     """x.safetensors or x.parquet, with features, labels, paths and rows; or a folder for
     datasets.load_from_disk, with the images too."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """Images, as for pretrain; what the model was trained on if None."""
-    split: str = "train"
+    split: Split = "train"
     """Split of the data set."""
-    image_column: str | None = None
+    image_column: Column = None
     """Column with the images; found by its type if None."""
-    label_column: str | None = None
+    label_column: Column = None
     """Column with integer classes; found by type and name if None."""
-    value_range: ValueRange | None = None
+    value_range: GivenRange = None
     """Stored values that become black and white, or auto; those of the pretraining if None."""
     background: str | None = None
     """Color behind transparent pixels, or drop; that of the pretraining if None."""
@@ -58,7 +59,7 @@ class Features:
     """Seed of the views."""
     max_broken: float = 0.01
     """Largest share of broken images, which are named and left out; 0 allows none."""
-    revision: str | None = None
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REVISION")] = None
     """Branch, tag or commit of the repository."""
     cpu: bool = False
     """Compute on the CPU even where there is a GPU."""

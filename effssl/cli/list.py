@@ -17,7 +17,7 @@ class ListModels:
 
     pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
     """Pattern of the id, or of the part after its owner, such as '*-bt-*'."""
-    author: str | None = None
+    author: Annotated[str | None, tyro.conf.arg(metavar="OWNER")] = None
     """User or organization that owns the models."""
 
     def run(self) -> None:

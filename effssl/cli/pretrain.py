@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,12 +17,13 @@ from effssl.training.config import PretrainConfig
 class Pretrain:
     """Pretrain a backbone on images without labels.
 
-    Without --dataset it trains on 10,000 images that come with the package. For several processes
-    give the same flags to examples/pretrain.py under accelerate launch or torchrun. --config
-    runs/x/config.json takes the flags of an earlier run; flags given beside it win.
+    Without --dataset it trains on 10,000 images that come with the package. With several GPUs:
+    torchrun --standalone --nproc_per_node 8 -m effssl.cli pretrain ...
     """
 
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """config.json of an earlier run, whose flags are taken; flags given beside it win."""
 
     def run(self) -> None:
         """Train, and print the model folder."""

@@ -26,15 +26,15 @@ class Push:
     """Repository; created if it does not exist."""
     private: bool = False
     """Make the repository private if it is created."""
-    revision: str | None = None
+    revision: Annotated[str | None, tyro.conf.arg(metavar="BRANCH")] = None
     """Branch to push to; created from main if it does not exist."""
     commit_message: str | None = None
     """Message of the commit."""
-    license: str | None = None
+    license: Annotated[str | None, tyro.conf.arg(metavar="LICENSE")] = None
     """License of the weights, by its identifier on the Hub, such as apache-2.0; or other."""
-    license_name: str | None = None
+    license_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the license, with --license other."""
-    license_link: str | None = None
+    license_link: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of its text, with --license other; or LICENSE for a file of the repository."""
     create_pr: bool = False
     """Open a pull request instead of changing the branch."""

@@ -21,9 +21,9 @@ class Report:
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
-    output: Path | None = None
+    output: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write; report.html in the run folder if None."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """Where the images are now; where the run had them if None."""
     images: int = 2000
     """Images that are embedded for neighbors and map."""

@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from effssl.background import BACKGROUND
 from effssl.shown import one_line, plain
-from effssl.training.config import Preset, ValueRange
+from effssl.training._fields import Column, Dataset, Split
+from effssl.training.config import GivenRange, Preset
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
     """Draw a few images and their views, to see what a preset does to them before training."""
 
-    dataset: str = "fashion-mnist-sample"
+    dataset: Dataset = "fashion-mnist-sample"
     """Images to draw, as for pretrain."""
     preset: Preset = "imagenet"
     """What views look like, as for pretrain."""
-    output: Path = Path("views.png")
+    output: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("views.png")
     """Picture to write; its name's ending says the format."""
     views: int = 4
     """Views per image."""
@@ -29,11 +33,11 @@ class Views:
     """Channels of the images."""
     images: int = 8
     """Number of images, spread evenly over the data set."""
-    split: str = "train"
+    split: Split = "train"
     """Split of the data set."""
-    image_column: str | None = None
+    image_column: Column = None
     """Column with the images; found by its type if None."""
-    value_range: ValueRange | None = None
+    value_range: GivenRange = None
     """Stored values that become black and white, or auto, as for pretrain."""
     background: str = BACKGROUND
     """Color behind transparent pixels, or drop, as for pretrain."""

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from tyro.conf import arg
+
+from effssl.hints import option
 
 T = TypeVar("T")
 
 OnResume = Literal["keep", "warn", "free"]
 Published = Literal["yes", "no", "if public"]
+
+# texts, by what the help of the command line shows in place of one
+Name = Annotated[str, arg(metavar="NAME")]
+Split = Annotated[str, arg(metavar="SPLIT")]
+Dataset = Annotated[str, arg(metavar="DATASET")]
+Column = Annotated[str | None, arg(metavar="COLUMN")]
+Folder = Annotated[str | None, arg(metavar="FOLDER")]
 
 _KINDS = {
     str: "text",
@@ -91,7 +102,7 @@ def check_field(field: dataclasses.Field, hint: Any, value: Any) -> None:
             allowed, what = above < value < math.inf, f"above {above}"
         what += field.metadata["why"] and f": {field.metadata['why']}"
     if not allowed:
-        raise ValueError(f"{field.name} must be {what}; got {value!r}")
+        raise ValueError(f"{option(field.name)} must be {what}; got {value!r}")
 
 
 def _has_type(hint: Any, value: Any) -> tuple[bool, str]:

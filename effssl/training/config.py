@@ -10,20 +10,31 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from tyro.conf import arg
 
 from effssl.atomic import write_json
 from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import load_json
-from effssl.hints import did_you_mean
+from effssl.hints import did_you_mean, nearest, option, options_as_flags
 from effssl.loss_specs import LossName
 from effssl.naming import ModelName
-from effssl.training._fields import check_field, names_where, setting
+from effssl.training._fields import (
+    Column,
+    Dataset,
+    Folder,
+    Name,
+    Split,
+    check_field,
+    names_where,
+    setting,
+)
 
 if TYPE_CHECKING:
     from effssl.data.sources import Images
 else:
-    Images = str  # what a flag or a configuration file can say
+    Images = Dataset  # what a flag or a configuration file can say
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +49,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
 ValueRange = tuple[float, float] | Literal["auto"]
+GivenRange = Annotated[ValueRange | None, arg(metavar="LOW HIGH | auto")]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -52,7 +64,7 @@ class PretrainConfig:
         ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    backbone: str = setting("resnet18")
+    backbone: Name = setting("resnet18")
     """Name of a timm backbone, or resnet18_cifar, resnet34_cifar or resnet50_cifar."""
     pretrained: bool = setting(False)
     """Start from timm's pretrained weights instead of random ones."""
@@ -78,13 +90,13 @@ class PretrainConfig:
     .csv files; or a Hub id. In a folder, every file that can be decoded by its suffix is an image;
     top folders that are all called train, val, test or the like are splits; the first folder below
     is the class, if every image has one."""
-    split: str = setting("train")
+    split: Split = setting("train")
     """Split of the data set to train on."""
-    image_column: str | None = setting(None)
+    image_column: Column = setting(None)
     """Column of the images; found by its type if None."""
-    label_column: str | None = setting(None, on_resume="free")
+    label_column: Column = setting(None, on_resume="free")
     """Column of the classes, used only for k-NN accuracy; found by type and name if None."""
-    value_range: ValueRange | None = setting(None)
+    value_range: GivenRange = setting(None)
     """Stored values that become black and white, in images of any depth: 0 4095 for 12 bits in
     16-bit files; auto takes them from a sample of images. The full range of 16 bits if None."""
     background: str = setting(BACKGROUND)
@@ -119,7 +131,7 @@ class PretrainConfig:
     """Number of steps after which to stop, if the epochs take more; the schedule ends there too."""
     max_minutes: float | None = setting(None, above=0, on_resume="free")
     """Minutes after which to stop with a checkpoint, from which a resume continues."""
-    optimizer: str = setting("adamw")
+    optimizer: Name = setting("adamw")
     """Name of a timm optimizer: adamw, lars, lamb, sgd, ..."""
     lr: float = setting(1e-3, above=0, on_resume="warn")
     """Learning rate after warm-up."""
@@ -144,7 +156,7 @@ class PretrainConfig:
     """Seed of the initial weights, the order of the images and the views."""
     cpu: bool = setting(False, on_resume="free")
     """Train on the CPU even if there is an accelerator."""
-    output: str | None = setting(
+    output: Folder = setting(
         None, on_resume="free", published="no", from_file=False, may_differ=True
     )
     """Run folder; runs/{backbone}-{loss}-p{projector_dim}-aug{views} if None."""
@@ -181,12 +193,17 @@ class PretrainConfig:
                 continue  # text, or an object that load_source checks
             check_field(field, hints[field.name], getattr(self, field.name))
         if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range must rise from LOW to HIGH; got {self.value_range}")
+            raise ValueError(
+                f"{option('value_range')} must rise from LOW to HIGH; got {self.value_range}"
+            )
         color_of(self.background)
         if self.output is not None:
             _check_output(self.output)
         if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite exclude each other: go on, or start anew")
+            raise ValueError(
+                f"{option('resume')} and {option('overwrite')} exclude each other: go on, or start "
+                "anew"
+            )
 
     def flags(self, without: Collection[str] = ()) -> list[str]:
         """Return the command-line flags of all fields that are not at their defaults.
@@ -215,7 +232,11 @@ class PretrainConfig:
         """
         path = Path(file)
         if not path.is_file():
-            raise FileNotFoundError(f"no configuration {path}: give the config.json of a run")
+            if (path / "config.json").is_file():
+                raise IsADirectoryError(f"{path} is a folder: give {path / 'config.json'}")
+            raise FileNotFoundError(
+                f"no configuration {path}: give the config.json of a run{nearest(path)}"
+            )
         values = load_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds no configuration but {type(values).__name__}")
@@ -232,7 +253,8 @@ class PretrainConfig:
         if values.keys() >= _OF_A_RUN:
             values = BEFORE | values
         try:
-            config = cls(**values)
+            with options_as_flags(False):  # the file has the names of the fields
+                config = cls(**values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         defaults = config._of_one_launch()
@@ -270,8 +292,10 @@ class PretrainConfig:
 
 def _check_output(output: str) -> None:
     if not output.strip() or "\0" in output:
-        raise ValueError(f"output must be the path of a folder; got {output!r}")
+        raise ValueError(f"{option('output')} must be the path of a folder; got {output!r}")
     try:
         Path(output).expanduser()
     except RuntimeError as error:  # of a user who is not there
-        raise ValueError(f"output {output!r} is in no folder of this machine: {error}") from error
+        raise ValueError(
+            f"{option('output')} {output!r} is in no folder of this machine: {error}"
+        ) from error

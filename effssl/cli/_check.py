@@ -1,0 +1,237 @@
+"""Mistakes on the command line, each as one line that says what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from effssl.cli._options import Option
+from effssl.cli._synonyms import advice, command_for, synonyms
+
+_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
+_DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # those that a text processor makes of a hyphen
+_MOST_NAMED = 3
+
+
+def check_command(args: Sequence[str], commands: Sequence[str]) -> None:
+    """Check that the first argument is a command, or asks for help.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    word = args[0]
+    if word in commands or word in ("-h", "--help"):
+        return
+    if word[0] in _DASHES:
+        near = difflib.get_close_matches(_bare(word), ["help", "version"], n=1)
+        hint = f"did you mean --{near[0]}? " if near else ""
+        raise ValueError(f"a command comes before {word}: {hint}{', '.join(commands)}")
+    plain = word.lower().replace("_", "-")
+    near = [command_for(plain)] if command_for(plain) else []
+    near = near or difflib.get_close_matches(plain, commands, n=1)
+    hint = f"did you mean effssl {near[0]}? " if near else ""
+    raise ValueError(f"there is no command {word!r}; {hint}commands are {', '.join(commands)}")
+
+
+def check_arguments(command: str, options: Sequence[Option], args: Sequence[str]) -> None:
+    """Check that the arguments of a command can be read.
+
+    Args:
+        command: Name of the command.
+        options: What it takes.
+        args: Arguments after the command.
+
+    Raises:
+        ValueError: If a flag is unknown, a value is missing or of the wrong type, or there are too
+            many words or too few.
+    """
+    if not {"-h", "--help"}.isdisjoint(args):
+        return
+    _Walk(command, options).over(args)
+
+
+@dataclass
+class _Walk:
+    """Goes through the arguments of a command from left to right."""
+
+    command: str
+    options: Sequence[Option]
+    given: set[str] = field(default_factory=set)
+    words: list[tuple[str, Option | None, str]] = field(default_factory=list)
+    """Words without a flag, each with the flag and the value before it."""
+
+    def __post_init__(self) -> None:
+        self.flags = {
+            name: option
+            for option in self.options
+            if not option.positional
+            for name in (option.name, *option.aliases)
+        }
+
+    def over(self, args: Sequence[str]) -> None:
+        """Check all arguments."""
+        place, before = 0, (None, "")
+        while place < len(args):
+            word = args[place]
+            place += 1
+            if not _is_flag(word):
+                self.words.append((word, *before))
+                continue
+            name, equals, attached = word.partition("=")
+            option = self._option(name, attached if equals else "".join(args[place : place + 1]))
+            most = option.most_words
+            values = [attached] if equals else []
+            while not equals and len(values) < most and place < len(args):
+                if _is_flag(args[place]) or (values and option.takes(values) and most < math.inf):
+                    break
+                values.append(args[place])
+                place += 1
+            self._check_value(option, values, args[place : place + 1])
+            self.given.add(option.field)
+            before = (option, " ".join(values))
+        self._check_words()
+        self._check_required()
+
+    def _option(self, given: str, value: str) -> Option:
+        name = _bare(given)
+        if given.startswith("--") and name in self.flags:
+            return self.flags[name]
+        near = self._near(name.lower())
+        instead = advice(name.lower(), self.command, self.flags)
+        raise ValueError(
+            f"effssl {self.command} has no flag {given}: "
+            + (_hint(near, value) if near else instead or self._help())
+        )
+
+    def _near(self, name: str) -> list[Option]:
+        """Return the options that a misspelt flag may stand for: same words, else same letters."""
+        if name in self.flags:  # with one hyphen, or in capitals
+            return [self.flags[name]]
+        same = synonyms(name)
+        found = [option for option in self.options if option.name in same or option.field in same]
+        # a word that stands for a positional argument is that of another flag as often
+        found = [option for option in found if not option.positional] or found
+        if found:
+            return found
+        if self.options and name in ("model", "m") and self.options[0].metavar == "MODEL":
+            return [self.options[0]]
+        near = difflib.get_close_matches(name, [*self.flags, *_words_for(self.flags)], n=1)
+        if not near:
+            return [o for o in self.flags.values() if name and o.name.startswith(name)][:2]
+        return [self.flags[near[0]]] if near[0] in self.flags else self._near(near[0])
+
+    def _check_value(self, option: Option, values: list[str], after: Sequence[str]) -> None:
+        if option.most_words == 0:
+            if values or (after and after[0].lower() in ("true", "false", "1", "0", "yes", "no")):
+                said = (values or after)[0]
+                off = said.lower() in ("false", "0", "no")
+                what = f"leave {option.label} out" if off else f"{option.label} alone sets it"
+                raise ValueError(f"{option.label} takes no value, and got {said!r}: {what}")
+            return
+        if not values:
+            raise ValueError(f"{option.label} needs a value: {option.label} {option.metavar}")
+        if not option.takes(values):
+            near = _near_value(option, values[-1])
+            misplaced = self._misplaced(option, values)
+            raise ValueError(
+                f"{option.label} must be {option.wanted()}; got {' '.join(map(repr, values))}"
+                f"{f'; did you mean {near!r}?' if near else misplaced}"
+            )
+
+    def _misplaced(self, option: Option, values: list[str]) -> str:
+        """Return a hint if the last value is what stands without a flag."""
+        wanted = [one for one in self.options if one.positional]
+        if option.most_words == math.inf and wanted and len(values) > 1 and not self.words:
+            if option.takes(values[:-1]):
+                return f"; {wanted[0].metavar} comes before {option.label}"
+        return ""
+
+    def _check_words(self) -> None:
+        wanted = [option for option in self.options if option.positional]
+        extra = self.words[len(wanted) :]
+        if not extra:
+            return
+        # a pattern that the shell replaced by many names: all but the first have no flag
+        for _, flag, value in self.words:
+            names = [value, *(word for word, of, _ in self.words if of is flag)]
+            if flag is not None and flag.most_words == 1 and all(map(os.path.exists, names)):
+                raise ValueError(
+                    f"{flag.label} takes one name, and the shell made {len(names)} of a pattern: "
+                    f"quote it, {flag.label} {shlex.quote(_pattern(names))}"
+                )
+        first, flag, value = extra[0]
+        takes = f"effssl {self.command} takes " + (
+            " ".join(option.metavar for option in wanted) + " and flags" if wanted else "flags only"
+        )
+        said = ", ".join(repr(word) for word, *_ in extra[:_MOST_NAMED])
+        said += f" and {len(extra) - _MOST_NAMED} more" if len(extra) > _MOST_NAMED else ""
+        raise ValueError(f"{takes}; got {said} too{self._way_out(first, flag, value)}")
+
+    def _way_out(self, word: str, flag: Option | None, value: str) -> str:
+        name, equals, assigned = word.partition("=")
+        if equals and (near := self._near(_bare(name).lower())):
+            return f"; did you mean {near[0].label} {assigned}?"
+        if flag is not None and flag.most_words == 1:
+            return f"; {flag.label} takes one value, in quotes if it has spaces or a pattern in it"
+        if flag is not None and flag.most_words == 0:
+            return f"; {flag.label} takes no value"
+        if "dataset" in self.flags and "dataset" not in self.given:
+            return f"; did you mean --dataset {shlex.quote(word)}?"
+        return f"; {self._help()}"
+
+    def _check_required(self) -> None:
+        wanted = [option for option in self.options if option.positional]
+        missing = [o.label for o in wanted[len(self.words) :] if o.required]
+        missing += [
+            f"{o.label} {o.metavar}"
+            for o in self.options
+            if o.required and not o.positional and o.field not in self.given
+        ]
+        if missing:
+            raise ValueError(f"effssl {self.command} needs {' and '.join(missing)}; {self._help()}")
+
+    def _help(self) -> str:
+        return f"effssl {self.command} --help lists what it takes"
+
+
+def _hint(near: list[Option], value: str) -> str:
+    """Return what to type instead of a flag that there is not, with the value that was given."""
+    typed = "" if not value or _is_flag(value) else f" {shlex.quote(value)}"
+    first = near[0]
+    if first.positional:
+        return f"{first.metavar} is given without a flag"
+    options = " or ".join(f"{o.label}{'' if o.most_words == 0 else typed}" for o in near)
+    return f"did you mean {options}?"
+
+
+def _near_value(option: Option, value: str) -> str | None:
+    choices = re.findall(r"[\w.-]+", option.metavar) if option.metavar.startswith("{") else []
+    near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def _words_for(flags: Sequence[str]) -> list[str]:
+    """Return other words for some flags."""
+    return sorted({word for flag in flags for word in synonyms(flag) if len(word) > 3})
+
+
+def _pattern(names: list[str]) -> str:
+    """Return a pattern that stands for all names, as far as it can be told."""
+    folders = {os.path.dirname(name) for name in names}
+    suffixes = {os.path.splitext(name)[1] for name in names}
+    folder = folders.pop() if len(folders) == 1 else os.path.commonpath(names)
+    suffix = suffixes.pop() if len(suffixes) == 1 else ""
+    return os.path.join(folder, f"*{suffix}")
+
+
+def _bare(flag: str) -> str:
+    return flag.lstrip(_DASHES).replace("_", "-")
+
+
+def _is_flag(word: str) -> bool:
+    return len(word) > 1 and word[0] in _DASHES and not _NUMBER.match(word)

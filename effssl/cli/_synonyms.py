@@ -1,0 +1,158 @@
+"""Words of other libraries and tools for what effssl calls otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# words in a line mean the same; a command has one of them, or more
+_SAME = tuple(
+    frozenset(line.split())
+    for line in """
+    backbone arch architecture model encoder network net model-name
+    batch-size bs b batch batchsize train-batch-size total-batch-size per-device-train-batch-size
+    cache-gb cache cache-size
+    checkpoint-minutes checkpoint-steps save-every save-freq save-steps save-interval
+    commit-message message msg m
+    cpu no-cuda no-gpu use-cpu force-cpu
+    create-pr pr pull-request
+    dataset data data-path data-dir data-root data-folder d train-dir train-data root folder input
+    dry-run n noop
+    epochs epoch e num-epochs n-epochs max-epochs num-train-epochs ep
+    evaluate-every eval-every eval-freq eval-interval val-interval
+    grad-clip clip clip-grad clip-grad-norm max-grad-norm gradient-clip-val
+    image-column image-key image-col
+    img-size image-size imgsz input-size image-res resolution crop-size size res
+    in-chans channels in-channels num-channels n-channels chans
+    k knn-k nb-knn num-neighbors n-neighbors neighbors
+    keep-checkpoints save-total-limit max-checkpoints
+    label-column label label-key label-col target target-column
+    log-every log-interval log-freq print-freq print-every logging-steps
+    loss objective method algorithm criterion ssl-method
+    loss-weight lambd lambda lmbda beta off-diagonal-weight
+    lr learning-rate learningrate base-lr blr lr0 eta
+    lr-scaling scale-lr lr-scale
+    max-minutes budget-minutes minutes max-time time-limit budget
+    max-steps steps num-steps iterations iters max-iter max-iters max-iterations
+    micro-batch accum-iter accumulate grad-accum gradient-accumulation-steps accum-steps
+    optimizer opt optim
+    output out o output-dir out-dir output-path output-folder save-dir save-path log-dir json
+    overwrite force f
+    patch-size patch
+    per-class by-class per-class-accuracy
+    precision amp fp16 bf16 half mixed-precision dtype
+    preset augmentation augment aug augs transform transforms augmentations
+    private visibility
+    projector-dim projector proj-dim projection-dim out-dim embedding-dim emb-dim dim proj
+    protocols protocol tasks eval-protocol metrics
+    resume continue resume-from auto-resume ckpt checkpoint resume-from-checkpoint
+    revision branch tag rev commit
+    seed seeds random-seed random-state manual-seed s
+    shares labels label-fraction train-percent share percent fractions
+    split train-split test-split subset
+    temperature temp tau t
+    test-split test val val-split validation-split eval-split test-set valid-split
+    tracker logger report-to wandb tensorboard log-with
+    train-split train-set
+    views num-views n-views crops num-crops n-crops num-augs augmentations num-augmentations v
+    warmup-epochs warmup warm-up warmup-steps
+    weight-decay wd
+    workers num-workers w j jobs num-proc threads dataloader-num-workers n-workers
+    """.strip().splitlines()
+)
+
+# what to do instead of giving a flag that there is not, by a flag of the commands that can do it
+_LAUNCH = (
+    "cpu",
+    "a process trains on one device; for several give torchrun --standalone --nproc_per_node 8 -m "
+    "effssl.cli {command} ...",
+)
+_DEVICE = ("cpu", "a GPU is taken where there is one, and --cpu takes none")
+_SCHEDULE = (
+    "warmup-epochs",
+    "the learning rate rises for --warmup-epochs and falls to zero as a cosine",
+)
+_ADVICE = {
+    "gpus": _LAUNCH,
+    "gpu": _LAUNCH,
+    "ngpus": _LAUNCH,
+    "num-gpus": _LAUNCH,
+    "n-gpus": _LAUNCH,
+    "devices": _LAUNCH,
+    "num-processes": _LAUNCH,
+    "nproc-per-node": _LAUNCH,
+    "world-size": _LAUNCH,
+    "distributed": _LAUNCH,
+    "multi-gpu": _LAUNCH,
+    "device": _DEVICE,
+    "cuda": _DEVICE,
+    "accelerator": _DEVICE,
+    "lr-scheduler": _SCHEDULE,
+    "lr-schedule": _SCHEDULE,
+    "scheduler": _SCHEDULE,
+    "sched": _SCHEDULE,
+    "schedule": _SCHEDULE,
+    "min-lr": _SCHEDULE,
+    "cos": _SCHEDULE,
+}
+_COMMANDS = {
+    "train": "pretrain",
+    "pre-train": "pretrain",
+    "fit": "pretrain",
+    "run": "pretrain",
+    "eval": "evaluate",
+    "test": "evaluate",
+    "val": "evaluate",
+    "validate": "evaluate",
+    "benchmark": "evaluate",
+    "knn": "evaluate",
+    "linear": "evaluate",
+    "linear-probe": "evaluate",
+    "finetune": "evaluate",
+    "fine-tune": "evaluate",
+    "extract": "features",
+    "extract-features": "features",
+    "embed": "features",
+    "embeddings": "features",
+    "encode": "features",
+    "predict": "features",
+    "infer": "features",
+    "plot": "report",
+    "html": "report",
+    "augment": "views",
+    "augmentations": "views",
+    "show": "views",
+    "preview": "views",
+    "upload": "push",
+    "publish": "push",
+    "push-to-hub": "push",
+    "models": "list",
+    "ls": "list",
+    "search": "list",
+    "clean": "cache",
+    "suggest": "recommend",
+    "plan": "recommend",
+    "help": "--help",
+    "version": "--version",
+}
+
+
+def synonyms(word: str) -> set[str]:
+    """Return the words that mean the same as the name of a flag, without its hyphens."""
+    return {name for names in _SAME if word in names for name in names} - {word}
+
+
+def advice(word: str, command: str, flags: Collection[str]) -> str:
+    """Return what to do instead of giving a flag that no command has, or an empty text.
+
+    Args:
+        word: Name of the flag, without its hyphens.
+        command: Name of the command.
+        flags: Names of the flags that the command has.
+    """
+    needed, text = _ADVICE.get(word, ("", ""))
+    return text.format(command=command) if needed in flags else ""
+
+
+def command_for(word: str) -> str | None:
+    """Return the command that does what a word of other tools says, if there is one."""
+    return _COMMANDS.get(word)
