@@ -19,6 +19,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from effssl.hints import option
+
 _CFG = {
     "num_classes": 1000,
     "input_size": (3, 32, 32),
@@ -92,5 +94,5 @@ def named_download(backbone: str) -> Iterator[None]:
         raise FileNotFoundError(
             f"no pretrained weights of {backbone!r}: they are not in the cache "
             f"{os.path.normpath(constants.HF_HUB_CACHE)}, and {why}; or start from random weights, "
-            "without --pretrained"
+            f"without {option('pretrained')}"
         ) from error

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from effssl.distributed import all_reduce_max, world_size
+from effssl.hints import option
 
 _LISTEN = 5.0  # seconds, after a lost connection
 _LOOK_EVERY = 5.0  # seconds between checks of the other processes
@@ -110,7 +111,7 @@ def lost_connection(silent: list[int]) -> ConnectionError:
     named = ", ".join(str(rank) for rank in silent) or "none"
     return ConnectionError(
         f"process {dist.get_rank()} of {world_size()} lost the others; no sign of life from "
-        f"process: {named}; see its log, then go on with --resume"
+        f"process: {named}; see its log, then go on with {option('resume')}"
     )
 
 

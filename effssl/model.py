@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effssl.backbones import named_download  # the module registers the small-image ResNets
 from effssl.background import BACKGROUND
-from effssl.hints import did_you_mean
+from effssl.hints import did_you_mean, option
 from effssl.naming import ModelName
 
 logger = logging.getLogger(__name__)
@@ -191,8 +191,8 @@ def create_model(
     if ":" in backbone or "/" in backbone:
         raise ValueError(
             f"backbone {backbone!r} is a repository or a folder, from which no backbone is taken "
-            "yet: give a name of timm such as resnet50, or resnet50.a1_in1k with --pretrained to "
-            "start from those weights of timm"
+            "yet: give a name of timm such as resnet50, or resnet50.a1_in1k with "
+            f"{option('pretrained')} to start from those weights of timm"
         )
     architecture = backbone.partition(".")[0]
     if not timm.is_model(architecture):
@@ -202,7 +202,7 @@ def create_model(
         )
     for name, value in {"projector_dim": projector_dim, "in_chans": in_chans}.items():
         if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+            raise ValueError(f"{option(name)} must be 1 or more, got {value}")
 
     if views is not None and img_size not in (None, getattr(views, "size", img_size)):
         raise ValueError(f"img_size {img_size} is not the {views.size} px of the views: leave it")
@@ -263,7 +263,7 @@ def check_input(model: SSLModel) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {model.backbone.pretrained_cfg['architecture']!r} cannot take images of "
-            f"{shape[-1]} px: {reason}; give another img_size"
+            f"{shape[-1]} px: {reason}; give another {option('img_size')}"
         ) from error
     finally:
         model.train(training)

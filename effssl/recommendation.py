@@ -7,6 +7,7 @@ import math
 import shlex
 import time
 
+from effssl.hints import option
 from effssl.training.config import PretrainConfig
 
 SMALL_IMAGES = 64
@@ -86,9 +87,9 @@ def recommend(
         ("in_chans", in_chans, 1),
     ):
         if value < least:
-            raise ValueError(f"{name} must be {least} or more; got {value}")
+            raise ValueError(f"{option(name)} must be {least} or more; got {value}")
     if not 0 < budget_minutes < math.inf:
-        raise ValueError(f"budget_minutes must be above 0; got {budget_minutes}")
+        raise ValueError(f"{option('budget_minutes')} must be above 0; got {budget_minutes}")
 
     base = _base(images, image_size, in_chans, cpu)
     enough = max(ENOUGH_VIEWS, ENOUGH_EPOCHS * images * base.views)
@@ -177,7 +178,7 @@ def _scheduled(
     if fit < 1:
         raise ValueError(
             f"{budget_minutes:g} minutes are less than a step of {config.batch_size} images at "
-            f"{speed:,.0f} views a second: give a larger budget_minutes"
+            f"{speed:,.0f} views a second: give a larger {option('budget_minutes')}"
         )
     most = min(MOST_EPOCHS, max(100, MOST_IMAGES_SEEN // images))
     epochs = min(most, fit // of_epoch)

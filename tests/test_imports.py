@@ -8,8 +8,9 @@ import effssl
 
 # a part of the package may import parts of the layers above it in this list, and no others
 LAYERS = (
-    {"atomic", "backbones", "background", "device", "distributed", "hints", "loss_specs"}
-    | {"processes", "progress", "seeding", "shown", "version"},
+    {"hints"},
+    {"atomic", "backbones", "background", "device", "distributed", "loss_specs", "processes"}
+    | {"progress", "seeding", "shown", "version"},
     {"batch_norm", "chunk_statistics", "foreign", "liveness", "naming", "optim"},
     {"record_checks", "record_tables"},
     {"records"},

@@ -82,7 +82,7 @@ def test_bad_arguments_say_what_is_allowed(arguments, message):
 def test_a_repository_or_folder_as_a_backbone_is_named_with_what_is_possible(name):
     with pytest.raises(ValueError, match="no backbone is taken yet: give a name of timm") as info:
         effssl.create_model(name)
-    assert repr(name) in str(info.value) and "--pretrained" in str(info.value)
+    assert repr(name) in str(info.value) and "with pretrained to start" in str(info.value)
     assert len(str(info.value).splitlines()) == 1
 
 
@@ -91,7 +91,7 @@ def test_weights_that_cannot_be_downloaded_are_named_with_the_reason_and_the_cac
     with pytest.raises(FileNotFoundError) as info:  # the tests are offline
         effssl.create_model(name, pretrained=True)
     said = str(info.value)
-    assert repr(name) in said and "HF_HUB_OFFLINE is set" in said and "--pretrained" in said
+    assert repr(name) in said and "HF_HUB_OFFLINE is set" in said and "without pretrained" in said
     assert constants.HF_HUB_CACHE in said and len(said.splitlines()) == 1
 
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import islice
 
 from effssl.distributed import gather_objects
+from effssl.hints import option
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ def allowed_broken(num_images: int, max_broken: float) -> int:
         ValueError: If the share is not from 0 to 1.
     """
     if not 0 <= max_broken <= 1:
-        raise ValueError(f"max_broken is a share of the images, 0 to 1; got {max_broken}")
+        raise ValueError(
+            f"{option('max_broken')} is a share of the images, 0 to 1; got {max_broken}"
+        )
     return math.ceil(Fraction(str(max_broken)) * num_images)  # 0.07 * 100 is above 7
 
 
@@ -48,8 +51,8 @@ def check_broken(broken: Collection[str], num_images: int, max_broken: float = M
         raise ValueError(f"none of the {num_images:,} images can be read: {named}{more}")
     raise ValueError(
         f"{len(broken):,} of the {num_images:,} images cannot be read so far, which is more than "
-        f"the {allowed:,} that --max-broken {max_broken:g} allows: mend or remove them, or allow "
-        f"more: {named}{more}"
+        f"the {allowed:,} that {option('max_broken')} {max_broken:g} allows: mend or remove "
+        f"them, or allow more: {named}{more}"
     )
 
 

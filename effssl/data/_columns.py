@@ -11,6 +11,7 @@ import numpy as np
 from effssl.data._folders import suffix_of
 from effssl.data._paths import file_cell
 from effssl.data._suffixes import image_suffixes, lacking_extra
+from effssl.hints import option
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
@@ -26,13 +27,15 @@ def find_image_column(features: Features, name: str | None) -> str:
     if name is not None:
         images = files + arrays + contents + lists
         if name not in images:
-            raise ValueError(f"image_column {name!r} is not among the image columns {images}")
+            raise ValueError(
+                f"{option('image_column')} {name!r} is not among the image columns {images}"
+            )
         return name
     images = files or arrays or contents
     if len(images) != 1:
         raise ValueError(
             f"the data set has {len(images)} image columns {images} among {list(features)}: "
-            "name the one to use with image_column"
+            f"name the one to use with {option('image_column')}"
         )
     return images[0]
 

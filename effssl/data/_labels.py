@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from effssl.hints import option
 from effssl.shown import shown
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def find_label_column(features: Features, name: str | None) -> str | None:
 
     if name is not None:
         if name not in features:
-            raise ValueError(f"label_column {name!r} is not among the columns {list(features)}")
+            raise ValueError(
+                f"{option('label_column')} {name!r} is not among the columns {list(features)}"
+            )
         return name
     classes = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
     named = [column for column in _NAMES if column in features]

@@ -18,6 +18,7 @@ from effssl.data._constant import is_constant
 from effssl.data._decode import decode_image, image_name
 from effssl.data._pixels import BrokenImage
 from effssl.data.sources import Source
+from effssl.hints import option
 from effssl.processes import start_method
 from effssl.seeding import seeded_generator
 
@@ -152,11 +153,14 @@ class BatchShard:
     def __post_init__(self) -> None:
         if self.batch_size % self.chunk:
             raise ValueError(
-                f"micro_batch {self.micro_batch} does not divide batch_size {self.batch_size}"
+                f"{option('micro_batch')} {self.micro_batch} does not divide "
+                f"{option('batch_size')} {self.batch_size}"
             )
         if self.chunk < self.world_size:
             name = "batch_size" if self.micro_batch is None else "micro_batch"
-            raise ValueError(f"{name} {self.chunk} is less than the {self.world_size} processes")
+            raise ValueError(
+                f"{option(name)} {self.chunk} is less than the {self.world_size} processes"
+            )
 
     @property
     def chunk(self) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 import PIL.Image
 import torch
 
+from effssl.hints import option
+
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_ASPECT = 32  # longer side by shorter side; an image beyond it is taken for garbage
 GIVE_RANGE = "--value-range LOW HIGH, or auto, maps other numbers"
@@ -29,8 +31,8 @@ def pil_mode(in_chans: int) -> str:
     """
     if in_chans not in PIL_MODES:
         raise ValueError(
-            f"in_chans={in_chans}: image files are read as 1 (gray), 3 (RGB) or 4 (RGBA) channels, "
-            "and only TIFF files and arrays may have another number"
+            f"{option('in_chans')}={in_chans}: image files are read as 1 (gray), 3 (RGB) or 4 "
+            "(RGBA) channels, and only TIFF files and arrays may have another number"
         )
     return PIL_MODES[in_chans]
 

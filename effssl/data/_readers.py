@@ -18,6 +18,7 @@ from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
 from effssl.data._paths import printable
 from effssl.data._rows import rows_of_images, rows_of_parquet
+from effssl.hints import is_beside_others, nearest
 from effssl.shown import one_line
 
 if TYPE_CHECKING:
@@ -81,13 +82,23 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
     if glob.has_magic(name):
         root, files = _globbed(path)
         return _read_files(files, root, name, split, streaming)
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or is_beside_others(name):
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise FileNotFoundError(
-            f"no data set at {name!r}: there is no such file or folder{where}, and a Hub id is "
-            "owner/name"
+            f"no data set at {name!r}: there is no such file or folder{where}{nearest(path)}"
+            f"{_hub_hint(name)}"
         )
     return _load(name, split, streaming)._replace(own=own_folders(name))
+
+
+def _hub_hint(name: str) -> str:
+    """Return what a Hub id is, for a name that may be meant as one."""
+    owner, slash, _ = name.partition("/")
+    if is_beside_others(name):
+        if not _HUB_ID.fullmatch(name):
+            return ""
+        return f"; for the data set of that id on the Hub, start where no folder is called {owner}"
+    return "" if slash or name.startswith("~") else "; a Hub id is owner/name"
 
 
 def is_public(dataset: object) -> bool:
@@ -186,7 +197,9 @@ def _globbed(pattern: Path) -> tuple[Path, list[Path]]:
         elif path.is_file():
             found.add(path)
     if not found:
-        raise FileNotFoundError(f"no data set at {str(pattern)!r}: no file matches that pattern")
+        raise FileNotFoundError(
+            f"no data set at {str(pattern)!r}: no file matches that pattern{nearest(root)}"
+        )
     return root, sorted(found)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from effssl.data._decode import stored_values
 from effssl.data._pixels import BrokenImage
+from effssl.hints import option
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -61,10 +62,14 @@ def settle_range(
     pair = [] if isinstance(value_range, str | Real) else list(value_range)
     numbers = [n for n in pair if isinstance(n, Real) and math.isfinite(n)]
     if len(pair) != 2 or len(numbers) != 2:
-        raise ValueError(f"value_range must be two numbers, auto or None; got {value_range!r}")
+        raise ValueError(
+            f"{option('value_range')} must be two numbers, auto or None; got {value_range!r}"
+        )
     low, high = map(float, numbers)
     if not low < high:
-        raise ValueError(f"value_range must rise from LOW to HIGH; got {low:g} {high:g}")
+        raise ValueError(
+            f"{option('value_range')} must rise from LOW to HIGH; got {low:g} {high:g}"
+        )
     return low, high
 
 
@@ -100,14 +105,17 @@ def _found(cells: Iterable[object], options: dict) -> tuple[float, float]:
         images += 1
     pool = np.concatenate(taken) if taken else np.empty(0)
     if not len(pool):
-        raise ValueError("value_range auto: no image of the sample can be read; give LOW HIGH")
+        raise ValueError(
+            f"{option('value_range')} auto: no image of the sample can be read; give LOW HIGH"
+        )
     low, high = (
         float(np.percentile(pool, percent, method=method))  # a value that is there
         for percent, method in zip(PERCENTILES, ("lower", "higher"), strict=True)
     )
     if low == high:
         raise ValueError(
-            f"value_range auto: nearly all values of {images} images are {low:g}; give LOW HIGH"
+            f"{option('value_range')} auto: nearly all values of {images} images are {low:g}; give "
+            "LOW HIGH"
         )
     logger.info(
         "value range %s %s (auto: percentiles %g and %g of %d images, with values from %s to %s)",
@@ -136,8 +144,8 @@ def _warn_of_darkness(cells: Iterable[object], options: dict) -> None:
     if largest > 0:  # of deep images that are not black
         logger.warning(
             "the largest value in %d images of more than 8 bits is %s, of %s that they may have: "
-            "in 8 bits they are nearly black; give --value-range 0 %s, or auto",
-            *(images, _shown(largest), _shown(of), _shown(largest)),
+            "in 8 bits they are nearly black; give %s 0 %s, or auto",
+            *(images, _shown(largest), _shown(of), option("value_range"), _shown(largest)),
         )
 
 

@@ -29,6 +29,7 @@ from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
 from effssl.data._source_errors import name_of, named_errors
 from effssl.data._value_range import settle_range
+from effssl.hints import option
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset
@@ -160,7 +161,7 @@ class Source:
         if self.label_column is None:
             raise ValueError(
                 f"the data set has no label column among {self.dataset.column_names}: "
-                "name one with label_column"
+                f"name one with {option('label_column')}"
             )
         values = self.dataset[self.label_column][:]
         return number_classes(values, self.class_names, self.label_column)
@@ -272,7 +273,7 @@ def load_source(
             paths = find_path_column(rows, image_column)
     image_column = paths or find_image_column(rows.features, image_column)
     if label_column == image_column:
-        raise ValueError(f"label_column {label_column!r} is the column with the images")
+        raise ValueError(f"{option('label_column')} {label_column!r} is the column with the images")
     label_column = find_label_column(rows.features, label_column)
     if label_column == image_column:  # called like one of labels
         label_column = None

@@ -22,6 +22,7 @@ from effssl.distributed import gather_objects, join, world_size
 from effssl.evaluation._agreement import images_digest, model_digest
 from effssl.evaluation._device import Precision, autocast, resolve_precision
 from effssl.evaluation._reading import ImagesAt, pack
+from effssl.hints import option
 from effssl.processes import explain_lost_workers, start_method
 from effssl.progress import Stage
 from effssl.seeding import seeded_generator
@@ -96,7 +97,7 @@ class Extraction:
                 "loads a model by name"
             )
         if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+            raise ValueError(f"{option('batch_size')} must be 1 or more; got {batch_size}")
         self.model, self.views, self.seed = model, views, seed
         self.project, self.average, self.batch_size = project, average, batch_size
         parameter = next(model.parameters(), torch.empty(0))

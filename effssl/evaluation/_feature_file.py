@@ -41,6 +41,7 @@ from effssl.evaluation._partial_folder import (
     partial_folder,
 )
 from effssl.foreign import read_text
+from effssl.hints import option
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ def _holds(file: Path, text: str) -> bool:
 
 def _check_free(output: Path) -> None:
     if os.path.lexists(output):
-        raise FileExistsError(f"{output} exists: choose another name, or delete it")
+        raise FileExistsError(f"{output} exists: give another {option('output')}, or delete it")
 
 
 def _on_first_rank(action: Callable[[], None]) -> None:

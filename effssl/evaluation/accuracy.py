@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from effssl.data.sources import Source
+from effssl.hints import option
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ def read_labels(source: Source, of: str = "") -> Tensor:
     if not (labels >= 0).any():
         raise ValueError(
             f"label column {source.label_column!r} holds no class for any of the {len(labels)} "
-            f"images{of}: name another with label_column; pretraining and the protocol spectrum "
-            "need none"
+            f"images{of}: name another with {option('label_column')}; pretraining and the protocol "
+            "spectrum need none"
         )
     return labels
 

@@ -38,6 +38,7 @@ from effssl.evaluation._device import (
 from effssl.evaluation._images import Images
 from effssl.evaluation.accuracy import Accuracy, topk_classes
 from effssl.evaluation.features import extract_readable
+from effssl.hints import option
 from effssl.model import SSLModel
 from effssl.optim import create_optimizer, create_schedule
 from effssl.progress import Stage
@@ -242,7 +243,7 @@ def check_tuning(share: float, epochs: int | None) -> None:
     if not 0 < share <= 1:
         raise ValueError(f"share of the labels must be above 0 and at most 1, got {share}")
     if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs of fine-tuning must be 1 or more, got {epochs}")
+        raise ValueError(f"{option('epochs')} of fine-tuning must be 1 or more, got {epochs}")
 
 
 def default_epochs(share: float, batches: int) -> int:
@@ -292,7 +293,7 @@ def _check_finite(losses: list[Tensor], steps: int, lr: float) -> float:
     for step, loss in enumerate(values, steps - len(losses) + 1):
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss of fine-tuning is {loss} at step {step}: lower lr {lr:g}"
+                f"the loss of fine-tuning is {loss} at step {step}: lower {option('lr')} {lr:g}"
             )
     return math.fsum(values) / len(values)
 

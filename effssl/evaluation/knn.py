@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from effssl.evaluation.accuracy import Accuracy, check_labeled, topk_classes
+from effssl.hints import option
 
 K = (1, 5, 20, 200)
 TEMPERATURE = 0.07
@@ -70,6 +71,6 @@ def check_votes(k: Sequence[int], temperature: float, images: int) -> None:
     wrong = [count for count in k if not 1 <= count <= images]
     if wrong or not k:
         shown = ", ".join(map(str, wrong)) or "none"
-        raise ValueError(f"k must be 1 to the {images} training images, got {shown}")
+        raise ValueError(f"{option('k')} must be 1 to the {images} training images, got {shown}")
     if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+        raise ValueError(f"{option('temperature')} must be above 0, got {temperature}")

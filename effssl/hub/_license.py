@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from effssl.hints import did_you_mean
+from effssl.hints import did_you_mean, option
 
 LICENSE = ("license", "license_name", "license_link")
 """Keys of a card."""
@@ -68,32 +68,35 @@ def check_license(
             for a license that the Hub knows.
     """
     lead = f"{where}: " if where else ""
+    field, its_name, its_link = (  # a card has the words of Python
+        word if where else option(word) for word in ("license", "license_name", "license_link")
+    )
     if license is None:
         if name is not None or link is not None:
-            raise ValueError(f"{lead}license_name and license_link need the license 'other'")
+            raise ValueError(f"{lead}{its_name} and {its_link} need the license 'other'")
         return None
     if license not in known_licenses():
         hint = did_you_mean(str(license).lower(), known_licenses(), most=3)
         raise ValueError(
-            f"{lead}license {str(license)[:80]!r} is not one that the Hub knows: {hint}give one of "
-            f"{_LIST}, or 'other' with its license_name and license_link"
+            f"{lead}{field} {str(license)[:80]!r} is not one that the Hub knows: {hint}give one of "
+            f"{_LIST}, or 'other' with its {its_name} and {its_link}"
         )
     if license != "other":
         if name is not None or link is not None:
             raise ValueError(
-                f"{lead}license_name and license_link are for license 'other', not {license!r}: "
+                f"{lead}{its_name} and {its_link} are for {field} 'other', not {license!r}: "
                 "leave them out"
             )
         return License(str(license))
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         given = "is missing" if name is None else f"cannot be {str(name)[:80]!r}"
         raise ValueError(
-            f"{lead}license 'other' needs a license_name such as my-license-1.0, which {given}"
+            f"{lead}{field} 'other' needs a {its_name} such as my-license-1.0, which {given}"
         )
     if not isinstance(link, str) or not _LINK.fullmatch(link):
         given = "is missing" if link is None else f"cannot be {str(link)[:80]!r}"
         raise ValueError(
-            f"{lead}license 'other' needs a license_link to its text, an https address or LICENSE "
+            f"{lead}{field} 'other' needs a {its_link} to its text, an https address or LICENSE "
             f"for a file of the repository, which {given}"
         )
     return License("other", name, link)

@@ -8,7 +8,13 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    scan_cache_dir,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     CacheNotFound,
     LocalEntryNotFoundError,
@@ -17,7 +23,8 @@ from huggingface_hub.errors import (
 from torch import nn
 
 from effssl.atomic import wait_for_folder
-from effssl.hub._errors import hub_errors, retried
+from effssl.hints import did_you_mean, is_beside_others, nearest
+from effssl.hub._errors import hub_errors, no_model_folder, retried
 from effssl.hub._folder import is_model_folder, load_folder
 from effssl.hub._model_config import WEIGHT_FILES, read_config
 from effssl.model import SSLModel
@@ -91,20 +98,36 @@ def find_model(
     if kind == "hf-hub":
         name, _, at = rest.partition("@")
         revision = revision or at or None
-    elif kind == "local-dir" or local.is_dir():
+    elif kind == "local-dir" or (name and local.is_dir()):
         if not local.is_dir():
-            raise FileNotFoundError(f"no model folder {str(local)!r}")
+            raise no_model_folder(str(local))
         return local / "model" if (local / "model" / "config.json").is_file() else local
     elif name in _PACKAGED:
         if revision is not None:
             raise ValueError(f"{name} comes with the package, which has no revision {revision!r}")
         return _PACKAGED[name]
+    elif _is_path(name):  # the Hub is not asked for it, which may take a minute
+        raise no_model_folder(name, may_be_repository=bool(_REPO_ID.fullmatch(name)))
     if not _REPO_ID.fullmatch(name):
+        hint = did_you_mean(name, _PACKAGED)
         raise FileNotFoundError(
-            f"no model folder {name!r}; a repository on the Hub is owner/name, and the package has "
-            f"{' and '.join(_PACKAGED) or 'no model'}"
+            f"no model folder {name!r}{nearest(name)}; {hint}a repository on the Hub is "
+            f"owner/name, and the package has {' and '.join(_PACKAGED) or 'no model'}"
         )
+    with hub_errors(name, revision):
+        if try_to_load_from_cache(name, "config.json", cache_dir, revision) is None:
+            logger.info("%s is no folder here: looking for the repository on the Hub", name)
     return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name that leads to no folder was meant as a path."""
+    return (
+        name[:1] in ("", ".", "~", os.sep)
+        or os.path.exists(name)
+        or name.startswith("runs/")  # where runs go by default
+        or is_beside_others(name)
+    )
 
 
 def _download(

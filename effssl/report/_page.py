@@ -10,6 +10,7 @@ import torch
 
 from effssl.atomic import write_text
 from effssl.evaluation.features import extract_features
+from effssl.hints import option
 from effssl.hub.pull import from_pretrained
 from effssl.report import _charts as charts
 from effssl.report import _gallery as gallery
@@ -49,7 +50,7 @@ def write_report(
         OSError: If the file cannot be written.
     """
     if images < 1:
-        raise ValueError(f"images must be 1 or more; got {images}")
+        raise ValueError(f"{option('images')} must be 1 or more; got {images}")
     found = read_run(run)
     output = found.folder / "report.html" if output is None else Path(output)
     if output.is_dir() or not output.parent.is_dir():

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from effssl.foreign import read_json
+from effssl.hints import nearest
 from effssl.hub._folder import is_model_folder, read_record
 from effssl.records import TrainingRecord
 from effssl.training._metrics import read_metrics
@@ -119,7 +120,9 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"run folder {folder} {what}: give the --output of effssl pretrain")
+        raise FileNotFoundError(
+            f"run folder {folder} {what}{nearest(folder)}: give the --output of effssl pretrain"
+        )
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(

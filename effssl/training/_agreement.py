@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from effssl.data._fingerprint import Fingerprint
 from effssl.distributed import gather_objects, world_size
+from effssl.hints import option
 from effssl.shown import shown
 from effssl.training._fields import names_where
 from effssl.training.config import PretrainConfig
@@ -47,7 +48,9 @@ def check_same_flags(config: PretrainConfig) -> None:
     every = gather_objects(mine)
     different = [name for name in mine if any(one.get(name) != mine[name] for one in every)]
     if different:
-        named = "; ".join(f"{name} {_by_rank([x.get(name) for x in every])}" for name in different)
+        named = "; ".join(
+            f"{option(name)} {_by_rank([x.get(name) for x in every])}" for name in different
+        )
         raise ValueError(
             f"the {world_size()} processes of this run have different flags: {named}: give the "
             "same to all"
@@ -70,8 +73,9 @@ def check_same_images(config: PretrainConfig, images: Fingerprint) -> None:
     else:
         return
     raise ValueError(
-        f"the {world_size()} processes of this run have different images, {reason}: dataset "
-        f"{_by_rank([f'{name} ({_about(one)})' for name, one in every])}: give the same to all"
+        f"the {world_size()} processes of this run have different images, {reason}: "
+        f"{option('dataset')} {_by_rank([f'{name} ({_about(one)})' for name, one in every])}: "
+        "give the same to all"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from effssl.atomic import replacing_folder
+from effssl.hints import option
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def load_checkpoint(run_folder: Path) -> dict | None:
     if folders:
         raise ValueError(
             f"none of the {len(folders)} checkpoints in {folders[0].parent} is whole: give "
-            "--overwrite to start anew"
+            f"{option('overwrite')} to start anew"
         )
     return None
 

@@ -15,6 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from effssl.data._workers import available_cores
 from effssl.distributed import own_buffers
+from effssl.hints import option
 from effssl.training.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
@@ -82,11 +83,12 @@ def _check_launcher(config: PretrainConfig, precision: str) -> None:
     if launched not in ("no", precision):
         raise ValueError(
             f"the launcher asks for mixed precision {launched!r}, the configuration for "
-            f"{config.precision!r}: give --precision {launched}, or launch without it"
+            f"{config.precision!r}: give {option('precision')} {launched}, or launch without it"
         )
     if config.tracker is not None and importlib.util.find_spec(config.tracker) is None:
         raise ValueError(
-            f"tracker {config.tracker!r} is not installed: pip install 'effssl[trackers]'"
+            f"{option('tracker')} {config.tracker!r} is not installed: pip install "
+            "'effssl[trackers]'"
         )
     if "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ValueError(
@@ -131,9 +133,9 @@ def explain_determinism(backbone: str) -> Iterator[None]:
         if not found:
             raise
         raise ValueError(
-            f"deterministic does not go with backbone {backbone!r} on this device: PyTorch has no "
-            f"deterministic {operation}; leave deterministic out, or take a backbone without that "
-            "operation, such as resnet50"
+            f"{option('deterministic')} does not go with {option('backbone')} {backbone!r} on this "
+            f"device: PyTorch has no deterministic {operation}; leave it out, or take a backbone "
+            "without that operation, such as resnet50"
         ) from error
 
 

@@ -19,6 +19,7 @@ from effssl.atomic import PARTIAL
 from effssl.background import BACKGROUND
 from effssl.distributed import gather_objects
 from effssl.foreign import read_json
+from effssl.hints import option
 from effssl.hub._folder import MODEL_FILES, is_model_folder
 from effssl.shown import shown
 from effssl.training._agreement import together
@@ -71,7 +72,7 @@ def _check_place(folder: Path) -> None:
     place = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not place.is_dir():
         what = "a file" if place.exists() else "a link to nothing"
-        raise FileExistsError(f"output {folder}: {place} is {what}: choose another output")
+        raise FileExistsError(f"{option('output')} {folder}: {place} is {what}: choose another")
     if place != folder or _is_empty(folder):
         return
     try:
@@ -79,7 +80,9 @@ def _check_place(folder: Path) -> None:
     except (FileNotFoundError, ValueError):
         before = {}
     if not {"backbone", "projector_dim", "views"} <= before.keys():
-        raise FileExistsError(f"{folder} exists and is not a run folder: choose another output")
+        raise FileExistsError(
+            f"{folder} exists and is not a run folder: choose another {option('output')}"
+        )
     for name in (CHECKPOINTS, MODEL):
         inner = folder / name
         if inner.is_symlink():
@@ -88,7 +91,9 @@ def _check_place(folder: Path) -> None:
                 f"place, or move all of {folder} and make that a link"
             )
         if os.path.lexists(inner) and not inner.is_dir():
-            raise FileExistsError(f"{inner} is not a folder: move it, or choose another output")
+            raise FileExistsError(
+                f"{inner} is not a folder: move it, or choose another {option('output')}"
+            )
 
 
 def _is_empty(folder: Path) -> bool:
@@ -120,8 +125,8 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
         return config
     if not config.resume:
         raise FileExistsError(
-            f"{folder} holds a run: give --resume to go on, --overwrite to delete it, or another "
-            "--output"
+            f"{folder} holds a run: give {option('resume')} to go on, {option('overwrite')} to "
+            f"delete it, or another {option('output')}"
         )
     model = folder / MODEL
     if model.exists() and any(model.iterdir()) and not is_model_folder(model):
@@ -138,7 +143,7 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     if has_images(folder):
         free.add("dataset")  # what counts is the images, which `open_run_folder` compares
     changed = [k for k in now if k not in free and before.get(k) != now[k]]
-    was = ", ".join(f"{k} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
+    was = ", ".join(f"{option(k)} was {before.get(k)!r}, is {now[k]!r}" for k in changed)
     if set(changed) & names_where(config, "on_resume", "keep"):
         raise ValueError(f"cannot resume {folder} with another configuration: {was}")
     if changed:
@@ -151,8 +156,8 @@ def _check_model_folder(folder: Path) -> None:
     others = sorted(path.name for path in folder.glob("*") if path.name not in MODEL_FILES)
     if others:
         raise FileExistsError(
-            f"{folder} holds {shown(others[0])[1:-1]}, which no run has written and --overwrite "
-            "does not delete: move it, or choose another output"
+            f"{folder} holds {shown(others[0])[1:-1]}, which no run has written and "
+            f"{option('overwrite')} does not delete: move it, or choose another {option('output')}"
         )
 
 
@@ -215,7 +220,7 @@ def tolerate_disk_full(what: str, run_folder: Path, *, stop: bool) -> Iterator[N
         if stop:
             raise OSError(
                 f"cannot write {what} to {run_folder}: {reason}; what was there before is whole: "
-                "make room and give --resume"
+                f"make room and give {option('resume')}"
             ) from error
         logger.error(
             "cannot write %s to %s: %s; training goes on and the next one will be tried",

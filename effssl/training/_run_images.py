@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from effssl.atomic import write_json
 from effssl.data.sources import SAMPLE
 from effssl.foreign import read_json
+from effssl.hints import option
 from effssl.training.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def check_images(config: PretrainConfig, images: Fingerprint, step: int) -> None
     was = read_json(config.run_folder / "config.json").get("dataset")
     name = config.values()["dataset"]
     renamed, change = was != name, before.differs(images)
-    names = f"dataset was {was!r}, is {name!r}"
+    names = f"{option('dataset')} was {was!r}, is {name!r}"
     if change is None:
         if renamed:
             compared = "number of images" if images.names is None else "images"
@@ -69,7 +70,7 @@ def check_images(config: PretrainConfig, images: Fingerprint, step: int) -> None
     elif renamed:
         raise ValueError(
             f"cannot resume {config.run_folder} with other images: {names}: {change}; give the "
-            "data set that it was trained on, or another --output"
+            f"data set that it was trained on, or another {option('output')}"
         )
     else:
         epochs = _epochs(step, before.images, images.images, config.batch_size)

@@ -18,9 +18,9 @@ def test_the_share_is_rounded_up_so_that_one_broken_image_never_ends_the_work():
     assert allowed_broken(100, 0.07) == 7  # 0.07 * 100 is above 7 in floating point
     assert (allowed_broken(50, 0), allowed_broken(50, 1)) == (0, 50)
     check_broken(["a.jpg: torn"], 2)
-    with pytest.raises(ValueError, match="2 of the 3 images .* than the 1 that --max-broken 0.01"):
+    with pytest.raises(ValueError, match="2 of the 3 images .* than the 1 that max_broken 0.01"):
         check_broken(["a.jpg: torn", "b.jpg: torn"], 3)
-    with pytest.raises(ValueError, match="1 of the 500 .* the 0 that --max-broken 0 allows"):
+    with pytest.raises(ValueError, match="1 of the 500 .* the 0 that max_broken 0 allows"):
         check_broken(["a.jpg: torn"], 500, 0)
     check_broken(["a.jpg: torn", "b.jpg: torn"], 3, 0.5)
 

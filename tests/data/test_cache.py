@@ -200,7 +200,7 @@ def test_a_broken_image_is_kept_in_its_row(tmp_path):
 
 def test_too_many_broken_images_leave_no_cache(tmp_path, cache_home):
     source = load_source(str(broken_folder(tmp_path, good=120, broken=3)))
-    with pytest.raises(ValueError, match="3 of the 123 images .* the 2 that --max-broken 0.01 all"):
+    with pytest.raises(ValueError, match="3 of the 123 images .* the 2 that max_broken 0.01 all"):
         build(source)
     assert not [path for path in cache_home.iterdir() if path.is_dir()]
     assert len(cache_images(source, 100, max_bytes=1e9, workers=0, max_broken=0.02).broken) == 3

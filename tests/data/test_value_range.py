@@ -238,7 +238,7 @@ def test_dark_deep_images_are_worth_one_warning(tmp_path, caplog, images, what):
     load_source(source, in_chans=3)
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert record.name == "effssl.data._value_range"
-    pattern = f"largest value in {what} .*give --value-range 0 .*, or auto"
+    pattern = f"largest value in {what} .*give value_range 0 .*, or auto"
     assert re.search(pattern, record.getMessage()), record.getMessage()
     caplog.clear()
     load_source(source, in_chans=3, streaming=True)

@@ -189,7 +189,7 @@ def test_broken_images_stay_known_over_a_kill(tmp_path, photos, ending, caplog):
     output = tmp_path / f"x{ending}"
     killed = Forked(tmp_path / "log", extract_photos, str(photos), str(output), 4)
     assert killed.wait() == -signal.SIGKILL, killed.log()
-    with pytest.raises(ValueError, match="5 of the 40 images cannot be read .* --max-broken 0.1 "):
+    with pytest.raises(ValueError, match="5 of the 40 images cannot be read .* max_broken 0.1 "):
         extract_photos(str(photos), output, max_broken=0.1)
     caplog.clear()
     assert extract_photos(str(photos), output, max_broken=0.2).tolist() == [9]

@@ -163,8 +163,8 @@ def test_a_broken_image_leaves_the_views_of_others_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     "broken, share, message",
     [
-        ([3, 4, 5], 0.2, "3 of the 10 images .* than the 2 that --max-broken 0.2 allows: .*03.png"),
-        ([7], 0, "1 of the 10 images .* than the 0 that --max-broken 0 allows"),
+        ([3, 4, 5], 0.2, "3 of the 10 images .* than the 2 that max_broken 0.2 allows: .*03.png"),
+        ([7], 0, "1 of the 10 images .* than the 0 that max_broken 0 allows"),
         (range(10), 1, "none of the 10 images can be read: .*00.png"),
         ([1], 2, "max_broken is a share of the images, 0 to 1; got 2"),
     ],

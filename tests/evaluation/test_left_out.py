@@ -152,7 +152,7 @@ def named(source, names):
 def test_more_broken_images_than_allowed_end_any_protocol(tmp_path, protocol):
     train = shades(tmp_path / "a.parquet", 75)
     test = shades(tmp_path / "b.parquet", 45, broken=range(5))
-    with pytest.raises(ValueError, match="of the 45 images .* the 3 that --max-broken 0.05 allows"):
+    with pytest.raises(ValueError, match="of the 45 images .* the 3 that max_broken 0.05 allows"):
         measured(train, test, protocols=(protocol,), max_broken=0.05)
     with pytest.raises(ValueError, match="max_broken is a share of the images, 0 to 1; got 5"):
         measured(train, test, protocols=(protocol,), max_broken=5)
@@ -181,7 +181,7 @@ def test_fine_tuning_goes_on_where_a_batch_has_one_image_or_none(
     model = effssl.create_model("test_resnet", in_chans=1, img_size=16).eval()
     found = finetune(model, train, test, epochs=3, batch_size=batch_size, max_broken=0.5)
     assert found.confusion.sum() == 12
-    with pytest.raises(ValueError, match="--max-broken 0.3 allows"):
+    with pytest.raises(ValueError, match="max_broken 0.3 allows"):
         finetune(model, train, test, epochs=1, batch_size=batch_size, max_broken=0.3)
 
 

@@ -77,7 +77,7 @@ def test_processes_with_another_flag_end_with_one_line_that_names_it(tmp_path, f
     value, here = OTHERS[field], (TINY | {"seed": 0, "lr": 0.001})[field]
     line = refused(tmp_path, flags(tmp_path), flags(tmp_path, **{field: value}))
     assert line == (
-        f"the 2 processes of this run have different flags: {field} is {here!r} on process 0, is "
+        f"the 2 processes of this run have different flags: --{field.replace('_', '-')} is {here!r} on process 0, is "
         f"{value!r} on process 1: give the same to all"
     )
 
@@ -181,7 +181,9 @@ def test_processes_with_other_images_under_the_same_name_end_with_one_line(tmp_p
         assert line.startswith("process 1 of 2: no data set at 'imgs': there is no such file")
         return
     how = "in number" if change == "one more" else "in names or sizes"
-    assert line.startswith(f"the 2 processes of this run have different images, {how}: dataset is")
+    assert line.startswith(
+        f"the 2 processes of this run have different images, {how}: --dataset is"
+    )
     assert "'imgs (16 images, digest " in line and ")' on process 0, is 'imgs (1" in line
     assert line.endswith(")' on process 1: give the same to all")
 

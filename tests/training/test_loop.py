@@ -120,7 +120,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 def test_an_existing_run_is_not_touched_without_being_told(tmp_path):
     effssl.pretrain(tiny(tmp_path, max_steps=1))
     before = metrics(tmp_path / "run")
-    with pytest.raises(FileExistsError, match="give --resume to go on, --overwrite to delete"):
+    with pytest.raises(FileExistsError, match="give resume to go on, overwrite to delete"):
         effssl.pretrain(tiny(tmp_path, max_steps=1))
     with pytest.raises(ValueError, match="another configuration: projector_dim was 16, is 32"):
         effssl.pretrain(tiny(tmp_path, max_steps=1, projector_dim=32, resume=True))

@@ -229,7 +229,7 @@ def test_an_empty_output_is_one_line(tmp_path, monkeypatch, capsys):
         main(["pretrain", "--output", ""])
     assert ended.value.code == 2 and os.listdir(tmp_path) == []
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "effssl: error: output must be the path of a folder; got ''"
+    assert line == "effssl: error: --output must be the path of a folder; got ''"
 
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
