@@ -64,12 +64,6 @@ def nearest(path: str | os.PathLike) -> str:
     return "" if near is None else f"; the nearest name is {near!r}"
 
 
-def is_beside_others(name: str) -> bool:
-    """Return whether a name such as ``runs/first`` is meant as a path: its folder is here."""
-    folder = name.partition("/")[0]
-    return folder != name and os.path.isdir(folder)
-
-
 def option(name: str) -> str:
     """Return the name of an option as the user knows it, for a message.
 

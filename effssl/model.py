@@ -138,13 +138,37 @@ class SSLModel(nn.Module):
         return {f"backbone.{name}" for name in names}
 
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
-        """Return features (N, F) of images (N, C, H, W), or with ``project`` projections (N, D)."""
+        """Return features (N, F) of images (N, C, H, W), or with ``project`` projections (N, D).
+
+        Raises:
+            ValueError: If the images do not have the channels that the backbone takes, or project
+                is set and there is no projector.
+        """
+        if not torch.jit.is_tracing():  # which would warn of a condition on a shape
+            _check_shape(x.shape, self.backbone_args.get("in_chans", 3))
         features = self.backbone(x)
         if not project:
             return features
         if self.projector is None:
             raise ValueError("these weights came without a projector: only features can be had")
         return self.projector(features)
+
+
+def _check_shape(shape: torch.Size, in_chans: int) -> None:
+    """Raise ValueError if images do not have the shape (N, C, H, W) with C channels."""
+    if len(shape) == 4 and shape[1] == in_chans:
+        return
+    hint = ""
+    if len(shape) == 3 and shape[0] == in_chans:
+        hint = ": of one image make a batch with image[None]"
+    elif len(shape) == 4 and shape[-1] == in_chans:
+        hint = ": channels come before height and width, images.permute(0, 3, 1, 2)"
+    elif len(shape) == 4 and shape[1] == 1 and in_chans == 3:
+        hint = ": of gray images make color with images.expand(-1, 3, -1, -1)"
+    raise ValueError(
+        f"this model takes images (N, {in_chans}, H, W), and got a tensor of shape "
+        f"{tuple(shape)}{hint}"
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -11,7 +11,7 @@ LAYERS = (
     {"hints"},
     {"atomic", "backbones", "background", "device", "distributed", "loss_specs", "processes"}
     | {"progress", "seeding", "shown", "version"},
-    {"batch_norm", "chunk_statistics", "foreign", "liveness", "naming", "optim"},
+    {"batch_norm", "chunk_statistics", "foreign", "liveness", "local", "naming", "optim"},
     {"record_checks", "record_tables"},
     {"records"},
     {"data", "losses", "model", "views"},

@@ -9,9 +9,12 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from effssl.cli._options import Option
 from effssl.cli._synonyms import advice, command_for, synonyms
+from effssl.hints import nearest
+from effssl.hints import option as option_name
 
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)")
 _DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # those that a text processor makes of a hyphen
@@ -53,6 +56,20 @@ def check_arguments(command: str, options: Sequence[Option], args: Sequence[str]
     if not {"-h", "--help"}.isdisjoint(args):
         return
     _Walk(command, options).over(args)
+
+
+def at_least(least: int, name: str, value: int) -> None:
+    """Raise ValueError if a value is below the least one that an option may have."""
+    if value < least:
+        raise ValueError(f"{option_name(name)} must be {least} or more; got {value}")
+
+
+def no_folder(output: Path) -> FileNotFoundError:
+    """Make the error of a file that is to be written into a folder that is not there."""
+    return FileNotFoundError(
+        f"no folder {str(output.parent)!r} for {option_name('output')} {str(output)!r}"
+        f"{nearest(output.parent)}"
+    )
 
 
 @dataclass

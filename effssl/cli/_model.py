@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from effssl.local import check_dataset_name, check_model_name
 from effssl.training.config import IN_MEMORY, PretrainConfig, ValueRange
 
 if TYPE_CHECKING:
@@ -98,6 +99,22 @@ def pixel_options(
 def python_name(name: str, revision: str | None) -> str:
     """Return the arguments of `effssl.from_pretrained` as they are typed in Python."""
     return f'"{name}"' + (f', revision="{revision}"' if revision else "")
+
+
+def check_names(model: str | None, dataset: str | None) -> None:
+    """Check what is given by its name before torch is imported, which takes seconds.
+
+    One of several processes checks nothing here: it may not end without telling the others.
+
+    Raises:
+        FileNotFoundError: If a model or a data set is a path that leads to nothing.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return
+    if model is not None:
+        check_model_name(model)
+    if dataset:
+        check_dataset_name(dataset)
 
 
 def is_main_process() -> bool:

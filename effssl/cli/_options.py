@@ -63,10 +63,14 @@ def options_of(command: type) -> list[Option]:
     hints = typing.get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):
         hint, *marks = _unwrapped(hints[field.name])
-        if dataclasses.is_dataclass(hint):
-            options += options_of(hint)
-            continue
         given = next((mark for mark in marks if hasattr(mark, "metavar")), None)
+        if dataclasses.is_dataclass(hint):
+            begin = given.name if given and given.name is not None else f"{field.name}."
+            options += [
+                dataclasses.replace(inner, name=begin + inner.name, field=begin + inner.field)
+                for inner in options_of(hint)
+            ]
+            continue
         default = "|".join(map(_metavar, alternatives(hint)))
         options.append(
             Option(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from effssl.cli._check import no_folder
 from effssl.cli._model import (
     Precision,
+    check_names,
     images_of,
     is_main_process,
     load_model,
@@ -94,6 +96,9 @@ class Evaluate:
 
     def run(self) -> None:
         """Measure, print the tables, and write the record into a local model folder."""
+        if self.json is not None and not self.json.parent.is_dir():
+            raise no_folder(self.json)
+        check_names(self.model, self.dataset)
         from effssl.atomic import write_json
         from effssl.data import load_source
         from effssl.data.sources import is_public
@@ -102,8 +107,6 @@ class Evaluate:
         from effssl.hub._folder import with_earlier
         from effssl.shown import plain
 
-        if self.json is not None and not self.json.parent.is_dir():
-            raise ValueError(f"no folder {self.json.parent} for the file {self.json.name}")
         weights = self._weights()
         folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
         dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)

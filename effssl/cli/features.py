@@ -8,7 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from effssl.cli._model import Precision, images_of, is_main_process, load_model, pixel_options
+from effssl.cli._check import at_least, no_folder
+from effssl.cli._model import (
+    Precision,
+    check_names,
+    images_of,
+    is_main_process,
+    load_model,
+    pixel_options,
+)
 from effssl.shown import plain
 from effssl.training._fields import Column, Split
 from effssl.training.config import GivenRange, Preset
@@ -66,6 +74,11 @@ class Features:
 
     def run(self) -> None:
         """Extract the features, and print where they are."""
+        at_least(0, "views", self.views)
+        at_least(1, "batch_size", self.batch_size)
+        if not self.output.absolute().parent.is_dir():
+            raise no_folder(self.output)
+        check_names(self.model, self.dataset)
         from effssl.data import load_source
         from effssl.evaluation import extract_features
         from effssl.views import MultiView

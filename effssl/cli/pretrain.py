@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from effssl.cli._model import is_main_process
+from effssl.cli._model import check_names, is_main_process
 from effssl.shown import plain
 from effssl.training.config import PretrainConfig
 
@@ -27,6 +27,7 @@ class Pretrain:
 
     def run(self) -> None:
         """Train, and print the model folder."""
+        check_names(None, self.config.dataset)
         from effssl.training.loop import pretrain
 
         folder = pretrain(self.config)

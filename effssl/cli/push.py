@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from effssl.cli._model import python_name
+from effssl.cli._model import check_names, python_name
 from effssl.shown import plain
 
 
@@ -43,6 +43,7 @@ class Push:
 
     def run(self) -> None:
         """Publish the model, or show what would be sent."""
+        check_names(f"local-dir:{self.model}", None)
         from effssl.hub._license import check_license
         from effssl.hub.pull import find_model
         from effssl.hub.push import files_to_send, prepared, push_to_hub

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from effssl.local import check_run_folder_name
 from effssl.shown import plain
 
 
@@ -30,6 +31,7 @@ class Report:
 
     def run(self) -> None:
         """Write the page, and print where it is."""
+        check_run_folder_name(self.run_folder)  # before torch is imported
         from effssl.report import write_report
 
         page = write_report(self.run_folder, self.output, dataset=self.dataset, images=self.images)

@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 
 from effssl.background import BACKGROUND
+from effssl.cli._check import at_least, no_folder
+from effssl.cli._model import check_names
 from effssl.shown import one_line, plain
 from effssl.training._fields import Column, Dataset, Split
 from effssl.training.config import GivenRange, Preset
@@ -48,6 +50,11 @@ class Views:
 
     def run(self) -> None:
         """Draw the picture, and print where it is."""
+        for name in ("images", "views", "img_size", "in_chans"):
+            at_least(1, name, getattr(self, name))
+        if not self.output.parent.is_dir():
+            raise no_folder(self.output)
+        check_names(None, self.dataset)
         import PIL.Image
         import torch
 
@@ -57,11 +64,12 @@ class Views:
         from effssl.data._loader import DecodedImages, decode_size
         from effssl.seeding import seeded_generator
         from effssl.views import MultiView
+        from effssl.views._channels import channels_note
         from effssl.views._picture import draw_views
 
         multi_view = MultiView(self.preset, views=self.views, size=self.img_size)
-        if self.images < 1:
-            raise ValueError(f"images must be 1 or more; got {self.images}")
+        if note := channels_note(self.preset, multi_view.options, self.in_chans):
+            print(note, file=sys.stderr)
         source = load_source(
             self.dataset,
             self.split,

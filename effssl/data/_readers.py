@@ -18,18 +18,17 @@ from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
 from effssl.data._paths import printable
 from effssl.data._rows import rows_of_images, rows_of_parquet
-from effssl.hints import is_beside_others, nearest
+from effssl.hints import nearest
+from effssl.local import HUB_DATASET, SAMPLE, check_dataset_name
 from effssl.shown import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, IterableDataset
 
-SAMPLE = "fashion-mnist-sample"
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"
 _SHARDS = {".parquet": "parquet", ".tar": "webdataset"}  # readers of datasets
 _ARCHIVE_PARTS = frozenset({".zip", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz"})
 _KEPT = TABLES | _SHARDS.keys() | _ARCHIVE_PARTS
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _STREAM_SHARDS = 64
 
 
@@ -82,30 +81,15 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
     if glob.has_magic(name):
         root, files = _globbed(path)
         return _read_files(files, root, name, split, streaming)
-    if not _HUB_ID.fullmatch(name) or is_beside_others(name):
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise FileNotFoundError(
-            f"no data set at {name!r}: there is no such file or folder{where}{nearest(path)}"
-            f"{_hub_hint(name)}"
-        )
+    check_dataset_name(name)
     return _load(name, split, streaming)._replace(own=own_folders(name))
-
-
-def _hub_hint(name: str) -> str:
-    """Return what a Hub id is, for a name that may be meant as one."""
-    owner, slash, _ = name.partition("/")
-    if is_beside_others(name):
-        if not _HUB_ID.fullmatch(name):
-            return ""
-        return f"; for the data set of that id on the Hub, start where no folder is called {owner}"
-    return "" if slash or name.startswith("~") else "; a Hub id is owner/name"
 
 
 def is_public(dataset: object) -> bool:
     """Return whether others can get the data set: the sample or a Hub id, not local files."""
     return isinstance(dataset, str) and (
         dataset == SAMPLE
-        or (_HUB_ID.fullmatch(dataset) is not None and not Path(dataset).expanduser().exists())
+        or (HUB_DATASET.fullmatch(dataset) is not None and not Path(dataset).expanduser().exists())
     )
 
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import constants
@@ -22,8 +21,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx
-
-from effssl.hints import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -127,21 +124,6 @@ def _refused(error: HfHubHTTPError, repo_id: str, revision: str | None) -> Excep
     if status == 429 or status >= 500:
         return _try_later(repo_id, error)
     return ValueError(f"{hub} refuses it: {_line(error.server_message or error)}")
-
-
-def no_model_folder(name: str, *, may_be_repository: bool = False) -> FileNotFoundError:
-    """Make the error of a path that leads to no folder, with the nearest name that there is.
-
-    Args:
-        name: The path.
-        may_be_repository: Whether a repository on the Hub could have that name.
-    """
-    path = Path(name)
-    if path.is_file():
-        return FileNotFoundError(f"{name} is a file: give the model folder that holds it")
-    where = "" if path.is_absolute() or name.startswith("~") else f" in {Path.cwd()}"
-    hub = f"; 'hf-hub:{name}' is the repository on the Hub" if may_be_repository else ""
-    return FileNotFoundError(f"no model folder {name!r}{where}{nearest(name)}{hub}")
 
 
 T = TypeVar("T")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-import re
 from pathlib import Path
 
 from huggingface_hub import (
@@ -22,20 +21,16 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
-from effssl.atomic import wait_for_folder
-from effssl.hints import did_you_mean, is_beside_others, nearest
-from effssl.hub._errors import hub_errors, no_model_folder, retried
+from effssl.hub._errors import hub_errors, retried
 from effssl.hub._folder import is_model_folder, load_folder
 from effssl.hub._model_config import WEIGHT_FILES, read_config
+from effssl.local import HUB_MODEL, PACKAGED, check_model_name
 from effssl.model import SSLModel
 from effssl.version import __version__
 
 logger = logging.getLogger(__name__)
 
 HUB_TAG = "effssl"
-_PACKAGE = Path(__file__).parents[1] / "pretrained"
-_PACKAGED = {file.parent.name: file.parent for file in _PACKAGE.glob("*/config.json")}
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def from_pretrained(
@@ -91,43 +86,24 @@ def find_model(
 ) -> Path:
     """Return the model folder of a name, downloaded if needed; see `from_pretrained`."""
     name = os.fspath(id_or_folder)
+    check_model_name(name)
     kind, _, rest = name.partition(":")
     local = Path(rest if kind == "local-dir" else name)
-    for folder in (local, local / "model"):
-        wait_for_folder(folder)
     if kind == "hf-hub":
         name, _, at = rest.partition("@")
         revision = revision or at or None
-    elif kind == "local-dir" or (name and local.is_dir()):
-        if not local.is_dir():
-            raise no_model_folder(str(local))
+        if not HUB_MODEL.fullmatch(name):
+            raise FileNotFoundError(f"{name!r} is no repository: one on the Hub is owner/name")
+    elif local.is_dir():
         return local / "model" if (local / "model" / "config.json").is_file() else local
-    elif name in _PACKAGED:
+    elif name in PACKAGED:
         if revision is not None:
             raise ValueError(f"{name} comes with the package, which has no revision {revision!r}")
-        return _PACKAGED[name]
-    elif _is_path(name):  # the Hub is not asked for it, which may take a minute
-        raise no_model_folder(name, may_be_repository=bool(_REPO_ID.fullmatch(name)))
-    if not _REPO_ID.fullmatch(name):
-        hint = did_you_mean(name, _PACKAGED)
-        raise FileNotFoundError(
-            f"no model folder {name!r}{nearest(name)}; {hint}a repository on the Hub is "
-            f"owner/name, and the package has {' and '.join(_PACKAGED) or 'no model'}"
-        )
+        return PACKAGED[name]
     with hub_errors(name, revision):
         if try_to_load_from_cache(name, "config.json", cache_dir, revision) is None:
             logger.info("%s is no folder here: looking for the repository on the Hub", name)
     return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name that leads to no folder was meant as a path."""
-    return (
-        name[:1] in ("", ".", "~", os.sep)
-        or os.path.exists(name)
-        or name.startswith("runs/")  # where runs go by default
-        or is_beside_others(name)
-    )
 
 
 def _download(
@@ -202,7 +178,7 @@ def list_pretrained(
         ids = _cached()
     return sorted(
         name
-        for name in [*_PACKAGED, *ids]
+        for name in [*PACKAGED, *ids]
         if author is None or name.startswith(f"{author}/")
         if any(fnmatch.fnmatchcase(n, pattern) for n in (name, name.rpartition("/")[2]))
     )

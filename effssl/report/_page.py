@@ -10,7 +10,7 @@ import torch
 
 from effssl.atomic import write_text
 from effssl.evaluation.features import extract_features
-from effssl.hints import option
+from effssl.hints import nearest, option
 from effssl.hub.pull import from_pretrained
 from effssl.report import _charts as charts
 from effssl.report import _gallery as gallery
@@ -54,7 +54,9 @@ def write_report(
     found = read_run(run)
     output = found.folder / "report.html" if output is None else Path(output)
     if output.is_dir() or not output.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {output}: give a file in a folder that exists")
+        raise FileNotFoundError(
+            f"cannot write {output}: give a file in a folder that exists{nearest(output.parent)}"
+        )
     page = _render(found, dataset, images)
     write_text(output, page)
     return output

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from effssl.foreign import read_json
-from effssl.hints import nearest
 from effssl.hub._folder import is_model_folder, read_record
+from effssl.local import check_run_folder_name
 from effssl.records import TrainingRecord
 from effssl.training._metrics import read_metrics
 from effssl.training.config import PretrainConfig
@@ -118,11 +118,7 @@ def read_run(folder: str | Path) -> Run:
         ValueError: If it is no run folder, or its config.json is not of this version.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"run folder {folder} {what}{nearest(folder)}: give the --output of effssl pretrain"
-        )
+    check_run_folder_name(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(

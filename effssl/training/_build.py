@@ -35,6 +35,7 @@ from effssl.training._state import RunState
 from effssl.training._step import TrainStep
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
+from effssl.views._channels import channels_note
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     check_same_images(config, images)
     config = replace(config, value_range=source.value_range)
     multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
+    if note := channels_note(config.preset, multi_view.options, config.in_chans):
+        logger.info("%s", note)
     loss_fn = create_loss(
         config.loss,
         dim=config.projector_dim,

@@ -77,8 +77,8 @@ def test_processes_with_another_flag_end_with_one_line_that_names_it(tmp_path, f
     value, here = OTHERS[field], (TINY | {"seed": 0, "lr": 0.001})[field]
     line = refused(tmp_path, flags(tmp_path), flags(tmp_path, **{field: value}))
     assert line == (
-        f"the 2 processes of this run have different flags: --{field.replace('_', '-')} is {here!r} on process 0, is "
-        f"{value!r} on process 1: give the same to all"
+        f"the 2 processes of this run have different flags: --{field.replace('_', '-')} is "
+        f"{here!r} on process 0, is {value!r} on process 1: give the same to all"
     )
 
 
