@@ -18,6 +18,7 @@ from effssl.hints import did_you_mean, nearest
 SAMPLE = "fashion-mnist-sample"
 HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_MODEL = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+_OF_A_RUN = ("checkpoints", "images.json", "metrics.jsonl")  # beside its config.json
 PACKAGED = {
     file.parent.name: file.parent
     for file in (Path(__file__).parent / "pretrained").glob("*/config.json")
@@ -32,7 +33,7 @@ def check_model_name(name: str) -> None:
         name: As `effssl.from_pretrained` takes it.
 
     Raises:
-        FileNotFoundError: If it is a path that leads to no folder.
+        FileNotFoundError: If it is a path that leads to no folder, or to one without a model.
     """
     kind, _, rest = name.partition(":")
     if kind == "hf-hub":
@@ -40,7 +41,10 @@ def check_model_name(name: str) -> None:
     folder = Path(rest if kind == "local-dir" else name)
     for place in (folder, folder / "model"):
         wait_for_folder(place)
-    if name and folder.is_dir() or name in PACKAGED:
+    if name and folder.is_dir():
+        _check_model_folder(folder)
+        return
+    if name in PACKAGED:
         return
     if kind == "local-dir":
         raise _no_folder(rest)
@@ -97,6 +101,17 @@ def _no_folder(name: str, *, is_id: bool = False) -> FileNotFoundError:
         return FileNotFoundError(f"{name} is a file: give the model folder that holds it")
     hub = f"; 'hf-hub:{name}' is the repository on the Hub" if is_id else ""
     return FileNotFoundError(f"no model folder {name!r}{_where(name)}{nearest(name) or hub}")
+
+
+def _check_model_folder(folder: Path) -> None:
+    if (folder / "model" / "config.json").is_file():
+        return
+    if any((folder / name).exists() for name in _OF_A_RUN):
+        raise FileNotFoundError(
+            f"the run in {str(folder)!r} has written no model yet: it does at the end of an epoch"
+        )
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no config.json in {str(folder)!r}: not a model folder")
 
 
 def _looks_like_path(name: str) -> bool:

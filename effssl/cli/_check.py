@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from effssl.cli._options import Option
-from effssl.cli._synonyms import advice, command_for, synonyms
+from effssl.cli._synonyms import advice, command_for, synonyms, value_for
 from effssl.hints import nearest
 from effssl.hints import option as option_name
 
@@ -118,29 +118,32 @@ class _Walk:
         name = _bare(given)
         if given.startswith("--") and name in self.flags:
             return self.flags[name]
-        near = self._near(name.lower())
-        instead = advice(name.lower(), self.command, self.flags)
-        raise ValueError(
-            f"effssl {self.command} has no flag {given}: "
-            + (_hint(near, value) if near else instead or self._help())
-        )
+        name = name.lower()
+        near, instead = self._same(name), advice(name, self.command, self.flags)
+        off = self.flags.get(name.removeprefix("no-"))
+        if name.startswith("no-") and off is not None and off.most_words == 0:
+            instead = f"{off.label} is off unless it is given"
+        if not near and not instead:
+            near = self._alike(name)
+        said = _hint(near, name, value) if near else instead or self._help()
+        raise ValueError(f"effssl {self.command} has no flag {given}: {said}")
 
-    def _near(self, name: str) -> list[Option]:
-        """Return the options that a misspelt flag may stand for: same words, else same letters."""
+    def _same(self, name: str) -> list[Option]:
+        """Return the options that are called so, or that other libraries call so."""
         if name in self.flags:  # with one hyphen, or in capitals
             return [self.flags[name]]
         same = synonyms(name)
         found = [option for option in self.options if option.name in same or option.field in same]
         # a word that stands for a positional argument is that of another flag as often
         found = [option for option in found if not option.positional] or found
-        if found:
-            return found
-        if self.options and name in ("model", "m") and self.options[0].metavar == "MODEL":
-            return [self.options[0]]
+        return found or [o for o in self.options if o.positional and o.field == name]
+
+    def _alike(self, name: str) -> list[Option]:
+        """Return the options that have nearly the letters of a misspelt flag, or begin so."""
         near = difflib.get_close_matches(name, [*self.flags, *_words_for(self.flags)], n=1)
-        if not near:
-            return [o for o in self.flags.values() if name and o.name.startswith(name)][:2]
-        return [self.flags[near[0]]] if near[0] in self.flags else self._near(near[0])
+        if near:
+            return self._same(near[0])
+        return [o for o in self.flags.values() if len(name) > 2 and o.name.startswith(name)][:2]
 
     def _check_value(self, option: Option, values: list[str], after: Sequence[str]) -> None:
         if option.most_words == 0:
@@ -154,10 +157,13 @@ class _Walk:
             raise ValueError(f"{option.label} needs a value: {option.label} {option.metavar}")
         if not option.takes(values):
             near = _near_value(option, values[-1])
-            misplaced = self._misplaced(option, values)
+            apart = values[0].replace(",", " ").split() if len(values) == 1 else []
+            hint = self._misplaced(option, values)
+            if len(apart) > 1 and option.takes(apart):
+                hint = f"; put spaces between them: {option.label} {' '.join(apart)}"
             raise ValueError(
                 f"{option.label} must be {option.wanted()}; got {' '.join(map(repr, values))}"
-                f"{f'; did you mean {near!r}?' if near else misplaced}"
+                f"{f'; did you mean {near!r}?' if near else hint}"
             )
 
     def _misplaced(self, option: Option, values: list[str]) -> str:
@@ -182,21 +188,25 @@ class _Walk:
                     f"quote it, {flag.label} {shlex.quote(_pattern(names))}"
                 )
         first, flag, value = extra[0]
-        takes = f"effssl {self.command} takes " + (
-            " ".join(option.metavar for option in wanted) + " and flags" if wanted else "flags only"
-        )
+        takes = " and ".join(option.metavar for option in wanted)
+        takes = f"effssl {self.command} takes {takes or 'only flags'}"
         said = ", ".join(repr(word) for word, *_ in extra[:_MOST_NAMED])
         said += f" and {len(extra) - _MOST_NAMED} more" if len(extra) > _MOST_NAMED else ""
-        raise ValueError(f"{takes}; got {said} too{self._way_out(first, flag, value)}")
+        too = " too" if wanted else ""
+        raise ValueError(f"{takes}, and got {said}{too}{self._way_out(first, flag, value)}")
 
     def _way_out(self, word: str, flag: Option | None, value: str) -> str:
         name, equals, assigned = word.partition("=")
-        if equals and (near := self._near(_bare(name).lower())):
+        name = _bare(name).lower()
+        if equals and (near := self._same(name) or self._alike(name)):
             return f"; did you mean {near[0].label} {assigned}?"
         if flag is not None and flag.most_words == 1:
-            return f"; {flag.label} takes one value, in quotes if it has spaces or a pattern in it"
-        if flag is not None and flag.most_words == 0:
-            return f"; {flag.label} takes no value"
+            quotes = ", in quotes if it has spaces or a pattern in it" if flag.takes([""]) else ""
+            return f"; {flag.label} takes one value{quotes}"
+        if flag is not None and flag.field == "resume":
+            return f"; --resume takes no value: --output {shlex.quote(word)} names the run"
+        if flag is not None:
+            return f"; {flag.label} takes {flag.metavar or 'no value'}"
         if "dataset" in self.flags and "dataset" not in self.given:
             return f"; did you mean --dataset {shlex.quote(word)}?"
         return f"; {self._help()}"
@@ -216,20 +226,29 @@ class _Walk:
         return f"effssl {self.command} --help lists what it takes"
 
 
-def _hint(near: list[Option], value: str) -> str:
+def _hint(near: list[Option], name: str, value: str) -> str:
     """Return what to type instead of a flag that there is not, with the value that was given."""
-    typed = "" if not value or _is_flag(value) else f" {shlex.quote(value)}"
-    first = near[0]
-    if first.positional:
-        return f"{first.metavar} is given without a flag"
-    options = " or ".join(f"{o.label}{'' if o.most_words == 0 else typed}" for o in near)
-    return f"did you mean {options}?"
+    if near[0].positional:
+        return f"{near[0].metavar} is given without a flag"
+    typed = []
+    for option in near:
+        said = option.metavar if not value or _is_flag(value) else shlex.quote(value)
+        if name in _choices(option):  # --fp16 for --precision fp16
+            said = name
+        typed.append(f"{option.label} {said if option.most_words else ''}".strip())
+    return f"did you mean {' or '.join(typed)}?"
 
 
 def _near_value(option: Option, value: str) -> str | None:
-    choices = re.findall(r"[\w.-]+", option.metavar) if option.metavar.startswith("{") else []
+    choices = _choices(option)
+    if (same := value_for(value.lower())) in choices:
+        return same
     near = difflib.get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
     return near[0] if near else None
+
+
+def _choices(option: Option) -> list[str]:
+    return re.findall(r"[\w.-]+", option.metavar) if option.metavar.startswith("{") else []
 
 
 def _words_for(flags: Sequence[str]) -> list[str]:

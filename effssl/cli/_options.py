@@ -54,7 +54,8 @@ class Option:
 
     def wanted(self) -> str:
         """Return in words what the values are."""
-        return ", or ".join(map(_in_words, alternatives(self.hint)))
+        *words, last = map(_in_words, alternatives(self.hint))
+        return f"{', '.join(words)} or {last}" if words else last
 
 
 def options_of(command: type) -> list[Option]:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 _SAME = tuple(
     frozenset(line.split())
     for line in """
+    author owner user org organization
     backbone arch architecture model encoder network net model-name
     batch-size bs b batch batchsize train-batch-size total-batch-size per-device-train-batch-size
     cache-gb cache cache-size
@@ -16,6 +17,7 @@ _SAME = tuple(
     cpu no-cuda no-gpu use-cpu force-cpu
     create-pr pr pull-request
     dataset data data-path data-dir data-root data-folder d train-dir train-data root folder input
+    delete-all clear clean purge all
     dry-run n noop
     epochs epoch e num-epochs n-epochs max-epochs num-train-epochs ep
     evaluate-every eval-every eval-freq eval-interval val-interval
@@ -104,11 +106,11 @@ _COMMANDS = {
     "val": "evaluate",
     "validate": "evaluate",
     "benchmark": "evaluate",
-    "knn": "evaluate",
-    "linear": "evaluate",
-    "linear-probe": "evaluate",
-    "finetune": "evaluate",
-    "fine-tune": "evaluate",
+    "knn": "evaluate MODEL --protocols knn",
+    "linear": "evaluate MODEL --protocols linear",
+    "linear-probe": "evaluate MODEL --protocols linear",
+    "finetune": "evaluate MODEL --protocols finetune",
+    "fine-tune": "evaluate MODEL --protocols finetune",
     "extract": "features",
     "extract-features": "features",
     "embed": "features",
@@ -136,6 +138,27 @@ _COMMANDS = {
 }
 
 
+_VALUES = {
+    "barlow": "bt",
+    "barlow-twins": "bt",
+    "barlowtwins": "bt",
+    "vic-reg": "vicreg",
+    "gray": "grey",
+    "grayscale": "grey",
+    "float32": "fp32",
+    "32": "fp32",
+    "no": "fp32",
+    "float16": "fp16",
+    "16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "k-nn": "knn",
+    "linear-probe": "linear",
+    "fine-tune": "finetune",
+    "fine-tuning": "finetune",
+}
+
+
 def synonyms(word: str) -> set[str]:
     """Return the words that mean the same as the name of a flag, without its hyphens."""
     return {name for names in _SAME if word in names for name in names} - {word}
@@ -156,3 +179,8 @@ def advice(word: str, command: str, flags: Collection[str]) -> str:
 def command_for(word: str) -> str | None:
     """Return the command that does what a word of other tools says, if there is one."""
     return _COMMANDS.get(word)
+
+
+def value_for(word: str) -> str | None:
+    """Return the choice that a word of other libraries stands for, if there is one."""
+    return _VALUES.get(word.replace("_", "-"))
