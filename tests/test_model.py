@@ -109,3 +109,32 @@ def test_weights_of_a_host_that_does_not_answer_are_named_with_both(monkeypatch,
         f"{constants.ENDPOINT}/timm/resnet18.a1_in1k gives none: Name or service not known" in said
     )
     assert constants.HF_HUB_CACHE in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "in_chans, shape, hint",
+    [
+        (3, (2, 1, 16, 16), "of gray images make color with images.expand(-1, 3, -1, -1)"),
+        (3, (3, 16, 16), "of one image make a batch with image[None]"),
+        (3, (2, 16, 16, 3), "channels come before height and width, images.permute(0, 3, 1, 2)"),
+        (1, (2, 3, 16, 16), ""),
+        (4, (16, 16), ""),
+    ],
+)
+def test_a_tensor_of_another_shape_is_one_line_that_says_what_the_model_takes(
+    in_chans, shape, hint
+):
+    model = effssl.create_model("test_resnet", projector_dim=8, in_chans=in_chans)
+    with pytest.raises(ValueError) as caught:
+        model(torch.zeros(shape), project=True)
+    said = f"this model takes images (N, {in_chans}, H, W), and got a tensor of shape {shape}"
+    assert str(caught.value) == said + (f": {hint}" if hint else "")
+
+
+def test_the_check_of_shapes_is_no_obstacle_to_compilers():
+    model = effssl.create_model("test_resnet", projector_dim=8).eval()
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        features = model(images)
+        assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(images), features)
+        assert torch.equal(torch.export.export(model, (images,)).module()(images), features)

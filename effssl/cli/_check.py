@@ -179,13 +179,12 @@ class _Walk:
         extra = self.words[len(wanted) :]
         if not extra:
             return
-        # a pattern that the shell replaced by many names: all but the first have no flag
         for _, flag, value in self.words:
             names = [value, *(word for word, of, _ in self.words if of is flag)]
-            if flag is not None and flag.most_words == 1 and all(map(os.path.exists, names)):
+            if flag is not None and flag.most_words == 1 and len(found := _beside(names)) > 1:
                 raise ValueError(
-                    f"{flag.label} takes one name, and the shell made {len(names)} of a pattern: "
-                    f"quote it, {flag.label} {shlex.quote(_pattern(names))}"
+                    f"{flag.label} takes one name, and the shell made {len(found)} of a pattern: "
+                    f"quote it, {flag.label} {shlex.quote(_pattern(found))}"
                 )
         first, flag, value = extra[0]
         takes = " and ".join(option.metavar for option in wanted)
@@ -254,6 +253,15 @@ def _choices(option: Option) -> list[str]:
 def _words_for(flags: Sequence[str]) -> list[str]:
     """Return other words for some flags."""
     return sorted({word for flag in flags for word in synonyms(flag) if len(word) > 3})
+
+
+def _beside(names: list[str]) -> list[str]:
+    """Return the existing names that the shell may have made of one pattern with the first."""
+    there = [name for name in names if os.path.exists(name)]
+    if names[0] not in there:
+        return []
+    same = [name for name in there if os.path.dirname(name) == os.path.dirname(names[0])]
+    return same if len(same) > 1 else there
 
 
 def _pattern(names: list[str]) -> str:

@@ -98,7 +98,7 @@ def parse(
 
 def _without_box(text: str) -> str:
     """Return what tyro says in a box, above the rule in it, as one line."""
-    said = re.split(r"\n\W*\u2500{9,}\W*\n", text)[0]
+    said = re.split(r"\n\W*[\u2500-]{9,}\W*\n", text)[0]
     return one_line(re.sub(r"[\u2500-\u257f]+", " ", said))
 
 

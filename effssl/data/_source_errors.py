@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tarfile import TarError
 
+from effssl.hints import nearest
 from effssl.shown import one_line
 
 _OBJECT = "of type "  # begins the name of what is no path
@@ -34,12 +35,15 @@ def named_errors(named: str, split: str) -> Iterator[None]:
     try:
         yield
     except DatasetNotFoundError as error:
+        near = nearest(named[1:-1])
         raise FileNotFoundError(
-            f"no data set {named}: no such file or folder here, and the Hub says: {one_line(error)}"
+            f"no data set {named}: no such file or folder here{near}, and the Hub says: "
+            f"{one_line(error)}"
         ) from error
     except ConnectionError as error:
         raise FileNotFoundError(
-            f"no data set {named}: no such file or folder here, and the Hub cannot be reached"
+            f"no data set {named}: no such file or folder here{nearest(named[1:-1])}, and the Hub "
+            "cannot be reached"
         ) from error
     except (DataFilesNotFoundError, EmptyDatasetError) as error:
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked import free_port, launch, results
-from runs import EXAMPLE, lines, until
+from runs import lines, until
 
 from effssl import cli
 from effssl.training._checkpoint import load_checkpoint
@@ -33,6 +33,7 @@ MEASURED = {
     "convnext_atto": {"img_size": "16", "patch_size": "1"},
     "mobilenetv3_small_050": {"img_size": "32"},
 }
+COMMAND = ("-m", "effssl.cli", "pretrain")  # as a launcher takes it, wherever it is started
 EXACT = 1e-9  # of the weights of runs in float64, relative to their norm
 
 
@@ -121,7 +122,8 @@ def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path
     accelerate += ["--main_process_port", str(free_port("127.0.0.2"))]
     machines = [
         subprocess.Popen(
-            [*accelerate, "--machine_rank", str(rank), EXAMPLE, *flags(tmp_path / "run")],
+            [*accelerate, "--machine_rank", str(rank), *COMMAND, *flags(tmp_path / "run")],
+            cwd=tmp_path,
             env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
@@ -133,6 +135,24 @@ def test_accelerate_launch_on_two_machines_ends_with_the_weights_of_one(tmp_path
         assert machine.returncode == 0, log
     found = difference(load_checkpoint(tmp_path / "run")["model"], of_one_process)
     print(f"2 machines against 1 process: {found:.1e}")
+    assert found <= EXACT
+
+
+@pytest.mark.slow
+def test_torchrun_of_the_command_ends_with_the_weights_of_one(tmp_path, of_one_process):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    result = subprocess.run(
+        [*launcher, "--nproc_per_node", "2", *COMMAND, *flags(tmp_path / "run")],
+        cwd=tmp_path,  # where no clone is
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("model folder: ") == 1
+    found = difference(load_checkpoint(tmp_path / "run")["model"], of_one_process)
+    print(f"torchrun with 2 processes against 1 process: {found:.1e}")
     assert found <= EXACT
 
 
