@@ -1,7 +1,7 @@
 """Triton kernels of the fused views: the blur, with what follows it.
 
 down_kernel     the blur along columns
-across_kernel   the blur along rows, solarization, normalization
+across_kernel   the blur along rows, solarization, normalization, erasing
 
 `effssl.views._kernels` describes the arguments.
 """
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from effssl.views import _plan as rows
-from effssl.views._kernels import SIGMA, SOLARIZE, finish, plan_value
+from effssl.views._kernels import SIGMA, SOLARIZE, finish, not_erased, plan_value
 
 _ORDER = tl.constexpr(rows.ORDER)
 
@@ -81,6 +81,7 @@ def across_kernel(
     RADIUS: tl.constexpr,
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ERASE: tl.constexpr,
 ):
     """Blur along rows, and write the blurred views to out."""
     number = tl.program_id(0) // BLOCKS
@@ -90,9 +91,10 @@ def across_kernel(
     pixel = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < SIZE * SIZE
     out += (view - column).to(tl.int64) * out_view + pixel * out_pixel
+    left = not_erased(plan + view, stride, pixel, SIZE, ERASE)
     row = pixel // SIZE * SIZE
     for channel in tl.static_range(C):
         planes = blurred + (number * C + channel) * (SIZE * SIZE)
         value = _blur(planes, pixel % SIZE, row, 1, sigma, inside, SIZE, RADIUS)
-        value = finish(value, solarize, SCALE[channel], SHIFT[channel])
+        value = finish(value, solarize, SCALE[channel], SHIFT[channel], left, ERASE)
         tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=inside)

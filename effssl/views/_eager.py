@@ -11,6 +11,7 @@ from effssl.views import _plan as rows
 from effssl.views._blur import gaussian_blur, reach
 from effssl.views._plan import alike
 from effssl.views._resampling import resized_crops
+from effssl.views._rotation import rotated_crops
 from effssl.views.options import ViewOptions
 
 # Values of the views in a chunk on the CPU, found by timing: enough to amortize about 100 calls,
@@ -33,7 +34,8 @@ def render(
     Args:
         pixels: Flat buffer of images: uint8, or float in [0, 1].
         plan: The plan, (P, M) on the CPU.
-        options: Options of the views; used for the reach of the blur and the normalization.
+        options: Options of the views, none None; used for the kind of crop and of contrast, the
+            reach of the blur, the normalization and erasing.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
         dtype: Data type of the views; computed in float64 from float64 pixels, else in float32.
@@ -60,9 +62,15 @@ def render(
     step = _chunk(plan, channels, size, on_cpu)
     for first in range(0, len(order), step):
         part = slice(first, first + step)
-        view = resized_crops(pixels, plan[:, part], boxes[:, part], channels, size)
+        if options.rotate:
+            view = rotated_crops(pixels, plan[:, part], channels, size, options.rotate)
+        else:
+            view = resized_crops(pixels, plan[:, part], boxes[:, part], channels, size)
+        _turn_(view, plan[:, part])
         _adjust_(view, plan[:, part], values[:, part], options, white)
         view.mul_(1 / std)
+        if options.erase:
+            view = torch.where(_erased(values[:, part], size), shift, view)  # which becomes 0
         if on_cpu:  # index_copy_ copies value by value on the CPU
             for row, image in zip(order[part].tolist(), view.unbind(), strict=True):
                 torch.sub(image, shift, out=made[row])
@@ -77,6 +85,23 @@ def _chunk(plan: Tensor, channels: int, size: int, on_cpu: bool) -> int:
         return max(1, CPU_CHUNK // (channels * size**2))
     sides = plan[rows.HEIGHT : rows.WIDTH + 1].amax(1) if plan.shape[1] else plan.new_ones(2)
     return max(1, DEVICE_BYTES // (4 * channels * max(size**2, int(sides.prod()))))
+
+
+def _turn_(view: Tensor, plan: Tensor) -> None:
+    """Mirror some views, (N, C, S, S), top to bottom in place, and exchange their axes."""
+    for row, change in ((rows.MIRROR, lambda x: x.flip(-2)), (rows.TRANSPOSE, lambda x: x.mT)):
+        chosen = plan[row].nonzero()[:, 0]
+        if len(chosen):
+            chosen = to_device(chosen, view.device)
+            view[chosen] = change(view[chosen])
+
+
+def _erased(values: Tensor, size: int) -> Tensor:
+    """Return the pixels of each view that are erased, (N, 1, S, S) bool."""
+    top, left, height, width = values[rows.ERASE_TOP : rows.ERASE_WIDTH + 1].unsqueeze(-1)
+    step = torch.arange(size, device=values.device)
+    y = ((step >= top) & (step < top + height))[:, None, :, None]
+    return y & ((step >= left) & (step < left + width))[:, None, None, :]
 
 
 def _adjust_(view: Tensor, plan: Tensor, values: Tensor, options: ViewOptions, white: int) -> None:

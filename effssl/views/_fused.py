@@ -42,8 +42,8 @@ def render(
         pixels: Flat buffer of uint8 images.
         plan: The plan, (P, M) on the CPU.
         device_plan: The plan on the device of the pixels; copied if None.
-        options: Options of the views; used for the reach of the blur, the kind of contrast and
-            the normalization.
+        options: Options of the views, none None and without rotation; used for what kinds of
+            operations there are, the reach of the blur, and the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
         dtype: Data type of the views: bfloat16, float16 or float32.
@@ -58,6 +58,7 @@ def render(
     radius = min(reach(options), size - 1)
     kept = torch.float32 if dtype == torch.float32 else torch.float16
     chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * size**2))
+    turns, erase = bool(options.vertical_flip or options.quarter_turns), options.erase > 0
     blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
     pixels = pixels.contiguous()
     plan = to_device(plan, pixels.device) if device_plan is None else device_plan
@@ -71,12 +72,12 @@ def render(
     for start in range(0, views, chunk):
         end = min(start + chunk, views)
         part, columns = out[start:end], plan[:, start:end]
-        scratch, sums = crop(pixels, columns, channels, size, kept)
-        color(columns, scratch, sums, part, scale, shift, options.per_channel)
+        scratch, sums = crop(pixels, columns, channels, size, kept, turns)
+        color(columns, scratch, sums, part, scale, shift, options.per_channel, erase)
         first, last = blurred_before[start], blurred_before[end]
         if first < last:
             blurred = blur_down(plan, first, last - first, start, scratch, radius)
-            blur_across(plan, first, start, blurred, part, scale, shift, radius)
+            blur_across(plan, first, start, blurred, part, scale, shift, radius, erase)
             del blurred
         del scratch, sums  # free them before the next chunk
     return out
@@ -84,10 +85,10 @@ def render(
 
 @torch.library.custom_op("effssl::crop", mutates_args=(), device_types=DEVICE)
 def crop(
-    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
+    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype, turns: bool
 ) -> tuple[Tensor, Tensor]:
     """Make brightened crops, (n, C, S, S), and the sums of their tiles, (n, C, tiles) float32."""
-    scratch, sums = _cropped(pixels, plan, channels, size, dtype)
+    scratch, sums = _cropped(pixels, plan, channels, size, dtype, turns)
     constants = _crop_constants(channels, size)
     grid = (len(scratch) * constants["TILES"],)
     with torch.cuda.device_of(pixels):
@@ -98,6 +99,7 @@ def crop(
             scratch,
             sums,
             **constants,
+            TURNS=turns,
             num_warps=_crop_warps(channels),
         )
     return scratch, sums
@@ -105,7 +107,7 @@ def crop(
 
 @crop.register_fake
 def _cropped(
-    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype
+    pixels: Tensor, plan: Tensor, channels: int, size: int, dtype: torch.dtype, turns: bool
 ) -> tuple[Tensor, Tensor]:
     views, tiles = plan.shape[1], _crop_constants(channels, size)["TILES"]
     scratch = pixels.new_empty((views, channels, size, size), dtype=dtype)
@@ -145,6 +147,7 @@ def color(
     scale: Sequence[float],
     shift: Sequence[float],
     per_channel: bool,
+    erase: bool,
 ) -> None:
     """Write the views without blur to `out`, (n, C, S, S); prepare the others in the scratch."""
     views, channels, size, _ = scratch.shape
@@ -160,6 +163,7 @@ def color(
             SCALE=tuple(scale),
             SHIFT=tuple(shift),
             PER_CHANNEL=per_channel,
+            ERASE=erase,
             TILES=sums.shape[2],
             **constants,
         )
@@ -207,6 +211,7 @@ def blur_across(
     scale: Sequence[float],
     shift: Sequence[float],
     radius: int,
+    erase: bool,
 ) -> None:
     """Blur along rows and write to `out`, which holds the views of the plan from `column` on."""
     count, channels, size, _ = blurred.shape
@@ -223,6 +228,7 @@ def blur_across(
             SCALE=tuple(scale),
             SHIFT=tuple(shift),
             RADIUS=radius,
+            ERASE=erase,
             **constants,
         )
 

@@ -1,7 +1,9 @@
 """Triton kernels of the fused views: crops and colors. `effssl.views._blur_kernels` has the blur.
 
-crop_kernel     crop, resize, flip, brightness; sums over tiles, for the mean that contrast needs
-color_kernel    contrast, saturation, hue, gray; without blur also solarization and normalization
+crop_kernel     crop, resize, flips, quarter turns, brightness; sums over tiles, for the mean that
+                contrast needs
+color_kernel    contrast, saturation, hue, gray; without blur also solarization, normalization and
+                erasing
 
 The scratch between kernels holds planes (n, C, S, S) in float16 or float32; the views may have any
 strides. Sums have a fixed order without atomics, so results are reproducible to the bit. `plan` has
@@ -26,6 +28,9 @@ _TOP, _LEFT = tl.constexpr(rows.TOP), tl.constexpr(rows.LEFT)
 _CROP_HEIGHT, _CROP_WIDTH = tl.constexpr(rows.CROP_HEIGHT), tl.constexpr(rows.CROP_WIDTH)
 _FLIP, _SATURATION, _HUE = (tl.constexpr(r) for r in (rows.FLIP, rows.SATURATION, rows.HUE))
 _GREY, _FACTORS = tl.constexpr(rows.GREY), tl.constexpr(rows.FACTORS)
+_MIRROR, _TRANSPOSE = tl.constexpr(rows.MIRROR), tl.constexpr(rows.TRANSPOSE)
+_ERASE_TOP, _ERASE_LEFT = tl.constexpr(rows.ERASE_TOP), tl.constexpr(rows.ERASE_LEFT)
+_ERASE_HEIGHT, _ERASE_WIDTH = tl.constexpr(rows.ERASE_HEIGHT), tl.constexpr(rows.ERASE_WIDTH)
 SIGMA, SOLARIZE = tl.constexpr(rows.SIGMA), tl.constexpr(rows.SOLARIZE)
 _RED, _GREEN, _BLUE = (tl.constexpr(share) for share in color.LUMA)
 
@@ -66,6 +71,7 @@ def crop_kernel(
     TILES: tl.constexpr,
     X: tl.constexpr,
     Y: tl.constexpr,
+    TURNS: tl.constexpr,  # whether some views are mirrored top to bottom or transposed
 ):
     """Write the brightened crops to scratch, (n, C, S, S), and their sums, (n, C, TILES)."""
     view = tl.program_id(0) // TILES
@@ -85,7 +91,10 @@ def crop_kernel(
     x = tile % ACROSS * X + tl.arange(0, X)[None, None, :]
     inside = (channel < C) & (y < SIZE) & (x < SIZE)
     source_x = tl.where(tl.load(plan + _FLIP * stride) != 0, SIZE - 1 - x, x)
-    first_y, taps_y, center_y, reach_y = _taps(y, height, SIZE)
+    source_y = y
+    if TURNS:
+        source_y = tl.where(tl.load(plan + _MIRROR * stride) != 0, SIZE - 1 - y, y)
+    first_y, taps_y, center_y, reach_y = _taps(source_y, height, SIZE)
     first_x, taps_x, center_x, reach_x = _taps(source_x, width, SIZE)
 
     weight_sum_x = tl.zeros([1, 1, X], tl.float32)
@@ -114,7 +123,10 @@ def crop_kernel(
     ).to(tl.float32)
     value = _clamp(total / weight_sum * (factor / 255))
     value = tl.where(inside, value, 0.0)
-    place = (view * C + channel) * (SIZE * SIZE) + y * SIZE + x
+    pixel = y * SIZE + x
+    if TURNS:  # the axes change places where the pixels are written
+        pixel = tl.where(tl.load(plan + _TRANSPOSE * stride) != 0, x * SIZE + y, pixel)
+    place = (view * C + channel) * (SIZE * SIZE) + pixel
     tl.store(scratch + place, value.to(scratch.dtype.element_ty), mask=inside)
     channel = tl.arange(0, CHANNELS)
     sum_ = tl.sum(tl.sum(value, axis=2), axis=1)
@@ -176,9 +188,25 @@ def _turn_hue(red, green, blue, shift):
 
 
 @triton.jit
-def finish(x, solarize, scale, shift):
-    """Solarize and normalize."""
-    return tl.minimum(x, 2 - solarize - x) * scale - shift
+def finish(x, solarize, scale, shift, left, ERASE: tl.constexpr):
+    """Solarize and normalize; erased pixels, which are not left, become 0."""
+    x = tl.minimum(x, 2 - solarize - x) * scale - shift
+    if ERASE:
+        x = tl.where(left, x, 0.0)
+    return x
+
+
+@triton.jit
+def not_erased(plan, stride, pixel, SIZE: tl.constexpr, ERASE: tl.constexpr):
+    """Return which pixels are left: all unless ERASE is set."""
+    left = pixel >= 0
+    if ERASE:
+        y = pixel // SIZE - plan_value(plan, stride, _ERASE_TOP)
+        x = pixel % SIZE - plan_value(plan, stride, _ERASE_LEFT)
+        inside_y = (y >= 0) & (y < plan_value(plan, stride, _ERASE_HEIGHT))
+        inside_x = (x >= 0) & (x < plan_value(plan, stride, _ERASE_WIDTH))
+        left = (inside_y & inside_x) == 0
+    return left
 
 
 @triton.jit
@@ -238,6 +266,7 @@ def color_kernel(
     TILES: tl.constexpr,  # of crop_kernel
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ERASE: tl.constexpr,  # whether some views have an erased box
 ):
     """Write the views without blur to out; prepare the others for the blur, in the scratch."""
     view = tl.program_id(0) // BLOCKS
@@ -250,6 +279,7 @@ def color_kernel(
     # a vector, as the interpreter cannot broadcast a single truth value
     sigma = plan_value(plan, stride, SIGMA) + tl.zeros([BLOCK], tl.float32)
     written, kept = inside & (sigma == 0), inside & (sigma > 0)
+    left = not_erased(plan, stride, pixel, SIZE, ERASE)
 
     if C == 3:
         red = tl.load(scratch, mask=inside, other=0.0).to(tl.float32)
@@ -262,9 +292,9 @@ def color_kernel(
         tl.store(scratch, red.to(kind), mask=kept)
         tl.store(scratch + SIZE * SIZE, green.to(kind), mask=kept)
         tl.store(scratch + 2 * SIZE * SIZE, blue.to(kind), mask=kept)
-        red = finish(red, solarize, SCALE[0], SHIFT[0])
-        green = finish(green, solarize, SCALE[1], SHIFT[1])
-        blue = finish(blue, solarize, SCALE[2], SHIFT[2])
+        red = finish(red, solarize, SCALE[0], SHIFT[0], left, ERASE)
+        green = finish(green, solarize, SCALE[1], SHIFT[1], left, ERASE)
+        blue = finish(blue, solarize, SCALE[2], SHIFT[2], left, ERASE)
         kind = out.dtype.element_ty
         tl.store(out, red.to(kind), mask=written)
         tl.store(out + out_channel, green.to(kind), mask=written)
@@ -280,5 +310,5 @@ def color_kernel(
             value = tl.load(place, mask=inside, other=0.0).to(tl.float32)
             value = _contrast(plan, stride, value, mean, channel, C)
             tl.store(place, value.to(scratch.dtype.element_ty), mask=kept)
-            value = finish(value, solarize, SCALE[channel], SHIFT[channel])
+            value = finish(value, solarize, SCALE[channel], SHIFT[channel], left, ERASE)
             tl.store(out + channel * out_channel, value.to(out.dtype.element_ty), mask=written)

@@ -11,19 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from effssl.views._geometry import crop_boxes
+from effssl.views._geometry import crop_boxes, mirrors_and_transposes
 
 START = 0  # index of the image's first value in the flat buffer of pixels
 HEIGHT, WIDTH = 1, 2  # of the image in the buffer, with padding
 TOP, LEFT, CROP_HEIGHT, CROP_WIDTH = 3, 4, 5, 6  # box of the crop within the image
-FLIP = 7  # 1 mirrors left to right
+FLIP = 7  # 1 mirrors the crop left to right
 SATURATION = 8  # factor
 HUE = 9  # turn as a share of the circle
 GREY = 10  # 1 removes the color
 SIGMA = 11  # standard deviation of the blur in pixels of the view; 0 is no blur
 SOLARIZE = 12  # 1 inverts the bright half
 ORDER = 13  # permutation of the columns: those with a blur first, both parts ascending
-FACTORS = 14  # brightness of channel c in row FACTORS + c, contrast in row FACTORS + C + c
+MIRROR = 14  # 1 mirrors the crop top to bottom
+TRANSPOSE = 15  # 1 exchanges rows and columns, after the mirrors
+ANGLE = 16  # rotation of the crop in degrees, counterclockwise, before the mirrors
+ERASE_TOP, ERASE_LEFT, ERASE_HEIGHT, ERASE_WIDTH = 17, 18, 19, 20  # box in the view; may be empty
+IMAGE_HEIGHT, IMAGE_WIDTH = 21, 22  # without padding
+FACTORS = 23  # brightness of channel c in row FACTORS + c, contrast in row FACTORS + C + c
 
 
 def build_plan(
@@ -47,23 +52,26 @@ def build_plan(
             bottom and right; None if they are not padded.
 
     Returns:
-        The plan, (14 + 2 C, V * N) float64 on the CPU.
+        The plan, (23 + 2 C, V * N) float64 on the CPU.
     """
     views, images = draws["flip"].shape
     flat = {name: values.flatten(0, 1) for name, values in draws.items()}
     plan = torch.zeros(FACTORS + 2 * channels, views * images, dtype=torch.float64)
     plan[START] = starts.repeat(views)
     plan[HEIGHT : WIDTH + 1] = (sizes if stored is None else stored).repeat(views, 1).T
+    plan[IMAGE_HEIGHT : IMAGE_WIDTH + 1] = sizes.repeat(views, 1).T
     boxes = crop_boxes(flat, sizes.repeat(views, 1), ratio)
     for row, side in zip(plan[TOP : CROP_WIDTH + 1], boxes, strict=True):
         row.copy_(side)
-    plan[FLIP] = flat["flip"]
+    plan[FLIP], plan[MIRROR], plan[TRANSPOSE] = mirrors_and_transposes(flat)
     plan[SATURATION] = 1
     if channels == 3:
         plan[SATURATION], plan[HUE], plan[GREY] = flat["saturation"], flat["hue"], flat["grey"]
-    for row, name in ((SIGMA, "sigma"), (SOLARIZE, "solarize")):
+    for row, name in ((SIGMA, "sigma"), (SOLARIZE, "solarize"), (ANGLE, "angle")):
         if name in flat:
             plan[row] = flat[name]
+    if "erased" in flat:
+        plan[ERASE_TOP : ERASE_WIDTH + 1] = flat["erased"].T
     plan[ORDER] = (plan[SIGMA] == 0).to(torch.uint8).argsort(stable=True)
     for factors, name in zip(
         plan[FACTORS:].split(channels), ("brightness", "contrast"), strict=True

@@ -76,7 +76,7 @@ def resized_crops(pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int, si
             view = interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
             views.append(view.flip(-1) if flipped else view)
         return _as_float(torch.cat(views))
-    images, top, left = _stacked(pixels, plan, boxes, channels)
+    images, top, left = stacked(pixels, plan, boxes, channels)
     height, width = boxes[CROP_HEIGHT], boxes[CROP_WIDTH]
     rows = resampling_matrix(top, height, images.shape[-2], size, None, images.dtype)  # (M, S, H)
     columns = resampling_matrix(  # (M, S, W)
@@ -103,7 +103,7 @@ def _crops(pixels: Tensor, plan: Tensor, channels: int) -> Iterator[Tensor]:
         )
 
 
-def _stacked(
+def stacked(
     pixels: Tensor, plan: Tensor, boxes: Tensor, channels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return float images of one shape with the crops, (M, C, H, W), and their tops and lefts."""

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from effssl.background import BACKGROUND, color_of, on_color
-from effssl.hints import did_you_mean
 from effssl.views import _eager as eager
 from effssl.views import _fallback as fallback
-from effssl.views._geometry import draw_crops
+from effssl.views._geometry import draw_crops, draw_erased
 from effssl.views._plan import build_plan
-from effssl.views.options import PRESETS, ViewOptions
+from effssl.views.options import DEFAULTS, ViewOptions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,14 +21,15 @@ if TYPE_CHECKING:
 class MultiView:
     """Make V random views of every image of a batch.
 
-    A view is a random resized crop and flip in one antialiased resampling, then brightness,
-    contrast, saturation and hue in this order, grayscale, Gaussian blur, solarization, and
-    normalization. Every image of every view has its own parameters. Saturation, hue and grayscale
-    apply to 3-channel images only.
+    A view is a random resized crop in one antialiased resampling, with rotation, flips and quarter
+    turns, then brightness, contrast, saturation and hue in this order, grayscale, Gaussian blur,
+    solarization, normalization, and erasing. Every image of every view has its own parameters.
+    Saturation, hue and grayscale apply to 3-channel images only.
 
     Args:
-        options: Name of a preset (``cifar``, ``stl``, ``imagenet``, ``grey``, ``multispectral``)
-            or a `ViewOptions`.
+        options: Name of a preset (``cifar``, ``stl``, ``imagenet``, ``grey``, ``multispectral``,
+            ``microscopy``, ``aerial``) or a `ViewOptions`; ``ViewOptions(flip=0.0).over("stl")``
+            changes a preset.
         views: Number of views per image, V.
         size: Side of a view in pixels, S.
 
@@ -44,15 +44,10 @@ class MultiView:
 
     def __init__(self, options: str | ViewOptions = "cifar", *, views: int, size: int) -> None:
         if isinstance(options, str):
-            if options not in PRESETS:
-                hint = did_you_mean(options, PRESETS)
-                raise ValueError(
-                    f"unknown preset {options!r}; {hint}presets are {', '.join(PRESETS)}"
-                )
-            options = PRESETS[options]
+            options = ViewOptions().over(options)
         if views < 1 or size < 1:
             raise ValueError(f"views and size must be 1 or more, got {views} and {size}")
-        self.options = options
+        self.options = options.over(DEFAULTS)
         self.views = views
         self.size = size
 
@@ -98,6 +93,14 @@ class MultiView:
         if any(o.solarize):
             uniform = torch.rand(shape, generator=generator)
             draws["solarize"] = uniform < self._per_view(o.solarize)
+        if o.vertical_flip:
+            draws["vertical_flip"] = torch.rand(shape, generator=generator) < o.vertical_flip
+        if o.quarter_turns:
+            draws["quarter_turns"] = torch.randint(4, shape, generator=generator)
+        if o.rotate:
+            draws["angle"] = o.rotate * (2 * torch.rand(shape, generator=generator) - 1)
+        if o.erase:
+            draws["erased"] = draw_erased(shape, o.erase, self.size, generator)
         return draws
 
     def _per_view(self, values: tuple[float, ...]) -> Tensor:
@@ -123,7 +126,7 @@ class MultiView:
                 the bottom and right; None if they are not padded.
 
         Returns:
-            The plan, (14 + 2 C, V * N) float64 on the CPU; `effssl.views._plan` describes its rows.
+            The plan, (23 + 2 C, V * N) float64 on the CPU; `effssl.views._plan` describes its rows.
         """
         ratio = self.options.ratio
         return build_plan(draws, sizes, starts, ratio, channels=channels, stored=stored)

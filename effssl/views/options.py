@@ -1,50 +1,136 @@
-"""Options and presets of random views."""
+"""Options and presets of random views. This module does not import torch."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from effssl.hints import did_you_mean
+from effssl.shown import shown
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewOptions:
-    """Distribution of random views. Factors are drawn uniformly from [1 - x, 1 + x].
+    """Distribution of random views. A field that is None is as in the preset.
 
-    Attributes:
-        scale: Bounds of the crop's share of the image area.
-        ratio: Bounds of the crop's width / height.
-        flip: Probability of a left-right flip.
-        jitter: Probability that brightness, contrast, saturation and hue are changed.
-        brightness: Half-width of the brightness factor.
-        contrast: Half-width of the contrast factor.
-        saturation: Half-width of the saturation factor; RGB only.
-        hue: Largest turn of the hue as a share of the circle, at most 0.5; RGB only.
-        per_channel: Whether every channel has its own brightness and contrast factor, and its
-            contrast is about its own mean.
-        grey: Probability that the view loses its color; RGB only.
-        blur: Probability of Gaussian blur for each view; with more views than values the values
-            repeat.
-        sigma: Bounds of the blur's standard deviation in pixels of the view.
-        solarize: Probability for each view, as for blur, that pixels from 128 / 255 on are
-            inverted.
-        mean: Value to subtract from pixels in [0, 1]; one for each channel, or one for all.
-        std: Value to divide by afterwards; one for each channel, or one for all.
+    Without a preset, as in ``MultiView(ViewOptions(flip=0.0), ...)``, it is as in ``DEFAULTS``.
+    Factors are drawn uniformly from [1 - x, 1 + x].
+
+    Raises:
+        ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    per_channel: bool = False
-    grey: float = 0.2
-    blur: tuple[float, ...] = (0.0,)
-    sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: tuple[float, ...] = (0.0,)
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    scale: tuple[float, float] | None = None
+    """Bounds of the crop's share of the image area."""
+    ratio: tuple[float, float] | None = None
+    """Bounds of the crop's width / height."""
+    flip: float | None = None
+    """Probability of a left-right flip."""
+    vertical_flip: float | None = None
+    """Probability of an up-down flip."""
+    quarter_turns: bool | None = None
+    """Whether views are turned by 0, 1, 2 or 3 quarter turns, each as likely."""
+    rotate: float | None = None
+    """Largest angle in degrees, at most 180, by which views are turned to either side."""
+    jitter: float | None = None
+    """Probability that brightness, contrast, saturation and hue are changed."""
+    brightness: float | None = None
+    """Half-width of the brightness factor."""
+    contrast: float | None = None
+    """Half-width of the contrast factor."""
+    saturation: float | None = None
+    """Half-width of the saturation factor; RGB only."""
+    hue: float | None = None
+    """Largest turn of the hue as a share of the circle, at most 0.5; RGB only."""
+    per_channel: bool | None = None
+    """Whether every channel has its own brightness and contrast factor, and its contrast is about
+    its own mean."""
+    grey: float | None = None
+    """Probability that the view loses its color; RGB only."""
+    blur: tuple[float, ...] | None = None
+    """Probability of Gaussian blur for each view; with more views than values the values repeat."""
+    sigma: tuple[float, float] | None = None
+    """Bounds of the blur's standard deviation in pixels of the view."""
+    solarize: tuple[float, ...] | None = None
+    """Probability for each view, as for blur, that pixels from 128 / 255 on are inverted."""
+    erase: float | None = None
+    """Probability that a box of 2 to 33 % of the view becomes the mean color."""
+    mean: tuple[float, ...] | None = None
+    """Value to subtract from pixels in [0, 1]; one for each channel, or one for all."""
+    std: tuple[float, ...] | None = None
+    """Value to divide by afterwards; one for each channel, or one for all."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.given().items():
+            object.__setattr__(self, name, _checked(name, value))
+
+    @classmethod
+    def of(cls, values: object) -> ViewOptions:
+        """Make options from what a configuration holds: options, or an object of their fields.
+
+        Raises:
+            ValueError: If it is something else, or names an option that does not exist.
+        """
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, Mapping):
+            raise ValueError(f"view must be ViewOptions or an object of them; got {shown(values)}")
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                hint = did_you_mean(str(name), names)
+                raise ValueError(
+                    f"view.{shown(name)[1:-1]} is no view option; {hint}they are {', '.join(names)}"
+                )
+        return cls(**values)
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that are not None, by name."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def over(self, preset: str | ViewOptions) -> ViewOptions:
+        """Return the options of a preset with the given ones of these in their place.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if isinstance(preset, str):
+            if preset not in PRESETS:
+                hint = did_you_mean(preset, PRESETS)
+                raise ValueError(
+                    f"unknown preset {shown(preset)}; {hint}presets are {', '.join(PRESETS)}"
+                )
+            preset = PRESETS[preset]
+        return dataclasses.replace(preset, **self.given())
+
+    def flags(self) -> list[str]:
+        """Return the command-line flags of the given fields."""
+        flags = []
+        for name, value in self.given().items():
+            words = value if isinstance(value, tuple) else (value,)
+            flags += ["--view." + name.replace("_", "-"), *map(str, words)]
+        return flags
+
+    def check_lengths(self, views: int, channels: int) -> None:
+        """Check the numbers of values that are given for each view and for each channel.
+
+        Raises:
+            ValueError: If there are more values than views, or neither one nor one a channel.
+        """
+        for name in ("blur", "solarize"):
+            count = len(getattr(self, name) or ())
+            if count > views:
+                raise ValueError(
+                    f"view.{name} must be one value for each of {views} views, or fewer, which "
+                    f"repeat; got {count}"
+                )
+        for name in ("mean", "std"):
+            count = len(getattr(self, name) or (0.0,))
+            if count not in (1, channels):
+                either = f"1 or {channels} values" if channels > 1 else "1 value"
+                raise ValueError(f"view.{name} must be {either}, one a channel; got {count}")
 
     def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and std of normalization for a number of channels.
@@ -59,8 +145,90 @@ class ViewOptions:
 
         return fit(self.mean), fit(self.std)
 
+    def __str__(self) -> str:
+        """Return the given fields in words, such as ``flip 0, scale 0.2 1``."""
+        words = []
+        for name, value in self.given().items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            said = [f"{n:g}" for n in numbers]
+            if isinstance(value, bool):
+                said = ["on" if value else "off"]
+            words.append(" ".join([name.replace("_", " "), *said]))
+        return ", ".join(words) or "as the preset"
 
-PRESETS = {
+
+def describe(preset: str, view: ViewOptions) -> str:
+    """Return in words a preset and what is changed in it, such as ``cifar with flip 0``."""
+    return f"{preset} with {view}" if view.given() else preset
+
+
+_NUMBERS = {
+    **dict.fromkeys(("flip", "vertical_flip", "jitter", "grey", "erase"), (0, 1)),
+    **dict.fromkeys(("brightness", "contrast", "saturation"), (0, 100)),
+    "rotate": (0, 180),
+    "hue": (0, 0.5),
+}
+"""Bounds of options that are one number."""
+_RANGES = {"scale": 1, "ratio": 100, "sigma": 1000}
+"""Upper bound of options that are a range above 0."""
+_LISTS = {"blur": (0, 1), "solarize": (0, 1), "mean": (-1000, 1000), "std": (1e-6, 1000)}
+"""Bounds of each of the numbers of options that are several."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return the value of an option, numbers as float and lists as tuples.
+
+    Raises:
+        ValueError: If it has the wrong type or is out of bounds.
+    """
+    if isinstance(value, list):  # from a file
+        value = tuple(value)
+    numbers = value if isinstance(value, tuple) else (value,)
+    right = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
+    right = right and isinstance(value, tuple) == (name in _RANGES or name in _LISTS)
+    if name in _NUMBERS:
+        low, high = _NUMBERS[name]
+        right, what = right and low <= value <= high, f"a number, {low} to {high}"
+    elif name in _RANGES:
+        high = _RANGES[name]
+        right = right and len(value) == 2 and 0 < value[0] <= value[1] <= high
+        what = f"two numbers LOW HIGH with 0 < LOW <= HIGH <= {high}"
+    elif name in _LISTS:
+        low, high = _LISTS[name]
+        right = right and len(value) > 0 and all(low <= n <= high for n in value)
+        what = f"one number or more, each {low} to {high}"
+    else:
+        right, what = isinstance(value, bool), "True or False"
+    if not right:
+        raise ValueError(f"view.{name} must be {what}; got {shown(value)}")
+    if isinstance(value, bool):
+        return value
+    return tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+
+
+DEFAULTS = ViewOptions(
+    scale=(0.08, 1.0),
+    ratio=(3 / 4, 4 / 3),
+    flip=0.5,
+    vertical_flip=0.0,
+    quarter_turns=False,
+    rotate=0.0,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    per_channel=False,
+    grey=0.2,
+    blur=(0.0,),
+    sigma=(0.1, 2.0),
+    solarize=(0.0,),
+    erase=0.0,
+    mean=(0.5,),
+    std=(0.5,),
+)
+"""Options without a preset."""
+_CHANGES = {
     # the views of arXiv:2312.10725 for CIFAR: no blur, no solarize
     "cifar": ViewOptions(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "stl": ViewOptions(
@@ -83,4 +251,31 @@ PRESETS = {
     "multispectral": ViewOptions(
         saturation=0.0, hue=0.0, per_channel=True, grey=0.0, blur=(1.0, 0.1)
     ),
+    # no up; magnification and stain tell what is seen, so that crops, hue and color change little;
+    # blur as of focus; never inverted, since bright field is not dark field
+    "microscopy": ViewOptions(
+        scale=(0.25, 1.0),
+        vertical_flip=0.5,
+        quarter_turns=True,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.2,
+        hue=0.05,
+        grey=0.1,
+        blur=(0.5, 0.1),
+    ),
+    # no up; light and haze vary, while the color tells plants, water and soil apart
+    "aerial": ViewOptions(
+        scale=(0.2, 1.0),
+        vertical_flip=0.5,
+        quarter_turns=True,
+        saturation=0.2,
+        hue=0.05,
+        grey=0.1,
+        blur=(0.5, 0.1),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
 }
+PRESETS = {name: dataclasses.replace(DEFAULTS, **o.given()) for name, o in _CHANGES.items()}
+"""Options by the name of a preset; no field is None."""

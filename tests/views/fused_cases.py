@@ -14,6 +14,7 @@ from effssl.views import PRESETS, MultiView, ViewOptions
 
 # every operation, each on some of the views; all draws at their widest
 BOTH = ViewOptions(jitter=0.7, hue=0.5, grey=0.3, blur=(0.5,), sigma=(0.1, 1), solarize=(0.5,))
+TURNED = replace(BOTH, vertical_flip=0.5, quarter_turns=True, erase=0.6)
 STILL = ViewOptions(scale=(1, 1), ratio=(1, 1), jitter=1, hue=0.5, saturation=0.8, grey=0)
 
 
@@ -62,6 +63,11 @@ CASES = {
     "multispectral": Case(PRESETS["multispectral"], 5, 20, images=1),
     "thirteen channels, bfloat16": Case(BOTH, 13, 12, torch.bfloat16),
     "eight times smaller": Case(BOTH, 3, 16, sides=(120, 140), views=1),
+    "turned and erased": Case(TURNED, 3, 40, images=4),
+    "turned and erased, five channels, bfloat16": Case(TURNED, 5, 20, torch.bfloat16),
+    "turned only": Case(ViewOptions(quarter_turns=True), 1, 24, images=4),
+    "erased only": Case(ViewOptions(erase=1.0), 2, 24),
+    "microscopy": Case(PRESETS["microscopy"], 3, 32),
     "much larger": Case(BOTH, 3, 48, sides=(2, 9), views=1),
     "smaller than the blur": Case(replace(BOTH, blur=(1.0,)), 3, 4, sides=(2, 9)),
     "one pixel": Case(replace(BOTH, blur=(1.0,)), 3, 1, sides=(2, 9)),
@@ -82,7 +88,7 @@ def main(path):
             pixels,
             plan,
             wide[:, plan.shape[1] :],
-            case.options,
+            case.multi_view().options,
             channels=case.channels,
             size=case.size,
             dtype=case.dtype,

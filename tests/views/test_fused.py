@@ -14,7 +14,7 @@ from fused_cases import CASES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import effssl.views
-from effssl.views import PRESETS, MultiView
+from effssl.views import PRESETS, MultiView, ViewOptions
 from effssl.views import _eager as eager
 from effssl.views import _fallback as fallback
 
@@ -43,8 +43,9 @@ def distance(case, views):
     """The largest difference from the eager path in float32, in pixel units."""
     pixels, plan = case.inputs()
     options = {"channels": case.channels, "size": case.size, "dtype": torch.float32}
-    expected = eager.render(pixels, plan, case.options, **options)
-    std = torch.tensor(case.options.channel_stats(case.channels)[1]).view(-1, 1, 1)
+    expected = eager.render(pixels, plan, case.multi_view().options, **options)
+    stats = case.multi_view().options.channel_stats(case.channels)
+    std = torch.tensor(stats[1]).view(-1, 1, 1)
     return ((views.float().cpu() - expected) * std).abs().max().item()
 
 
@@ -58,7 +59,7 @@ def test_the_kernels_make_the_views_of_the_eager_path(interpreted, name):
 
 
 def test_the_cases_need_every_operation():
-    plan = CASES["every operation"].inputs()[1]
+    plan = CASES["turned and erased"].inputs()[1]
     rows = effssl.views._plan
     for row, neutral in (
         (rows.FLIP, 0),
@@ -67,6 +68,9 @@ def test_the_cases_need_every_operation():
         (rows.GREY, 0),
         (rows.SIGMA, 0),
         (rows.SOLARIZE, 0),
+        (rows.MIRROR, 0),
+        (rows.TRANSPOSE, 0),
+        (rows.ERASE_WIDTH, 0),
         (rows.FACTORS, 1),
         (rows.FACTORS + 3, 1),
     ):
@@ -172,7 +176,11 @@ def built(monkeypatch, tmp_path):
 @pytest.mark.parametrize("architecture", [80, 90])
 @pytest.mark.parametrize(
     ("preset", "channels", "size", "dtype"),
-    [("imagenet", 3, 224, torch.bfloat16), ("multispectral", 13, 96, torch.float32)],
+    [
+        ("imagenet", 3, 224, torch.bfloat16),
+        ("multispectral", 13, 96, torch.float32),
+        (ViewOptions(erase=0.5).over("microscopy"), 3, 160, torch.bfloat16),
+    ],
 )
 def test_the_kernels_compile_once_and_without_spilling_registers(
     built, architecture, preset, channels, size, dtype, tmp_path, monkeypatch

@@ -62,7 +62,7 @@ def test_views_equal_the_chain_of_torchvision_operations(size, white, options, c
     views = mv.apply(images, draws, sizes)
     for v in range(2):
         draw = {name: values[v] for name, values in draws.items()}
-        boxes = torch.stack(crop_boxes(draw, sizes, options.ratio), dim=1)
+        boxes = torch.stack(crop_boxes(draw, sizes, mv.options.ratio), dim=1)
         for i in range(24):
             part = {name: values[i] for name, values in draw.items()}
             expected = reference(images[i], boxes[i].tolist(), part, size)
