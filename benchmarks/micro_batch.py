@@ -48,7 +48,7 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     accelerator = Accelerator(cpu=config.cpu, mixed_precision=mixed)
     net = create_model(config.backbone, projector_dim=config.projector_dim, img_size=args.img_size)
     model = accelerator.prepare(net.to(memory_format=torch.channels_last)).train()
-    multi_view = MultiView(config.preset, views=views, size=args.img_size)
+    multi_view = MultiView(config.view.over(config.preset), views=views, size=args.img_size)
     loss_fn = create_loss("bt", dim=config.projector_dim)
     local = BatchShard(config.batch_size, config.micro_batch)
     in_chunks = config.micro_batch is not None

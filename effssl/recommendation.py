@@ -121,7 +121,8 @@ def training_speed(config: PretrainConfig) -> float:
     if device.type == "cpu":  # its speed hardly depends on the batch
         images = min(images, max(2, _CPU_PIXELS // config.img_size**2))
     half = mixed_precision(config.precision, device.type == "cpu") == "bf16"
-    multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
+    options = config.view.over(config.preset)
+    multi_view = MultiView(options, views=config.views, size=config.img_size)
     loss_fn = create_loss(config.loss, dim=config.projector_dim)
     shape = (images, config.in_chans, config.img_size, config.img_size)
     seconds = []

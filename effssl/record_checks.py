@@ -10,6 +10,7 @@ from effssl.foreign import check_type
 _LARGEST = 1e100  # charts stand no more
 _STEEPEST = 60  # of an exponent, so that powers of ranks are floats
 _MOST_RANK = 100_000
+_MOST_OPTIONS, _MOST_VALUES = 100, 1000  # of views; a card shows all of them
 _Number = float | None
 _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("backbone", "loss", "preset", "optimizer", "lr_scaling"), str),
@@ -18,6 +19,7 @@ _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("projector_dim", "views", "batch_size", "img_size", "seed"), int),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), float),
     "pretrained": bool,
+    "view": dict[str, list[float] | float | bool],
 }
 _SPECTRUM: dict[str, Any] = {
     **dict.fromkeys(("images", "width", "views", "viewed_images"), int),
@@ -42,6 +44,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         if name in config:
             check_type(config[name], hint, f"{name} of config")
             _check_size(config[name], f"{name} of config")
+    view = config.get("view", {})
+    if len(view) > _MOST_OPTIONS:
+        raise ValueError(f"view of config must have {_MOST_OPTIONS} options at most")
+    if any(isinstance(one, list) and len(one) > _MOST_VALUES for one in view.values()):
+        raise ValueError(f"an option in view of config must have {_MOST_VALUES} values at most")
 
 
 def check_history(history: Mapping[str, list] | None) -> None:

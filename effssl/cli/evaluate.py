@@ -106,6 +106,7 @@ class Evaluate:
         from effssl.evaluation._tables import all_numbers
         from effssl.hub._folder import with_earlier
         from effssl.shown import plain
+        from effssl.views.options import ViewOptions
 
         weights = self._weights()
         folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
@@ -135,6 +136,7 @@ class Evaluate:
             lr=self.lr,
             layer_decay=self.layer_decay,
             preset=trained.get("preset", "imagenet"),
+            view=ViewOptions.of(trained.get("view", {})),
             max_broken=self.max_broken,
             precision=self.precision,
             workers=self.workers,

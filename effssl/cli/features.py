@@ -52,7 +52,7 @@ class Features:
     views: int = 0
     """Random views of each image to average over; 0: the image itself."""
     preset: Preset | None = None
-    """What the views look like; that of the pretraining if None."""
+    """What the views look like; as in the pretraining if None."""
     project: bool = False
     """Write projections instead of features."""
     batch_size: int = 256
@@ -81,7 +81,7 @@ class Features:
         check_names(self.model, self.dataset)
         from effssl.data import load_source
         from effssl.evaluation import extract_features
-        from effssl.views import MultiView
+        from effssl.views import MultiView, ViewOptions
 
         _, encoder, trained = load_model(self.model, self.revision, self.cpu)
         dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)
@@ -96,8 +96,9 @@ class Features:
         )
         views = None
         if self.views:
-            preset = self.preset or trained.get("preset", "imagenet")
-            views = MultiView(preset, views=self.views, size=size)
+            options = ViewOptions() if self.preset else ViewOptions.of(trained.get("view", {}))
+            options = options.over(self.preset or trained.get("preset", "imagenet"))
+            views = MultiView(options, views=self.views, size=size)
         extract_features(
             encoder,
             source,

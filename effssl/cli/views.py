@@ -15,16 +15,19 @@ from effssl.cli._model import check_names
 from effssl.shown import one_line, plain
 from effssl.training._fields import Column, Dataset, Split
 from effssl.training.config import GivenRange, Preset
+from effssl.views.options import NO_CHANGES, ViewOptions
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Draw a few images and their views, to see what a preset does to them before training."""
+    """Draw a few images and their views, to see what options do to them before training."""
 
     dataset: Dataset = "fashion-mnist-sample"
     """Images to draw, as for pretrain."""
     preset: Preset = "imagenet"
     """What views look like, as for pretrain."""
+    view: ViewOptions = NO_CHANGES
+    """Changes of the preset, as for pretrain."""
     output: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("views.png")
     """Picture to write; its name's ending says the format."""
     views: int = 4
@@ -67,7 +70,9 @@ class Views:
         from effssl.views._channels import channels_note
         from effssl.views._picture import draw_views
 
-        multi_view = MultiView(self.preset, views=self.views, size=self.img_size)
+        view = ViewOptions.of(self.view)
+        multi_view = MultiView(view.over(self.preset), views=self.views, size=self.img_size)
+        view.check_lengths(self.views, self.in_chans)
         if note := channels_note(self.preset, multi_view.options, self.in_chans):
             print(note, file=sys.stderr)
         source = load_source(

@@ -23,6 +23,7 @@ from effssl.evaluation.spectrum import Spectrum, spectrum
 from effssl.model import SSLModel
 from effssl.transform import create_transform
 from effssl.views import MultiView
+from effssl.views.options import describe
 
 SPECTRUM_IMAGES = 10_000
 VIEWS = 10
@@ -36,7 +37,7 @@ class Invariance:
     Attributes:
         images: Number of images.
         views: Number of views of each image.
-        preset: Preset of the views.
+        preset: Preset of the views, with what was changed in it.
         lidar: `effssl.evaluation.lidar`.
         alignment: `effssl.evaluation.alignment`.
         uniformity: `effssl.evaluation.uniformity` of one view of each image.
@@ -154,7 +155,7 @@ def measure_invariance(
         name: Invariance(
             images=x.shape[1],
             views=views.views,
-            preset=settings.preset,
+            preset=describe(settings.preset, settings.view),
             lidar=lidar(x),
             alignment=alignment(x),
             uniformity=uniformity(x[0]),

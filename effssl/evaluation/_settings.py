@@ -9,6 +9,7 @@ from torch import Tensor
 
 from effssl.evaluation._device import Precision
 from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, tuning_plan
+from effssl.views.options import ViewOptions
 
 PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
 
@@ -50,6 +51,7 @@ class Settings:
     vote: Vote
     tuning: Tuning
     preset: str
+    view: ViewOptions
     precision: Precision
     workers: int | None
     progress: bool

@@ -36,7 +36,7 @@ from effssl.evaluation.linear import LinearProbe
 from effssl.evaluation.spectrum import Spectrum
 from effssl.model import SSLModel
 from effssl.processes import check_main_guard
-from effssl.views import MultiView
+from effssl.views import MultiView, ViewOptions
 
 SHARES = (1.0, 0.1, 0.01)
 
@@ -101,6 +101,7 @@ def evaluate(
     lr: float = LR,
     layer_decay: float | None = None,
     preset: str = "imagenet",
+    view: ViewOptions | None = None,
     max_broken: float = MAX_BROKEN,
     precision: Precision = "auto",
     workers: int | None = None,
@@ -124,6 +125,7 @@ def evaluate(
         lr: Learning rate of fine-tuning.
         layer_decay: Layer-wise decay of that learning rate.
         preset: Preset of the views of ``spectrum``; best that of the pretraining.
+        view: Changes of that preset; likewise.
         max_broken: Largest share of broken images of train and of test, rounded up to whole images.
             They are named and left out.
         precision: Precision of the backbones, as for `extract_features`.
@@ -137,7 +139,9 @@ def evaluate(
     """
     check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
-    settings = Settings(protocols, seeds, vote, tuning, preset, precision, workers, progress)
+    settings = Settings(
+        protocols, seeds, vote, tuning, preset, view or ViewOptions(), precision, workers, progress
+    )
     join(cpu=next(model.parameters()).device.type == "cpu")
     if world_size() > 1:
         check_same(
@@ -156,7 +160,7 @@ def evaluate(
 
 def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation:
     size = model.backbone.pretrained_cfg["input_size"][-1]
-    views = MultiView(settings.preset, views=VIEWS, size=size)
+    views = MultiView(settings.view.over(settings.preset), views=VIEWS, size=size)
     labels, test_labels = (x[x >= 0] for x in (images.train_labels, images.test_labels))
     vote = settings.vote
     if vote.k is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from effssl.hub._card_evaluation import (
@@ -18,6 +21,7 @@ from effssl.hub._model_config import ModelConfig
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import SSLModel
 from effssl.records import TrainingRecord
+from effssl.views.options import ViewOptions
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # the packaged sample is part of a dataset on the Hub
@@ -126,7 +130,7 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
         "Steps": f"{training.step:,} of {config['batch_size']:,} images",
         "Images seen": f"{training.images_seen:,}",
         "Views seen": f"{training.views_seen:,}",
-        "Views": f"preset {config['preset']}, {config['img_size']} px",
+        "Views": f"preset {config['preset']}, {config['img_size']} px{_changes(config)}",
         "Optimizer": f"{config['optimizer']}, lr {config['lr']:g}, scaled by the batch: "
         f"{config['lr_scaling']}; weight decay {config['weight_decay']:g}; cosine decay after a "
         f"warm-up of {config['warmup_epochs']:g} epochs or a tenth of the run",
@@ -144,6 +148,10 @@ def _command(training: TrainingRecord) -> str | None:
     if training.command is None or "--dataset" in training.command.split():
         return training.command
     return f"{training.command} --dataset path/to/images"  # else it would be that of the sample
+def _changes(config: Mapping[str, Any]) -> str:
+    """Return in words what a run changed in its preset."""
+    view = ViewOptions.of(config.get("view", {}))
+    return f", with {view}" if view.given() else ""
 
 
 def _values(config: ModelConfig) -> str:

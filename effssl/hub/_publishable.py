@@ -13,7 +13,7 @@ from effssl.foreign import read_json
 from effssl.hub._folder import PROBE, TRAINING, read_record
 from effssl.hub._license import LICENSE, License
 from effssl.hub._model_config import WEIGHT_FILES, ModelConfig, set_license
-from effssl.hub._record_keys import COLUMNS, CONFIG, PRIVATE, VERSIONS
+from effssl.hub._record_keys import COLUMNS, CONFIG, PRIVATE, VERSIONS, VIEW
 from effssl.hub._tensor_file import open_tensors
 from effssl.shown import shown
 
@@ -82,6 +82,8 @@ def check_publishable(copy: Path, folder: Path, license: License | None = None) 
         _check_keys(record.unknown, "", path)
         for key, known in _RECORD_KEYS.items():
             _check_keys((getattr(record, key) or {}).keys() - known, key, path)
+        view = (record.config or {}).get("view", {})
+        _check_keys(view.keys() - VIEW, "config.view", path)
         for name in sorted(PRIVATE):
             if (record.config or {}).get(name) is not None:
                 raise ValueError(f"{path}: config.{name} is private: take it out")
@@ -141,7 +143,8 @@ def _is_command(value: str) -> bool:
         words = shlex.split(value)
     except ValueError:
         return False
-    flags = {"--" + name.replace("_", "-") for name in CONFIG}
+    names = CONFIG | {f"view.{name}" for name in VIEW}
+    flags = {"--" + name.replace("_", "-") for name in names}
     return all(
         word in flags if word.startswith("--") else re.fullmatch(rf"{_ID}|{_WORD}|{FORM}", word)
         for word in words

@@ -1,16 +1,22 @@
 """Keys of training.json that effssl writes below config, versions and history."""
 
+import dataclasses
+
+from effssl.views.options import ViewOptions
+
 CONFIG = frozenset(
     (
         "backbone pretrained in_chans img_size patch_size projector_dim loss loss_weight multiview "
         "dataset split image_column label_column value_range background max_pixels streaming "
-        "workers cache_gb max_broken views preset batch_size micro_batch epochs max_steps "
+        "workers cache_gb max_broken views view preset batch_size micro_batch epochs max_steps "
         "max_minutes optimizer lr lr_scaling weight_decay warmup_epochs grad_clip precision "
         "compile deterministic seed cpu resume overwrite checkpoint_steps checkpoint_minutes "
         "keep_checkpoints stop_when_disk_full timeout_minutes evaluate_every log_every tracker"
     ).split()
 )
 """Fields of a run's configuration whose values are published."""
+VIEW = frozenset(field.name for field in dataclasses.fields(ViewOptions))
+"""Fields of ``view`` in it."""
 PRIVATE = frozenset({"output"})
 """Fields that are there without their values, since they are paths."""
 VERSIONS = frozenset({"python", "effssl", "torch", "torchvision", "timm", "accelerate", "datasets"})

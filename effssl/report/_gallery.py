@@ -127,7 +127,8 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
 
 def views_picture(config: PretrainConfig, sample: Sample) -> str:
     """Draw a few images and their views, as a data URL."""
-    views = MultiView(config.preset, views=min(config.views, _VIEWS), size=config.img_size)
+    options = config.view.over(config.preset)
+    views = MultiView(options, views=min(config.views, _VIEWS), size=config.img_size)
     decoded = DecodedImages(sample.source, decode_size(config.img_size))
     images = decoded.__getitems__(_spread(sample, _SHOWN))
     whole = [image for image in images if isinstance(image, Tensor)]

@@ -95,8 +95,9 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         images = inventory.fingerprint()
     check_same_images(config, images)
     config = replace(config, value_range=source.value_range)
-    multi_view = MultiView(config.preset, views=config.views, size=config.img_size)
-    if note := channels_note(config.preset, multi_view.options, config.in_chans):
+    options = config.view.over(config.preset)
+    multi_view = MultiView(options, views=config.views, size=config.img_size)
+    if note := channels_note(config.preset, options, config.in_chans):
         logger.info("%s", note)
     loss_fn = create_loss(
         config.loss,

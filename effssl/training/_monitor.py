@@ -44,7 +44,14 @@ def start_tracker(
         "trackio": {"name": f"{name}-{tracker_id[:6]}", "resume": "allow"},
         "wandb": {"name": name, "id": tracker_id, "resume": "allow", "dir": config.run_folder},
     }
-    flat = {k: v for k, v in config.values().items() if v is not None}
+    values = config.values()
+    values |= {f"view.{name}": value for name, value in values.pop("view").items()}
+    # TensorBoard takes neither objects nor several numbers
+    flat = {
+        k: v if isinstance(v, int | float | str) else str(v)
+        for k, v in values.items()
+        if v is not None
+    }
     accelerator.init_trackers("effssl", flat, init_kwargs=options)
 
 

@@ -138,7 +138,7 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
         logger.info("resuming a run of a version that dropped transparency: so does the rest of it")
     now = json.loads(json.dumps(config.values()))
     # a field that did not exist yet had the effect of its default
-    before = {f.name: f.default for f in dataclasses.fields(PretrainConfig)} | BEFORE | before
+    before = PretrainConfig().values() | BEFORE | before
     free = names_where(config, "on_resume", "free")
     if has_images(folder):
         free.add("dataset")  # what counts is the images, which `open_run_folder` compares

@@ -30,6 +30,7 @@ from effssl.training._fields import (
     names_where,
     setting,
 )
+from effssl.views.options import NO_CHANGES, ViewOptions
 
 if TYPE_CHECKING:
     from effssl.data.sources import Images
@@ -47,7 +48,7 @@ IN_MEMORY = "(objects in memory)"
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 LrScaling = Literal["none", "linear", "sqrt"]
-Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral"]
+Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral", "microscopy", "aerial"]
 ValueRange = tuple[float, float] | Literal["auto"]
 GivenRange = Annotated[ValueRange | None, arg(metavar="LOW HIGH | auto")]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
@@ -118,7 +119,11 @@ class PretrainConfig:
     views: int = setting(4, least=2, why="the loss compares views of the same image")
     """Number of views V per image, at least 2; a step costs V forward and backward passes."""
     preset: Preset = setting("imagenet")
-    """Augmentations of the views: grey suits 1 channel, multispectral any number of channels."""
+    """Augmentations of the views: grey suits 1 channel, multispectral any number of channels,
+    microscopy and aerial images without an up."""
+    view: ViewOptions = setting(NO_CHANGES)
+    """Changes of the preset, such as --view.flip 0; options that are None are those of the
+    preset."""
 
     batch_size: int = setting(256, least=2, why="the loss is a statistic")
     """Images per step, summed over all processes."""
@@ -185,18 +190,22 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.value_range, list):  # from a file
             object.__setattr__(self, "value_range", tuple(self.value_range))
+        object.__setattr__(self, "view", ViewOptions.of(self.view))
         hints = get_type_hints(type(self))
         if isinstance(self.dataset, os.PathLike):
             object.__setattr__(self, "dataset", os.fspath(self.dataset))
         for field in dataclasses.fields(self):
             if field.name == "dataset" and hasattr(self.dataset, "__iter__"):
                 continue  # text, or an object that load_source checks
+            if field.name == "view":
+                continue  # checked itself
             check_field(field, hints[field.name], getattr(self, field.name))
         if isinstance(self.value_range, tuple) and not self.value_range[0] < self.value_range[1]:
             raise ValueError(
                 f"{option('value_range')} must rise from LOW to HIGH; got {self.value_range}"
             )
         color_of(self.background)
+        self.view.check_lengths(self.views, self.in_chans)
         if self.output is not None:
             _check_output(self.output)
         if self.resume and self.overwrite:
@@ -213,7 +222,9 @@ class PretrainConfig:
         """
         flags, defaults = [], {field.name: field.default for field in dataclasses.fields(self)}
         for name, value in self.values().items():
-            if value != defaults[name] and name not in without:
+            if name == "view" and name not in without:
+                flags += self.view.flags()
+            elif value != defaults[name] and name not in without:
                 flags.append("--" + name.replace("_", "-"))
                 words = value if isinstance(value, tuple) else (value,)
                 flags += [] if value is True else map(str, words)
@@ -273,8 +284,11 @@ class PretrainConfig:
         return {f.name: f.default for f in dataclasses.fields(self) if f.name in names}
 
     def values(self) -> dict[str, Any]:
-        """Return the values of all fields, with a word in place of a data set in memory."""
+        """Return the values of all fields: in place of a data set in memory a word, of `view`
+        what is given.
+        """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["view"] = self.view.given()
         if not isinstance(self.dataset, str):
             values["dataset"] = IN_MEMORY
         return values

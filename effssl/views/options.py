@@ -72,6 +72,8 @@ class ViewOptions:
         Raises:
             ValueError: If it is something else, or names an option that does not exist.
         """
+        if isinstance(values, _Flags):
+            values = values.given()
         if isinstance(values, cls):
             return values
         if not isinstance(values, Mapping):
@@ -155,6 +157,17 @@ class ViewOptions:
                 said = ["on" if value else "off"]
             words.append(" ".join([name.replace("_", " "), *said]))
         return ", ".join(words) or "as the preset"
+
+
+class _Flags(ViewOptions):
+    """Options that `ViewOptions.of` checks, for tyro would make several lines of their errors."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+NO_CHANGES = _Flags()
+"""Default of a field of the command line whose flags are options."""
 
 
 def describe(preset: str, view: ViewOptions) -> str:

@@ -186,7 +186,7 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
     """Measure raw pixels, and the backbone of a run before its first step."""
     args = {name: getattr(config, name) for name in BACKBONE_ARGS}
     model = effssl.create_model(config.backbone, **args)
-    stats = effssl.MultiView(config.preset, views=2, size=config.img_size).options.channel_stats
+    stats = config.view.over(config.preset).channel_stats
     model.set_input(config.img_size, *stats(config.in_chans))
     pixels = effssl.create_transform(model, img_size=min(32, config.img_size))
     rows = []

@@ -12,6 +12,7 @@ import tyro
 
 from effssl import PretrainConfig
 from effssl.cli import expand_config
+from effssl.views import ViewOptions
 
 # of each field values that are not its default
 OTHERS = {
@@ -36,6 +37,10 @@ OTHERS = {
     "max_broken": [0, 0.5, 1.0],
     "views": [2, 8],
     "preset": ["cifar", "grey"],
+    "view": [
+        ViewOptions(flip=0.0, quarter_turns=True, per_channel=False),
+        ViewOptions(scale=(0.2, 1.0), blur=(0.5, 0.1), mean=(-0.5,), std=(1 / 3,)),
+    ],
     "batch_size": [2, 4096],
     "micro_batch": [1, 128],
     "epochs": [1, 1000],
@@ -177,6 +182,61 @@ def test_every_field_is_a_documented_flag():
 # The flags and the file that make a configuration
 
 
+def test_view_options_are_the_same_from_flags_a_file_and_python(tmp_path):
+    made = PretrainConfig(view=ViewOptions(flip=0, blur=(0.5, 0), quarter_turns=True, scale=[1, 1]))
+    flags = (
+        "--view.flip 0 --view.blur 0.5 0 --view.quarter-turns True --view.scale 1 1".split(),
+        "--view.scale 1 1.0 --view.blur 0.5 0.0 --view.quarter-turns True --view.flip 0.0".split(),
+    )
+    made.save(tmp_path / "made.json")
+    for args in flags:
+        assert parse(args) == made
+        parse(args).save(tmp_path / "parsed.json")
+        assert (tmp_path / "parsed.json").read_bytes() == (tmp_path / "made.json").read_bytes()
+    saved = json.loads((tmp_path / "made.json").read_text())
+    view = {"scale": [1.0, 1.0], "flip": 0.0, "quarter_turns": True, "blur": [0.5, 0.0]}
+    assert saved["view"] == view and list(saved["view"]) == list(view)
+    assert PretrainConfig.load(tmp_path / "made.json") == made
+    assert PretrainConfig(view=view) == made
+    assert made.view.over(made.preset).jitter == 0.8
+
+
+def test_a_file_without_view_options_is_that_of_the_preset(tmp_path):
+    file = tmp_path / "config.json"
+    PretrainConfig(preset="stl").save(file)
+    saved = json.loads(file.read_text())
+    assert saved.pop("view") == {}
+    file.write_text(json.dumps(saved))
+    assert PretrainConfig.load(file) == PretrainConfig(preset="stl")
+
+
+def test_a_flag_changes_one_view_option_of_a_file_and_none_is_again_that_of_the_preset(tmp_path):
+    file = tmp_path / "config.json"
+    PretrainConfig(view=ViewOptions(flip=0, jitter=0.5)).save(file)
+    for value, flip in (("0.25", 0.25), ("None", None)):
+        args = expand_config(["--config", str(file), "--view.flip", value])
+        assert parse(args).view == ViewOptions(flip=flip, jitter=0.5)
+
+
+@pytest.mark.parametrize(
+    "view, message",
+    [
+        ({"flip": 2}, "view.flip must be a number, 0 to 1; got 2"),
+        ({"flop": 2}, "view.flop is no view option; did you mean 'flip'?"),
+        ({"blur": [0.1] * 5}, "view.blur must be one value for each of 4 views"),
+        ({"mean": [0.1, 0.2]}, "view.mean must be 1 or 3 values, one a channel; got 2"),
+        (["flip"], "view must be ViewOptions or an object of them; got"),
+    ],
+)
+def test_a_wrong_view_option_of_a_file_is_one_line_with_the_name_of_the_file(
+    tmp_path, view, message
+):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"view": view}))
+    with pytest.raises(ValueError, match=f"config.json: {message}"):
+        PretrainConfig.load(file)
+
+
 def test_the_values_tried_are_those_of_every_field():
     assert OTHERS.keys() == FIELDS.keys()
     for field in dataclasses.fields(PretrainConfig):
@@ -256,7 +316,7 @@ def test_every_field_of_the_file_of_a_run_is_taken_but_these(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('{"viewz": 4}', "'viewz' is not a field of .*; did you mean 'views'\\? rename or delete"),
+        ('{"viewz": 4}', "'viewz' is not a field of .*; did you mean 'views?'\\? rename or delete"),
         ('{"qqqqqq": 4}', "'qqqqqq' is not a field of this version's PretrainConfig; rename"),
         ('{"views": 4', "config.json is not valid JSON: "),
         ("", "config.json is not valid JSON: "),
@@ -301,6 +361,7 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
         right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
         right = right and field != "background"  # none is the name of a color
         right = right and not (field == "max_broken" and value in (3, 2.5))  # above its bound
+        right = right or (field == "view" and value == {})
         file.write_text(json.dumps({field: value}))
         if right:
             PretrainConfig.load(file)
