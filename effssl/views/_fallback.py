@@ -17,7 +17,6 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 _given_up = False
-_said_rotate = False
 
 
 def try_fused(
@@ -34,17 +33,11 @@ def try_fused(
 
     The kernels take uint8 pixels on CUDA and make views of 16 or 32 bits. If Triton is missing, or
     a kernel fails to build or to start, a warning is logged and this process does not try again.
-    Rotated views are not made by kernels, which is logged once.
     """
-    global _given_up, _said_rotate
+    global _given_up
     if _given_up or pixels.device.type != DEVICE:
         return None
     if pixels.dtype != torch.uint8 or dtype not in DTYPES:
-        return None
-    if options.rotate:
-        if not _said_rotate:
-            _said_rotate = True
-            logger.warning("rotated views are made without Triton kernels, and take longer")
         return None
     try:
         from effssl.views import _fused as fused

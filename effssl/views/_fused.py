@@ -1,4 +1,4 @@
-"""Views by four Triton kernels a chunk. Importing this module needs Triton.
+"""Views by four Triton kernels a chunk, or five with rotation. Importing this module needs Triton.
 
 Each kernel is registered as an operator of PyTorch, so that fake tensors, `torch.compile` and
 profilers can trace it.
@@ -18,8 +18,10 @@ from effssl.views import _blur_kernels as blur_kernels
 from effssl.views import _kernels as kernels
 from effssl.views._blur import reach
 from effssl.views._fallback import DEVICE
+from effssl.views._fused_rotation import rotated_crop
 from effssl.views._kernels import BLOCK, TILE_X, TILE_Y
 from effssl.views._plan import SIGMA
+from effssl.views._rotation import surroundings
 from effssl.views.options import ViewOptions
 
 # Memory of the planes between the kernels for a chunk; blurred views take at most as much again.
@@ -42,8 +44,8 @@ def render(
         pixels: Flat buffer of uint8 images.
         plan: The plan, (P, M) on the CPU.
         device_plan: The plan on the device of the pixels; copied if None.
-        options: Options of the views, none None and without rotation; used for what kinds of
-            operations there are, the reach of the blur, and the normalization.
+        options: Options of the views, none None; used for what kinds of operations there are, the
+            reach of the blur, and the normalization.
         channels: Number of channels, C.
         size: Side of a view in pixels, S.
         dtype: Data type of the views: bfloat16, float16 or float32.
@@ -57,7 +59,8 @@ def render(
     shift = [m / s for m, s in zip(mean, std, strict=True)]
     radius = min(reach(options), size - 1)
     kept = torch.float32 if dtype == torch.float32 else torch.float16
-    chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * size**2))
+    margin = surroundings(size, options.rotate) if options.rotate else 0
+    chunk = max(1, SCRATCH_BYTES // (kept.itemsize * channels * (size + 2 * margin) ** 2))
     turns, erase = bool(options.vertical_flip or options.quarter_turns), options.erase > 0
     blurred_before = [0, *(plan[SIGMA] > 0).cumsum(0).tolist()]
     pixels = pixels.contiguous()
@@ -72,7 +75,10 @@ def render(
     for start in range(0, views, chunk):
         end = min(start + chunk, views)
         part, columns = out[start:end], plan[:, start:end]
-        scratch, sums = crop(pixels, columns, channels, size, kept, turns)
+        if options.rotate:
+            scratch, sums = rotated_crop(pixels, columns, channels, size, margin, kept)
+        else:
+            scratch, sums = crop(pixels, columns, channels, size, kept, turns)
         color(columns, scratch, sums, part, scale, shift, options.per_channel, erase)
         first, last = blurred_before[start], blurred_before[end]
         if first < last:

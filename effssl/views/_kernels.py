@@ -36,7 +36,7 @@ _RED, _GREEN, _BLUE = (tl.constexpr(share) for share in color.LUMA)
 
 
 @triton.jit
-def _clamp(x):
+def clamp(x):
     return tl.minimum(tl.maximum(x, 0.0), 1.0)
 
 
@@ -121,7 +121,7 @@ def crop_kernel(
     factor = tl.load(
         plan + (channel + _FACTORS).to(tl.int64) * stride, mask=channel < C, other=0.0
     ).to(tl.float32)
-    value = _clamp(total / weight_sum * (factor / 255))
+    value = clamp(total / weight_sum * (factor / 255))
     value = tl.where(inside, value, 0.0)
     pixel = y * SIZE + x
     if TURNS:  # the axes change places where the pixels are written
@@ -154,7 +154,7 @@ def _mean(sums, view, first, count, C: tl.constexpr, TILES: tl.constexpr, SIZE: 
 @triton.jit
 def _contrast(plan, stride, x, mean, channel, C: tl.constexpr):
     factor = plan_value(plan, stride, _FACTORS + C + channel)
-    return _clamp(x * factor + mean * (1 - factor))
+    return clamp(x * factor + mean * (1 - factor))
 
 
 @triton.jit
@@ -164,7 +164,7 @@ def _luma(red, green, blue):
 
 @triton.jit
 def _of_hue(hue, own, chroma, darkest):
-    return darkest + chroma * _clamp(tl.abs(tl.abs(hue - own) - 3) - 1)
+    return darkest + chroma * clamp(tl.abs(tl.abs(hue - own) - 3) - 1)
 
 
 @triton.jit
@@ -236,9 +236,9 @@ def _change_colors(
     blue = _contrast(plan, stride, blue, mean_blue, 2, C)
     luma = _luma(red, green, blue)
     saturation = plan_value(plan, stride, _SATURATION)
-    red = _clamp(luma + (red - luma) * saturation)
-    green = _clamp(luma + (green - luma) * saturation)
-    blue = _clamp(luma + (blue - luma) * saturation)
+    red = clamp(luma + (red - luma) * saturation)
+    green = clamp(luma + (green - luma) * saturation)
+    blue = clamp(luma + (blue - luma) * saturation)
     red, green, blue = _turn_hue(red, green, blue, plan_value(plan, stride, _HUE))
     luma = _luma(red, green, blue)
     grey = plan_value(plan, stride, _GREY)

@@ -67,6 +67,16 @@ CASES = {
     "turned and erased, five channels, bfloat16": Case(TURNED, 5, 20, torch.bfloat16),
     "turned only": Case(ViewOptions(quarter_turns=True), 1, 24, images=4),
     "erased only": Case(ViewOptions(erase=1.0), 2, 24),
+    "rotated": Case(replace(TURNED, rotate=180), 3, 40, images=4),
+    "rotated a little, two views at a time, float16": Case(
+        replace(BOTH, rotate=10), 3, 24, torch.float16, images=3, chunk=4
+    ),
+    "rotated and much smaller": Case(
+        replace(TURNED, rotate=45), 1, 16, sides=(120, 140), images=2, views=1
+    ),
+    "rotated, five channels, bfloat16": Case(
+        ViewOptions(rotate=90).over("multispectral"), 5, 20, torch.bfloat16
+    ),
     "microscopy": Case(PRESETS["microscopy"], 3, 32),
     "much larger": Case(BOTH, 3, 48, sides=(2, 9), views=1),
     "smaller than the blur": Case(replace(BOTH, blur=(1.0,)), 3, 4, sides=(2, 9)),

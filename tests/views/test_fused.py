@@ -156,7 +156,7 @@ def built(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(kernel_type, "_do_compile", compile_and_keep)
     monkeypatch.setattr(kernel_type, "run", compile_alone)
-    for name in ("crop", "color", "blur_down", "blur_across"):
+    for name in ("crop", "rotated_crop", "color", "blur_down", "blur_across"):
         monkeypatch.setattr(fused, name, getattr(fused, name)._init_fn)  # takes the CPU, too
 
     def build(architecture, *args, **kwargs):
@@ -180,6 +180,7 @@ def built(monkeypatch, tmp_path):
         ("imagenet", 3, 224, torch.bfloat16),
         ("multispectral", 13, 96, torch.float32),
         (ViewOptions(erase=0.5).over("microscopy"), 3, 160, torch.bfloat16),
+        (ViewOptions(rotate=20).over("imagenet"), 3, 128, torch.bfloat16),
     ],
 )
 def test_the_kernels_compile_once_and_without_spilling_registers(
@@ -206,7 +207,8 @@ def test_the_kernels_compile_once_and_without_spilling_registers(
 
     found = codes(16)
     names = sorted(name for name, _ in found)
-    assert names == ["across_kernel", "color_kernel", "crop_kernel", "down_kernel"]
+    crops = ["around_kernel", "turn_kernel"] if multi_view.options.rotate else ["crop_kernel"]
+    assert names == sorted(["across_kernel", "color_kernel", "down_kernel", *crops])
     for name, code in found:
         (tmp_path / name).write_bytes(code)
         said = subprocess.run(

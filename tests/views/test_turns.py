@@ -8,7 +8,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from effssl.views import MultiView, ViewOptions
-from effssl.views import _fallback as fallback
 from effssl.views import _resampling as resampling
 from effssl.views._geometry import crop_boxes
 from effssl.views._rotation import surroundings
@@ -264,15 +263,3 @@ def test_a_slice_of_the_new_draws_gives_that_slice_of_the_views(rotate):
         mine = slice(2 * rank, 2 * rank + 2)
         part = multi_view.apply(images[mine], {k: d[:, mine] for k, d in draws.items()})
         torch.testing.assert_close(part, whole[:, mine], atol=1e-5, rtol=0)
-
-
-def test_rotation_is_said_once_to_be_made_without_kernels(monkeypatch, caplog):
-    monkeypatch.setattr(fallback, "DEVICE", "cpu")
-    monkeypatch.setattr(fallback, "_said_rotate", False)
-    images = (pixels(2, 3, 20, 20) * 255).to(torch.uint8)
-    multi_view = MultiView(ViewOptions(rotate=10), views=2, size=8)
-    for _ in range(2):
-        assert multi_view(images).isfinite().all()
-    (record,) = caplog.records
-    assert "rotated views are made without Triton kernels" in record.getMessage()
-    assert not fallback._given_up
