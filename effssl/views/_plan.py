@@ -25,10 +25,10 @@ SOLARIZE = 12  # 1 inverts the bright half
 ORDER = 13  # permutation of the columns: those with a blur first, both parts ascending
 MIRROR = 14  # 1 mirrors the crop top to bottom
 TRANSPOSE = 15  # 1 exchanges rows and columns, after the mirrors
-ANGLE = 16  # rotation of the crop in degrees, counterclockwise, before the mirrors
-ERASE_TOP, ERASE_LEFT, ERASE_HEIGHT, ERASE_WIDTH = 17, 18, 19, 20  # box in the view; may be empty
-IMAGE_HEIGHT, IMAGE_WIDTH = 21, 22  # without padding
-FACTORS = 23  # brightness of channel c in row FACTORS + c, contrast in row FACTORS + C + c
+COS, SIN = 16, 17  # of the counterclockwise rotation of the crop, before the mirrors
+ERASE_TOP, ERASE_LEFT, ERASE_HEIGHT, ERASE_WIDTH = 18, 19, 20, 21  # box in the view; may be empty
+IMAGE_HEIGHT, IMAGE_WIDTH = 22, 23  # without padding
+FACTORS = 24  # brightness of channel c in row FACTORS + c, contrast in row FACTORS + C + c
 
 
 def build_plan(
@@ -52,7 +52,7 @@ def build_plan(
             bottom and right; None if they are not padded.
 
     Returns:
-        The plan, (23 + 2 C, V * N) float64 on the CPU.
+        The plan, (24 + 2 C, V * N) float64 on the CPU.
     """
     views, images = draws["flip"].shape
     flat = {name: values.flatten(0, 1) for name, values in draws.items()}
@@ -67,9 +67,13 @@ def build_plan(
     plan[SATURATION] = 1
     if channels == 3:
         plan[SATURATION], plan[HUE], plan[GREY] = flat["saturation"], flat["hue"], flat["grey"]
-    for row, name in ((SIGMA, "sigma"), (SOLARIZE, "solarize"), (ANGLE, "angle")):
+    for row, name in ((SIGMA, "sigma"), (SOLARIZE, "solarize")):
         if name in flat:
             plan[row] = flat[name]
+    plan[COS] = 1
+    if "angle" in flat:
+        angle = flat["angle"].double().deg2rad()
+        plan[COS], plan[SIN] = angle.cos(), angle.sin()
     if "erased" in flat:
         plan[ERASE_TOP : ERASE_WIDTH + 1] = flat["erased"].T
     plan[ORDER] = (plan[SIGMA] == 0).to(torch.uint8).argsort(stable=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 
 from effssl.device import to_device
 from effssl.views._plan import (
-    ANGLE,
+    COS,
     CROP_HEIGHT,
     CROP_WIDTH,
     FACTORS,
@@ -23,6 +23,7 @@ from effssl.views._plan import (
     IMAGE_HEIGHT,
     IMAGE_WIDTH,
     LEFT,
+    SIN,
     TOP,
 )
 from effssl.views._resampling import stacked
@@ -67,7 +68,7 @@ def rotated_crops(pixels: Tensor, plan: Tensor, channels: int, size: int, larges
         weights.append(_mirrored_matrix(center, scale, *places, source[axis]))
     narrowed = images.flatten(1, 2) @ weights[1].transpose(1, 2)
     around = weights[0].unsqueeze(1) @ narrowed.unflatten(1, images.shape[1:3])
-    grid = _grid(values[ANGLE], values[FLIP], size, size + 2 * margin)
+    grid = _grid(values[COS], values[SIN], values[FLIP], size, size + 2 * margin)
     return grid_sample(around, grid, align_corners=False)
 
 
@@ -123,10 +124,10 @@ def _mirrored_matrix(
     return weights.div_(weights.sum(-1, keepdim=True).clamp_(min=1e-6))
 
 
-def _grid(angle: Tensor, flip: Tensor, size: int, wide: int) -> Tensor:
+def _grid(cos: Tensor, sin: Tensor, flip: Tensor, size: int, wide: int) -> Tensor:
     """Return where in a source of side `wide` the pixels of views are, (N, size, size, 2)."""
-    step = torch.arange(size, device=angle.device, dtype=angle.dtype) - (size - 1) / 2
+    step = torch.arange(size, device=cos.device, dtype=cos.dtype) - (size - 1) / 2
     y = step[:, None]
     x = step * (1 - 2 * flip)[:, None, None]
-    cos, sin = (f(angle.deg2rad())[:, None, None] for f in (torch.cos, torch.sin))
+    cos, sin = cos[:, None, None], sin[:, None, None]
     return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1) * (2 / wide)

@@ -22,9 +22,8 @@ _TOP, _LEFT = tl.constexpr(rows.TOP), tl.constexpr(rows.LEFT)
 _CROP_HEIGHT, _CROP_WIDTH = tl.constexpr(rows.CROP_HEIGHT), tl.constexpr(rows.CROP_WIDTH)
 _IMAGE_HEIGHT, _IMAGE_WIDTH = tl.constexpr(rows.IMAGE_HEIGHT), tl.constexpr(rows.IMAGE_WIDTH)
 _FLIP, _MIRROR = tl.constexpr(rows.FLIP), tl.constexpr(rows.MIRROR)
-_TRANSPOSE, _ANGLE = tl.constexpr(rows.TRANSPOSE), tl.constexpr(rows.ANGLE)
-_FACTORS = tl.constexpr(rows.FACTORS)
-_RADIANS = tl.constexpr(0.017453292519943295)  # of a degree
+_TRANSPOSE, _FACTORS = tl.constexpr(rows.TRANSPOSE), tl.constexpr(rows.FACTORS)
+_COS, _SIN = tl.constexpr(rows.COS), tl.constexpr(rows.SIN)
 
 
 @triton.jit
@@ -129,9 +128,9 @@ def turn_kernel(
     # distances from the center, before the mirrors
     down = tl.where(plan_value(plan, stride, _MIRROR) != 0, SIZE - 1 - y, y) - (SIZE - 1) / 2
     across = tl.where(plan_value(plan, stride, _FLIP) != 0, SIZE - 1 - x, x) - (SIZE - 1) / 2
-    angle = plan_value(plan, stride, _ANGLE) * _RADIANS
-    source_x = tl.cos(angle) * across - tl.sin(angle) * down + (side - 1) / 2
-    source_y = tl.sin(angle) * across + tl.cos(angle) * down + (side - 1) / 2
+    cos, sin = plan_value(plan, stride, _COS), plan_value(plan, stride, _SIN)
+    source_x = cos * across - sin * down + (side - 1) / 2
+    source_y = sin * across + cos * down + (side - 1) / 2
     left, top = tl.floor(source_x), tl.floor(source_y)
     right_share, low_share = source_x - left, source_y - top
     around += plane * (side * side) + top.to(tl.int32) * side + left.to(tl.int32)

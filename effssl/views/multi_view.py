@@ -126,7 +126,7 @@ class MultiView:
                 the bottom and right; None if they are not padded.
 
         Returns:
-            The plan, (23 + 2 C, V * N) float64 on the CPU; `effssl.views._plan` describes its rows.
+            The plan, (24 + 2 C, V * N) float64 on the CPU; `effssl.views._plan` describes its rows.
         """
         ratio = self.options.ratio
         return build_plan(draws, sizes, starts, ratio, channels=channels, stored=stored)

@@ -59,7 +59,7 @@ def test_the_kernels_make_the_views_of_the_eager_path(interpreted, name):
 
 
 def test_the_cases_need_every_operation():
-    plan = CASES["turned and erased"].inputs()[1]
+    plan = torch.cat([CASES[name].inputs()[1] for name in ("rotated", "every operation")], dim=1)
     rows = effssl.views._plan
     for row, neutral in (
         (rows.FLIP, 0),
@@ -71,6 +71,7 @@ def test_the_cases_need_every_operation():
         (rows.MIRROR, 0),
         (rows.TRANSPOSE, 0),
         (rows.ERASE_WIDTH, 0),
+        (rows.COS, 1),
         (rows.FACTORS, 1),
         (rows.FACTORS + 3, 1),
     ):
