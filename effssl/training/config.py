@@ -284,8 +284,9 @@ class PretrainConfig:
         return {f.name: f.default for f in dataclasses.fields(self) if f.name in names}
 
     def values(self) -> dict[str, Any]:
-        """Return the values of all fields: in place of a data set in memory a word, of `view`
-        what is given.
+        """Return the values of all fields as JSON has them.
+
+        A word stands in place of a data set in memory, and `view` has what is given.
         """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["view"] = self.view.given()
