@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _SOON, _LATER = 10.0, 30.0  # seconds between two lines, in the first minute of a stage and after it
 _MINUTE = 60.0
+_STARTED = 5.0  # seconds by which the first line of a command comes earlier: Python had to start
 _LOOK = 0.5  # seconds between two looks at the clock
 _DELAY = 0.5  # seconds until a bar is drawn, since most work is done before
 
@@ -178,7 +179,7 @@ def _add(stage: Stage) -> None:
     global _said_at, _watching
     with _lock:
         if not _open:
-            _said_at = _now()
+            _said_at = _now() - (_STARTED if stage._command else 0)
             _share_terminal()
         else:
             _open[-1]._erase()

@@ -85,15 +85,16 @@ def test_short_stages_one_after_the_other_leave_no_long_silence(clock, caplog):
             with Stage(f"seed {seed} of 8"):
                 clock.pass_(6)
     assert [message.split(":")[0] for message in caplog.messages] == [
-        f"seed {seed} of 8" for seed in (2, 4, 6, 8)
+        f"seed {seed} of 8" for seed in (1, 3, 5, 7)
     ]
 
 
 def test_a_command_speaks_while_none_of_its_stages_does(clock, caplog):
     caplog.set_level(logging.INFO)
     with Stage("effssl evaluate", command=True):
-        clock.pass_(10)
-    assert caplog.messages == ["effssl evaluate: 10 s so far"]
+        clock.pass_(5)  # and not ten, since Python has started before
+        clock.pass_(5)
+    assert caplog.messages == ["effssl evaluate: 5 s so far"]
 
 
 def test_a_line_names_all_that_is_being_done(clock, caplog):

@@ -109,7 +109,8 @@ def run(command: Callable[[], object]) -> None:
     logging.basicConfig(handlers=[handler])
     logging.getLogger("effssl").setLevel(logging.INFO if is_main_process() else logging.ERROR)
     try:
-        with options_as_flags(), Stage("effssl", command=True):  # a sign of life in the log
+        # the stage shows in a log while nothing else does
+        with options_as_flags(), Stage("effssl is at work", command=True):
             command()
     except BrokenPipeError:  # what reads the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
