@@ -57,7 +57,7 @@ class Stage:
         shown: bool = True,
         command: bool = False,
     ) -> None:
-        self.title, self.total, self.unit = title, total, unit
+        self.title, self.total, self.unit = _printable(title), total, unit
         self.done = self._before = done
         self._shown = shown and os.environ.get("RANK", "0") == "0"
         self._command, self._text = command, ""
@@ -74,7 +74,7 @@ class Stage:
 
     def say(self, text: str) -> None:
         """Set a text that stands beside the count, such as the loss."""
-        self._text = text
+        self._text = text = _printable(text)
         if self._bar is not None:
             with _lock:
                 if self._bar is not None:
@@ -168,6 +168,10 @@ def spell(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)  # a terminal obeys some others
 
 
 def _title() -> str:

@@ -219,3 +219,11 @@ def test_the_thread_ends_with_the_last_stage(monkeypatch, caplog):
 )
 def test_durations_are_spelled_for_people(seconds, text):
     assert spell(seconds) == text
+
+
+def test_titles_cannot_control_a_terminal(clock, caplog):
+    caplog.set_level(logging.INFO)
+    with Stage("copy \x1b[2Jx.zip") as stage:
+        stage.say("a\nb")
+        clock.pass_(10)
+    assert caplog.messages == ["copy ?[2Jx.zip: a?b, 10 s so far"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from effssl.local import check_dataset_name, check_model_name
+from effssl.progress import Stage
 from effssl.training.config import IN_MEMORY, PretrainConfig, ValueRange
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ def load_model(
     Returns:
         The model folder, the model, and the configuration of its pretraining.
     """
-    from effssl.data.sources import is_public
-    from effssl.distributed import join
-    from effssl.hub._folder import read_training
-    from effssl.hub.pull import find_model, from_pretrained
-    from effssl.training._run_images import find_dataset
+    with Stage(f"load {model}"):
+        from effssl.data.sources import is_public
+        from effssl.distributed import join
+        from effssl.hub._folder import read_training
+        from effssl.hub.pull import find_model, from_pretrained
+        from effssl.training._run_images import find_dataset
 
-    folder = find_model(model, revision)
-    encoder = from_pretrained(folder).to(join(cpu=cpu))
+        folder = find_model(model, revision)
+        encoder = from_pretrained(folder).to(join(cpu=cpu))
     # a run folder knows where the images of this machine are, a published folder does not
     run = folder.parent / "config.json"
     if folder.name == "model" and run.is_file():

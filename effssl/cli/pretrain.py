@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from effssl.cli._model import check_names, is_main_process
+from effssl.progress import Stage
 from effssl.shown import plain
 from effssl.training.config import PretrainConfig
 
@@ -28,7 +29,8 @@ class Pretrain:
     def run(self) -> None:
         """Train, and print the model folder."""
         check_names(None, self.config.dataset)
-        from effssl.training.loop import pretrain
+        with Stage("start"):  # to import torch takes seconds
+            from effssl.training.loop import pretrain
 
         folder = pretrain(self.config)
         if is_main_process():

@@ -9,7 +9,7 @@ from runs import Killed, assert_equal, kill, metrics, state, steps_of_checkpoint
 
 import effssl
 from effssl.optim import create_optimizer
-from effssl.training._optim import freeze_unused_parameters, scaled_lr
+from effssl.training._optim import check_lr, freeze_unused_parameters, scaled_lr
 
 SHIFTS = {
     "convnext_atto": ({"patch_size": 2}, ["head.norm.bias"]),
@@ -86,7 +86,8 @@ def test_frozen_parameters_keep_their_value_through_a_run(tmp_path, caplog, back
     changes, (frozen,) = SHIFTS[backbone]
     with caplog.at_level("INFO", logger="effssl"):
         first, *_, last = weights_after(tmp_path, backbone=backbone, max_steps=3, **changes)
-    assert any(record.getMessage().endswith(f"depend on it: {frozen}") for record in caplog.records)
+    (said,) = [text for text in caplog.messages if text.endswith(f"depend on it: {frozen}")]
+    assert said.startswith("kept at its initial value, as it should be,")
     same = [name for name in first if torch.equal(first[name], last[name])]
     assert same == [f"backbone.{frozen}"]
     assert not first[same[0]].any()
@@ -253,3 +254,24 @@ def test_an_optimizer_that_needs_what_is_not_here_is_one_line():
     # apex is not installed
     with pytest.raises(ValueError, match="optimizer 'fusedadam' cannot be used here: "):
         create_optimizer(torch.nn.Linear(2, 2), "fusedadam", 1e-3, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "usual", "mad"),
+    [("adamw", [1e-5, 1e-3, 1e-2], [5.0, 1e-8]), ("lars", [0.1, 4.8], [1000.0, 1e-6])],
+)
+def test_a_mad_learning_rate_is_warned_of_and_a_usual_one_is_not(caplog, optimizer, usual, mad):
+    for lr in usual:
+        check_lr(lr, optimizer)
+    assert not caplog.messages
+    for lr in mad:
+        check_lr(lr, optimizer)
+    for lr, message in zip(mad, caplog.messages, strict=True):
+        assert message.startswith(f"learning rate {lr:g} is unusual for {optimizer}, ")
+        assert "try --lr 0." in message
+    caplog.clear()
+
+
+def test_a_run_with_a_mad_learning_rate_says_so_at_its_start(tmp_path, caplog):
+    effssl.pretrain(tiny(tmp_path, lr=5.0, max_steps=1, evaluate_every=0))
+    assert sum("learning rate 5 is unusual for adamw" in text for text in caplog.messages) == 1
