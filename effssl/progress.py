@@ -131,12 +131,15 @@ class Stage:
     def _tick(self) -> None:
         """Show that time goes on; called now and then."""
         global _said_at
+        now = _now()
         if self._bar is not None:
+            if now - self._opened < _DELAY:
+                return
             if not self.total and self.done:
                 self._bar.bar_format = None
+            self._bar.delay = 0  # or tqdm would take it for not drawn yet, and not erase it
             self._bar.refresh()
             return
-        now = _now()
         every = _SOON if now - self._opened < _MINUTE else _LATER
         if not sys.stderr.isatty() and now - _said_at >= every:
             _said_at = now

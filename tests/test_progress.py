@@ -163,6 +163,19 @@ def test_what_is_done_at_once_draws_no_bar(terminal, monkeypatch):
     assert not terminal.getvalue()
 
 
+def test_a_bar_that_only_the_clock_drew_is_erased_or_left_whole(terminal, monkeypatch):
+    monkeypatch.setattr(progress, "_DELAY", 0.3)
+    for title, total in (("create the model", None), ("decode", 10)):
+        with Stage(title, total) as stage:
+            progress.time.sleep(0.31)
+            stage._tick()
+            if total:
+                stage.done += 2  # as an update within tqdm's least interval
+                stage._bar.n += 8
+    first, last = screen(terminal.getvalue())
+    assert first.startswith("decode:  80%") and not last
+
+
 def test_nested_stages_share_one_line_of_the_terminal(terminal):
     with Stage("fine-tune with a title that is long", 10, "step") as outer:
         outer.update(4)
