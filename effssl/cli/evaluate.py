@@ -81,7 +81,7 @@ class Evaluate:
     max_broken: float = 0.01
     """Largest share of broken images of a split, which are named and left out; 0 allows none."""
     per_class: bool = False
-    """Print the accuracy of every class too."""
+    """Print the accuracy and the number of test images of every class too."""
     json: Annotated[
         Path | None, tyro.conf.arg(name="output", aliases=("--json",), metavar="FILE")
     ] = None

@@ -100,15 +100,19 @@ def too_few_steps(record: EvaluationRecord) -> list[str]:
 
 
 def _sentence(words: str, found: Sequence[Difference]) -> str:
-    parts = []
+    parts = {}
     for decided in ("better", "worse", "undecided"):
-        some = [one for one in found if one.decided == decided]
-        if some:
+        if some := [one for one in found if one.decided == decided]:
             ends = min(one.points for one in some), max(one.points for one in some)
             span = " to ".join(dict.fromkeys(f"{points:+.1f}" for points in ends))
-            names = named(one.protocol for one in some)
-            parts.append(f"{decided} by {names} ({span} points)")
-    return f"Against {words} the pretrained features are {'; '.join(parts) or 'undecided'}."
+            parts[decided] = f"by {named(one.protocol for one in some)} ({span} points)"
+    undecided = parts.pop("undecided", "after too few steps")
+    if not parts:
+        return f"Whether the pretrained features are better than {words} is undecided {undecided}."
+    text = "; ".join(f"{decided} {how}" for decided, how in parts.items())
+    if any(one.decided == "undecided" for one in found):
+        text += f"; it is undecided {undecided}"
+    return f"Against {words} the pretrained features are {text}."
 
 
 def _how(record: EvaluationRecord, found: Sequence[Difference]) -> list[str]:

@@ -92,7 +92,7 @@ def test_the_verdict_in_words():
     said = verdict(found)
     assert said[:2] == [
         "Against raw pixels the pretrained features are better by k-NN 1/20 (+4.0 to +8.0 points); "
-        "undecided by linear (+0.5 points).",
+        "it is undecided by linear (+0.5 points).",
         "Against random weights the pretrained features are better by k-NN 20 and linear (+14.5 to "
         "+20.0 points); worse by k-NN 1 (-6.0 points).",
     ]
@@ -101,6 +101,11 @@ def test_the_verdict_in_words():
         "binomials: ± "
     )
     assert len(said) == 3 and "of seeds" not in said[2]
+    tie = record(raw={"linear": [70.0]}, ours={"linear": [69.5]})
+    assert verdict(tie)[0] == (
+        "Whether the pretrained features are better than raw pixels is undecided by linear (-0.5 "
+        "points)."
+    )
     assert all(line in verdict_text(found) for line in said)
     assert headline(found) == (
         "by k-NN 20 they classify 90.0 % of 2,000 test images right, better than raw pixels with "
@@ -135,6 +140,10 @@ def test_fewer_than_100_steps_of_fine_tuning_conclude_nothing():
     assert verdict(found)[0].count("fine-tuned") == 1
     assert verdict(found)[-1] == (
         "fewer than 100 steps of fine-tuning: too few to conclude (fine-tuned 1 %: 99)"
+    )
+    found.tuning_steps = dict.fromkeys(names, 5)
+    assert verdict(found)[0].endswith(
+        "better than random weights is undecided after too few steps."
     )
     found.tuning_steps = {}  # of a record that does not know
     assert [one.decided for one in differences(found)] == ["better", "better"]
