@@ -18,6 +18,7 @@ from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
 from effssl.data._paths import printable
 from effssl.data._rows import rows_of_images, rows_of_parquet
+from effssl.data._splits import resolve_split
 from effssl.hints import nearest
 from effssl.local import HUB_DATASET, SAMPLE, check_dataset_name
 from effssl.shown import one_line
@@ -42,12 +43,14 @@ class Found(NamedTuple):
             one.
         own: Folders, and beginnings of addresses, of all files that the rows may name; None if
             they may name any.
+        split: Split expression, in the names that the data set has.
     """
 
     rows: Dataset | IterableDataset
     count: int | None
     root: str | None
     own: tuple[str, ...] | None = None
+    split: str = "train"
 
 
 def read(dataset: object, split: str, streaming: bool) -> Found:
@@ -205,6 +208,7 @@ def _pick(splits: dict[str, Dataset], split: str, streaming: bool) -> Found:
     """Return the rows of a split expression such as ``train[:10%]+test``."""
     from datasets import ReadInstruction, concatenate_datasets
 
+    split = resolve_split(split, splits)
     lengths = {name: len(rows) for name, rows in splits.items()}
     parts = ReadInstruction.from_spec(split).to_absolute(lengths)
     # a slice of all rows would cost an index of them
@@ -214,9 +218,9 @@ def _pick(splits: dict[str, Dataset], split: str, streaming: bool) -> Found:
     ]
     rows = chosen[0] if len(chosen) == 1 else concatenate_datasets(chosen)
     if not streaming or not len(rows):
-        return Found(rows, len(rows), None)
+        return Found(rows, len(rows), None, split=split)
     stream = rows.to_iterable_dataset(num_shards=min(_STREAM_SHARDS, len(rows)))
-    return Found(stream, len(rows), None)
+    return Found(stream, len(rows), None, split=split)
 
 
 def _load_shards(files: Sequence[Path], root: Path, split: str, streaming: bool) -> Found:
@@ -246,6 +250,9 @@ def _load(name: str, split: str, streaming: bool, **where: object) -> Found:
         images = [column for column, kind in features.items() if isinstance(kind, Image)]
         where["features"] = Features(features | dict.fromkeys(images, Value("binary")))
         builder = load_dataset_builder(name, **where)
+    there = [*(builder.info.splits or ()), *(builder.config.data_files or ())]
+    if there and split != "all":  # a word of datasets
+        split = resolve_split(split, dict.fromkeys(there))
     if streaming:
         rows, count = builder.as_streaming_dataset(split=split), _count(builder, split)
     else:
@@ -254,7 +261,7 @@ def _load(name: str, split: str, streaming: bool, **where: object) -> Found:
         count = len(rows)
     for column in images:
         rows = rows.cast_column(column, Image(decode=False))
-    return Found(rows, count, None)
+    return Found(rows, count, None, split=split)
 
 
 def _count(builder: DatasetBuilder, split: str) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tarfile import TarError
 
+from effssl.data._splits import MissingSplit
 from effssl.hints import nearest
 from effssl.shown import one_line
 
@@ -49,6 +50,8 @@ def named_errors(named: str, split: str) -> Iterator[None]:
         raise FileNotFoundError(
             f"no images or parquet files in {named}: {one_line(error)}"
         ) from error
+    except MissingSplit as error:
+        raise MissingSplit(error.split, error.there, named) from error
     except (ValueError, TarError) as error:
         raise ValueError(f"data set {named}, split {split!r}: {one_line(error)}") from error
     except OSError as error:

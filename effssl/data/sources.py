@@ -28,6 +28,7 @@ from effssl.data._readers import SAMPLE as SAMPLE
 from effssl.data._readers import is_public as is_public
 from effssl.data._readers import read
 from effssl.data._source_errors import name_of, named_errors
+from effssl.data._splits import stratified_rows
 from effssl.data._value_range import settle_range
 from effssl.hints import option
 
@@ -63,6 +64,7 @@ class Source:
         value_range: Stored values that become 0 and 255; None for the full range of their type.
         background: Color behind transparent pixels, or ``drop``; white if None.
         max_pixels: Most pixels of an image; those that Pillow opens if None.
+        split: Split that it is, in the names of the data set.
     """
 
     dataset: Dataset | IterableDataset
@@ -74,6 +76,7 @@ class Source:
     value_range: tuple[float, float] | None = None
     background: str | None = None
     max_pixels: int | None = None
+    split: str = "train"
 
     @property
     def streaming(self) -> bool:
@@ -166,6 +169,38 @@ class Source:
         values = self.dataset[self.label_column][:]
         return number_classes(values, self.class_names, self.label_column)
 
+    def train_test_split(self, test_share: float = 0.2, *, seed: int = 0) -> tuple[Source, Source]:
+        """Split the images into two sources, every class in the same proportion, at random.
+
+        A class of two images or more has one at least in each. A class of one image, and images
+        without a class, go to the first.
+
+        Args:
+            test_share: Share of the second one.
+            seed: Seed of the choice.
+
+        Raises:
+            ValueError: If the share is not above 0 and below 1, `labels` cannot be read, or no
+                class has two images.
+        """
+        if not 0 < test_share < 1:
+            raise ValueError(f"test_share must be above 0 and below 1, got {test_share}")
+        train, test = stratified_rows(self.labels(), test_share, seed)
+        if not test:
+            raise ValueError(
+                f"no class of the {len(train):,} images has two of them: there is nothing to split"
+            )
+        parts = ((train, 1 - test_share), (test, test_share))
+        return tuple(
+            replace(
+                self,
+                dataset=self.dataset.select(rows),
+                num_images=len(rows),
+                split=f"{self.split} ({100 * share:g} %, stratified, seed {seed})",
+            )
+            for rows, share in parts
+        )
+
     def paths(self) -> list[str | None]:
         """Return the path of every image, relative to `root`, in order; None for one without.
 
@@ -233,6 +268,7 @@ def load_source(
             - a ``datasets.Dataset``, ``DatasetDict`` or ``IterableDataset``, or a list of paths,
               PIL images or arrays, which have no labels and form the split train.
         split: ``train``, ``test`` or any split expression of ``datasets``, such as ``train[:10%]``.
+            ``val``, ``valid``, ``validation`` and ``dev`` are names of one split.
         in_chans: Channels to decode to: 1 (gray), 3 (RGB) or 4 (RGBA) for image files; for arrays,
             the number that they have.
         image_column: Column with the images; found by its type if None, then by the paths in it. A
@@ -262,7 +298,7 @@ def load_source(
     color_of(background)
     named = name_of(dataset)
     with named_errors(named, split):
-        rows, count, root, own = read(dataset, split, streaming)
+        rows, count, root, own, split = read(dataset, split, streaming)
     if count == 0:
         raise ValueError(f"data set {named}, split {split!r}, is empty")
     paths = None
@@ -306,4 +342,5 @@ def load_source(
         value_range=value_range,
         background=background,
         max_pixels=max_pixels,
+        split=split,
     )

@@ -69,7 +69,7 @@ def classes(data, split="train", **options):
 def test_words_in_names_are_no_splits(tmp_path, names):
     write(tmp_path, *names)
     assert sorted(paths(tmp_path)) == sorted(names)
-    with pytest.raises(ValueError, match='Unknown split "test"'):
+    with pytest.raises(ValueError, match="has no split 'test', only train"):
         load_source(tmp_path, "test")
 
 

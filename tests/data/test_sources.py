@@ -118,7 +118,7 @@ def test_save_to_disk_folders_with_and_without_splits(tmp_path):
     assert len(load_source(str(tmp_path / "plain")).dataset) == 6
     DatasetDict(train=rows(), test=rows(4)).save_to_disk(tmp_path / "splits")
     assert len(load_source(str(tmp_path / "splits"), "test").dataset) == 4
-    with pytest.raises(ValueError, match=r"split 'val': .*one of \['train', 'test'\]"):
+    with pytest.raises(ValueError, match="/splits' has no split 'val', only train, test: give "):
         load_source(str(tmp_path / "splits"), "val")
 
 
@@ -269,7 +269,7 @@ def test_image_folders_and_patterns_of_images(tmp_path):
     check(f"{tmp_path}/[ab]/*", images, labels)
     check(f"{tmp_path}/a/*", images[:3])
     assert load_source(f"{tmp_path}/*/*", "train[50%:]").labels() == [1, 1, 1]
-    with pytest.raises(ValueError, match='Unknown split "test"'):
+    with pytest.raises(ValueError, match="has no split 'test', only train: give "):
         load_source(f"{tmp_path}/*/*", "test")
 
 
@@ -366,7 +366,7 @@ def test_save_to_disk_streams_and_slices(tmp_path):
     check(tmp_path / "plain", expected, [0, 1] * 3)
     check(tmp_path / "splits", expected[:4], [0, 1] * 2, split="test")
     assert load_source(str(tmp_path / "splits"), "train[4:]+test[:1]").labels() == [0, 1, 0]
-    with pytest.raises(ValueError, match=r'Unknown split "test". Should be one of \[.train'):
+    with pytest.raises(ValueError, match="/plain' has no split 'test', only train: give "):
         load_source(str(tmp_path / "plain"), "test")
 
 
