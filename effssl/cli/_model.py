@@ -40,8 +40,7 @@ def load_model(
         folder = find_model(model, revision)
         encoder = from_pretrained(folder).to(join(cpu=cpu))
     # a run folder knows where the images of this machine are, a published folder does not
-    run = folder.parent / "config.json"
-    if folder.name == "model" and run.is_file():
+    if (run := _run_of(folder)) is not None:
         config = PretrainConfig.load(run)
         dataset = find_dataset(run.parent, config)
         return folder, encoder, config.values() | {"dataset": dataset}
@@ -50,6 +49,27 @@ def load_model(
     if not isinstance(trained["dataset"], str) or not is_public(trained["dataset"]):
         trained["dataset"] = None
     return folder, encoder, trained
+
+
+def baselines_file(folder: Path) -> Path:
+    """Return the file that keeps the results of baselines: beside a run, else in the cache.
+
+    A model folder does not hold it, since that is published.
+
+    Args:
+        folder: Model folder.
+    """
+    from effssl.data._cache_list import BASELINES, cache_folder
+
+    if _run_of(folder) is not None:
+        return folder.parent / BASELINES
+    return cache_folder() / BASELINES
+
+
+def _run_of(folder: Path) -> Path | None:
+    """Return config.json of the run that a model folder belongs to, if it does."""
+    config = folder.parent / "config.json"
+    return config if folder.name == "model" and config.is_file() else None
 
 
 def images_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ import tyro
 from effssl.cli._check import no_folder
 from effssl.cli._model import (
     Precision,
+    baselines_file,
     check_names,
     images_of,
     is_main_process,
@@ -19,6 +21,7 @@ from effssl.cli._model import (
     pixel_options,
     python_name,
 )
+from effssl.cli._splits import open_splits
 from effssl.training._fields import Column, Split
 from effssl.training.config import GivenRange
 
@@ -50,8 +53,15 @@ class Evaluate:
     """One or more."""
     train_split: Split = "train"
     """Split that votes and that classifiers are fitted to."""
-    test_split: Split = "test"
-    """Split that everything is measured on."""
+    test_split: Split | None = None
+    """Split that everything is measured on; if None test, else validation, else a share of train,
+    the first that there is with labels."""
+    test_share: float | None = None
+    """Share of every class of train to measure on and not to fit to, instead of a split; 0.2 where
+    that is all there is."""
+    baselines: Literal["none", "raw", "random", "all"] = "all"
+    """What is measured beside the model: raw pixels, the same backbone with random weights, or
+    both. They are measured once for a data set and a backbone."""
     image_column: Column = None
     """Column with the images; found by its type if None."""
     label_column: Column = None
@@ -99,13 +109,10 @@ class Evaluate:
         if self.json is not None and not self.json.parent.is_dir():
             raise no_folder(self.json)
         check_names(self.model, self.dataset)
-        from effssl.atomic import write_json
         from effssl.data import load_source
         from effssl.data.sources import is_public
         from effssl.evaluation import evaluate
-        from effssl.evaluation._tables import all_numbers
         from effssl.hub._folder import with_earlier
-        from effssl.shown import plain
         from effssl.views.options import ViewOptions
 
         weights = self._weights()
@@ -118,11 +125,13 @@ class Evaluate:
             "image_column": image_column,
             "label_column": self.label_column,
         } | pixel_options(encoder, trained, self.value_range, self.max_pixels, self.background)
-        train = None
-        if self.protocols != ("spectrum",):
-            train = load_source(dataset, self.train_split, **options)
-            options["value_range"] = train.value_range  # not found anew if it is auto
-        test = load_source(dataset, self.test_split, **options)
+        train, test = open_splits(
+            partial(load_source, dataset, **options),
+            self.train_split,
+            self.test_split,
+            self.test_share,
+            labeled=self.protocols != ("spectrum",),
+        )
         found = evaluate(
             encoder,
             train,
@@ -137,26 +146,43 @@ class Evaluate:
             layer_decay=self.layer_decay,
             preset=trained.get("preset", "imagenet"),
             view=ViewOptions.of(trained.get("view", {})),
+            baselines=self.baselines,
+            baselines_file=baselines_file(folder),
             max_broken=self.max_broken,
             precision=self.precision,
             workers=self.workers,
             progress=True,
         )
         if is_main_process():
-            noted = self._record(found, public, train)
+            noted = _record(found, public, train, test)
             every = noted if weights is None else with_earlier(folder, noted)
-            split = plain(self.test_split)
-            print(f"\n{found.test_images:,} images of {plain(str(dataset))}, {split}")
-            self._print(found, every, train)
-            if self.json is not None:
-                write_json(self.json, all_numbers(found, every, train, str(dataset)))
-            print(
-                f"\nimport effssl\n"
-                f"model = effssl.from_pretrained({plain(python_name(self.model, self.revision))})\n"
-                f"transform = effssl.create_transform(model)\n"
-                f"features = model(transform(image)[None])  # (1, {encoder.num_features})"
-            )
+            self._show(found, every, train, test.split, str(dataset), encoder.num_features)
             self._note(found, noted, folder, weights)
+
+    def _show(
+        self,
+        found: Evaluation,
+        every: EvaluationRecord,
+        train: Source | None,
+        test_split: str,
+        dataset: str,
+        width: int,
+    ) -> None:
+        """Print the tables and lines of Python, and write the file of all numbers."""
+        from effssl.atomic import write_json
+        from effssl.evaluation._tables import all_numbers
+        from effssl.shown import plain
+
+        print(f"\n{found.test_images:,} images of {plain(dataset)}, {plain(test_split)}")
+        self._print(found, every, train)
+        if self.json is not None:
+            write_json(self.json, all_numbers(found, every, train, dataset))
+        print(
+            f"\nimport effssl\n"
+            f"model = effssl.from_pretrained({plain(python_name(self.model, self.revision))})\n"
+            f"transform = effssl.create_transform(model)\n"
+            f"features = model(transform(image)[None])  # (1, {width})"
+        )
 
     def _weights(self) -> dict[str, dict] | None:
         """Return bytes and sha256 of the weights in a local folder; a download is not noted in."""
@@ -166,20 +192,6 @@ class Evaluate:
         if not self.model.startswith("local-dir:") and not Path(self.model).is_dir():
             return None
         return read_config(find_model(self.model)).files
-
-    def _record(
-        self, found: Evaluation, dataset: str | None, train: Source | None
-    ) -> EvaluationRecord:
-        from effssl.evaluation import record
-        from effssl.evaluation._tables import class_names
-
-        return record(
-            [found],
-            dataset=dataset,
-            train_split=None if train is None else self.train_split,
-            test_split=self.test_split,
-            class_names=class_names(found, train),
-        )
 
     def _print(self, found: Evaluation, noted: EvaluationRecord, train: Source | None) -> None:
         """Print the tables and the verdict, with what was noted of the same images earlier."""
@@ -222,3 +234,18 @@ class Evaluate:
             why = error.strerror or error
             said = f"warning: {folder} does not get the result: {why}"
             print(one_line(said), file=sys.stderr)
+
+
+def _record(
+    found: Evaluation, dataset: str | None, train: Source | None, test: Source
+) -> EvaluationRecord:
+    from effssl.evaluation import record
+    from effssl.evaluation._tables import class_names
+
+    return record(
+        [found],
+        dataset=dataset,
+        train_split=None if train is None else train.split,
+        test_split=test.split,
+        class_names=class_names(found, train),
+    )

@@ -18,6 +18,8 @@ from effssl.foreign import read_json
 from effssl.shown import plain, shown
 
 _DIGESTS, _DECODED, _ARCHIVES = "digests", "decoded", "archives"
+BASELINES = "baselines.json"
+"""Name of the file with results of raw pixels and random weights."""
 # names that these caches have; others may have put other things there, or links
 _FOLDER = re.compile(r"[0-9a-f]{24}(\.partial)?")
 _COPY = re.compile(r"\.?([0-9a-f]{24})\.(zip|partial|zip\.[0-9a-f]{8}\.partial)")
@@ -27,7 +29,7 @@ _FILE = re.compile(r"\.?(pixels\.bin|index\.safetensors|about\.json)(\.[0-9a-f]{
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The decoded images of a data set, a copy of an archive, or the digests of all data sets.
+    """Decoded images of a data set, a copy of an archive, digests, or results of baselines.
 
     Attributes:
         path: Folder or file.
@@ -63,6 +65,10 @@ def list_caches() -> list[CacheEntry]:
                 entries.append(CacheEntry(path, _bytes(path), path.stat().st_mtime, _about(path)))
             elif path.parent.name == _ARCHIVES and path.is_file() and _COPY.fullmatch(path.name):
                 entries.append(_copied(path))
+    baselines = folder / BASELINES
+    if baselines.is_file() and not baselines.is_symlink():
+        stat, about = baselines.stat(), "results of raw pixels and random weights"
+        entries.append(CacheEntry(baselines, stat.st_size, stat.st_mtime, about))
     digests = _digest_files()
     if digests:
         used = max(file.lstat().st_mtime for file in digests)
@@ -87,6 +93,9 @@ def delete_cache(entry: CacheEntry) -> None:
     if entry.name == _DIGESTS:
         for file in _digest_files():
             file.unlink(missing_ok=True)
+        return
+    if path == cache_folder() / BASELINES:
+        path.unlink(missing_ok=True)
         return
     opened = path / INDEX if path.is_dir() else path
     copied = _COPY.fullmatch(path.name)

@@ -24,7 +24,7 @@ class MissingSplit(ValueError):
     def __init__(
         self, split: str, there: Iterable[str], dataset: str = "", flag: str = "--split"
     ) -> None:
-        self.split, self.there = split, tuple(there)
+        self.split, self.there, self.dataset = split, tuple(there), dataset
         named = f"data set {dataset}" if dataset else "the data set"
         names = ", ".join(shown(name)[1:-1] for name in self.there)
         super().__init__(

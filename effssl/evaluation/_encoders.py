@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from effssl.model import SSLModel, build_backbone
 from effssl.seeding import derived_seed
 
 ENCODERS = ("raw pixels", "random initialisation", "pretrained")
+Baselines = Literal["none", "raw", "random", "all"]
+"""What is measured beside the model: neither, one, or both of raw pixels and random weights."""
+BASELINES = get_args(Baselines)
 _PIXELS = 32
 
 
@@ -20,7 +24,8 @@ class Encoder:
     """One of `ENCODERS`.
 
     Attributes:
-        name: Its name.
+        name: Its name in tables and records.
+        words: Its name in messages.
         build: Function from a seed to the module.
         seeded: Whether the module depends on the seed.
         img_size: Side of its input in pixels; that of the model if None.
@@ -28,21 +33,25 @@ class Encoder:
     """
 
     name: str
+    words: str
     build: Callable[[int], nn.Module]
     seeded: bool = False
     img_size: int | None = None
     trainable: bool = True
 
 
-def encoders_of(model: SSLModel) -> list[Encoder]:
+def encoders_of(model: SSLModel, baselines: Baselines = "all") -> list[Encoder]:
     """Return the encoders to compare, the model itself last."""
     pixels = min(_PIXELS, model.backbone.pretrained_cfg["input_size"][-1])
     raw, random, pretrained = ENCODERS
-    return [
-        Encoder(raw, lambda seed: nn.Flatten(), img_size=pixels, trainable=False),
-        Encoder(random, lambda seed: random_twin(model, seed), seeded=True),
-        Encoder(pretrained, lambda seed: model),
-    ]
+    found = []
+    if baselines in ("raw", "all"):
+        found.append(Encoder(raw, raw, lambda seed: nn.Flatten(), img_size=pixels, trainable=False))
+    if baselines in ("random", "all"):
+        found.append(
+            Encoder(random, "random weights", lambda seed: random_twin(model, seed), seeded=True)
+        )
+    return [*found, Encoder(pretrained, "this model", lambda seed: model)]
 
 
 def random_twin(model: SSLModel, seed: int) -> nn.Module:

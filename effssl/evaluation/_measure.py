@@ -21,6 +21,7 @@ from effssl.evaluation.knn import knn
 from effssl.evaluation.linear import LinearProbe, linear_probe
 from effssl.evaluation.spectrum import Spectrum, spectrum
 from effssl.model import SSLModel
+from effssl.progress import Stage
 from effssl.transform import create_transform
 from effssl.views import MultiView
 from effssl.views.options import describe
@@ -82,20 +83,38 @@ def measure_frozen(
     accuracy: dict[str, list[Accuracy]] = {}
     probe, data, test = None, (), ()
     classes = len(images.classes)
-    for seed in settings.seeds:
-        if not data or encoder.seeded:
-            data = test = ()  # free the memory of the features before
-            data, test = _labeled_features(model, encoder, seed, images, settings)
-            if "knn" in settings.protocols:
-                k = [count for count in settings.vote.k if count <= len(data[0])]
-                found = knn(*data, k=k, temperature=settings.vote.temperature)
-                for count, result in found.items():
-                    accuracy.setdefault(knn_name(count), []).append(result.of_classes(classes))
-        if "linear" in settings.protocols:
-            fitted = linear_probe(*data, seed=seed)
-            accuracy.setdefault("linear", []).append(fitted.accuracy.of_classes(classes))
-            probe = probe or fitted
+    for number, seed in enumerate(settings.seeds, 1):
+        with Stage(_title(encoder, number, settings), shown=settings.progress):
+            if not data or encoder.seeded:
+                data = test = ()  # free the memory of the features before
+                data, test = _labeled_features(model, encoder, seed, images, settings)
+                for name, found in _voted(data, settings).items():
+                    accuracy.setdefault(name, []).append(found.of_classes(classes))
+            if "linear" in settings.protocols:
+                with Stage("fit", shown=settings.progress):
+                    fitted = linear_probe(*data, seed=seed)
+                accuracy.setdefault("linear", []).append(fitted.accuracy.of_classes(classes))
+                probe = probe or fitted
     return FrozenResult(accuracy, probe, *test)
+
+
+def _title(encoder: Encoder, number: int, settings: Settings) -> str:
+    """Return what is measured, such as ``k-NN and linear probe, random weights, seed 2 of 3``."""
+    titles = {"knn": "k-NN", "linear": "linear probe"}
+    of = " and ".join(title for name, title in titles.items() if name in settings.protocols)
+    seeded = encoder.seeded or "linear" in settings.protocols
+    seed = f", seed {number} of {len(settings.seeds)}" if seeded else ""
+    return f"{of}, {encoder.words}{seed}"
+
+
+def _voted(data: tuple[Tensor, ...], settings: Settings) -> dict[str, Accuracy]:
+    """Return the results of k-NN by the names of the protocols, if it is asked for."""
+    k = [count for count in settings.vote.k or () if count <= len(data[0])]
+    if "knn" not in settings.protocols:
+        return {}
+    with Stage("vote", shown=settings.progress):
+        found = knn(*data, k=k, temperature=settings.vote.temperature)
+    return {knn_name(count): result for count, result in found.items()}
 
 
 def measure_tuned(
@@ -104,23 +123,24 @@ def measure_tuned(
     """Fine-tune an encoder on every share of the labels, with the first seed."""
     seed, tuning = settings.seeds[0], settings.tuning
     net = encoder.build(seed)
-    return {
-        tuned_name(share): [
-            tune(
-                net,
-                images,
-                share=share,
-                epochs=tuning.epochs,
-                lr=tuning.lr,
-                layer_decay=tuning.layer_decay,
-                precision=settings.precision,
-                seed=seed,
-                workers=settings.workers,
-                progress=settings.progress,
-            )
-        ]
-        for share in tuning.shares
-    }
+    with Stage(f"fine-tuning, {encoder.words}", shown=settings.progress):
+        return {
+            tuned_name(share): [
+                tune(
+                    net,
+                    images,
+                    share=share,
+                    epochs=tuning.epochs,
+                    lr=tuning.lr,
+                    layer_decay=tuning.layer_decay,
+                    precision=settings.precision,
+                    seed=seed,
+                    workers=settings.workers,
+                    progress=settings.progress,
+                )
+            ]
+            for share in tuning.shares
+        }
 
 
 def measure_spectrum(
@@ -134,12 +154,13 @@ def measure_spectrum(
         found: Result with the features of all test images, if they are known already.
         settings: Options of the extraction.
     """
-    rows = _spread(len(images.test.dataset), SPECTRUM_IMAGES)
-    if found is None:
-        features, _ = _features(model, model, images.test, rows, images.test_broken, None, settings)
-    else:
-        features = found.test_features[torch.isin(found.test_rows, torch.tensor(rows))]
-    return {name: spectrum(x) for name, x in _projected(model, features).items()}
+    rows, met = _spread(len(images.test.dataset), SPECTRUM_IMAGES), images.test_broken
+    with Stage("spectrum", shown=settings.progress):
+        if found is None:
+            features, _ = _features(model, model, images.test, rows, met, None, settings)
+        else:
+            features = found.test_features[torch.isin(found.test_rows, torch.tensor(rows))]
+        return {name: spectrum(x) for name, x in _projected(model, features).items()}
 
 
 def measure_invariance(
@@ -148,9 +169,10 @@ def measure_invariance(
     """Return the invariance of features and projections to random views of test images."""
     rows = _spread(len(images.test.dataset), _VIEWED_IMAGES)
     met = images.test_broken
-    features, _ = extract_readable_views(
-        model, images.test, rows, met, views, settings.precision, settings.workers
-    )
+    with Stage("LiDAR, alignment and uniformity", shown=settings.progress):
+        features, _ = extract_readable_views(
+            model, images.test, rows, met, views, settings.precision, settings.workers
+        )
     return {
         name: Invariance(
             images=x.shape[1],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from effssl.evaluation._device import Precision
+from effssl.evaluation._encoders import BASELINES, Baselines
 from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, tuning_plan
 from effssl.views.options import ViewOptions
 
@@ -52,14 +53,22 @@ class Settings:
     tuning: Tuning
     preset: str
     view: ViewOptions
+    baselines: Baselines
     precision: Precision
     workers: int | None
     progress: bool
 
     @property
-    def frozen(self) -> bool:
-        """Whether frozen features are classified."""
-        return "knn" in self.protocols or "linear" in self.protocols
+    def frozen_names(self) -> list[str]:
+        """Names of the protocols that classify frozen features."""
+        found = [knn_name(count) for count in self.vote.k or ()] if "knn" in self.protocols else []
+        return found + (["linear"] if "linear" in self.protocols else [])
+
+    @property
+    def tuned_names(self) -> list[str]:
+        """Names of the protocols that fine-tune."""
+        shares = self.tuning.shares if "finetune" in self.protocols else ()
+        return [tuned_name(share) for share in shares]
 
     def tuning_steps(self, labels: Tensor) -> dict[str, int]:
         """Return the steps of every protocol of fine-tuning, by its name.
@@ -106,6 +115,10 @@ class Settings:
                 raise ValueError(f"unknown protocol {protocol!r}; protocols are {names}")
         if not self.protocols or not self.seeds:
             raise ValueError("one protocol and one seed, or more, are wanted")
+        if self.baselines not in BASELINES:
+            raise ValueError(
+                f"unknown baselines {self.baselines!r}; they are {', '.join(BASELINES)}"
+            )
         wanting = [protocol for protocol in self.protocols if protocol != "spectrum"]
         if wanting and not labeled:
             raise ValueError(f"{', '.join(wanting)}: labelled images of train are wanted")

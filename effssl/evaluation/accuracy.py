@@ -22,14 +22,14 @@ class Accuracy:
         top5: Percentage of images whose class is among the first five guesses; None with five
             classes or fewer, or fewer than five guesses.
         confusion: Number of images by class (row) and predicted class (column), (classes,
-            classes), int64.
+            classes), int64; None if it was measured before and not kept.
         correct: Whether the first guess is right, by image in order, (M,), on the CPU; None if it
             is not known. Differences of two encoders are paired by it.
     """
 
     top1: float
     top5: float | None
-    confusion: Tensor = field(compare=False, repr=False)
+    confusion: Tensor | None = field(default=None, compare=False, repr=False)
     correct: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -50,12 +50,19 @@ class Accuracy:
 
     def of_classes(self, classes: int) -> Accuracy:
         """Return the same with so many classes, of which the last ones have no image."""
+        if self.confusion is None:
+            return self
         more = classes - len(self.confusion)
         return replace(self, confusion=F.pad(self.confusion, (0, more, 0, more)))
 
     @property
-    def per_class(self) -> Tensor:
-        """Top-1 in percent of every class, (classes,); NaN for a class without images."""
+    def per_class(self) -> Tensor | None:
+        """Top-1 in percent of every class, (classes,); NaN for a class without images.
+
+        None without `confusion`.
+        """
+        if self.confusion is None:
+            return None
         return 100 * self.confusion.diag() / self.confusion.sum(1)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -13,9 +15,10 @@ from effssl.data._broken import MAX_BROKEN
 from effssl.data.sources import Source
 from effssl.distributed import join, world_size
 from effssl.evaluation._agreement import check_same, images_digest, model_digest
+from effssl.evaluation._baselines import KeptBaselines, say_known
 from effssl.evaluation._device import Precision, resolve_precision
 from effssl.evaluation._encoders import ENCODERS as ENCODERS
-from effssl.evaluation._encoders import encoders_of
+from effssl.evaluation._encoders import Baselines, Encoder, encoders_of
 from effssl.evaluation._encoders import random_twin as random_twin
 from effssl.evaluation._images import Images
 from effssl.evaluation._measure import (
@@ -102,6 +105,8 @@ def evaluate(
     layer_decay: float | None = None,
     preset: str = "imagenet",
     view: ViewOptions | None = None,
+    baselines: Baselines = "all",
+    baselines_file: str | os.PathLike | None = None,
     max_broken: float = MAX_BROKEN,
     precision: Precision = "auto",
     workers: int | None = None,
@@ -126,6 +131,9 @@ def evaluate(
         layer_decay: Layer-wise decay of that learning rate.
         preset: Preset of the views of ``spectrum``; best that of the pretraining.
         view: Changes of that preset; likewise.
+        baselines: ``none``, ``raw`` (pixels), ``random`` (weights) or ``all``.
+        baselines_file: JSON file that keeps their results, so that they are measured once for the
+            same images, settings and backbone; made if missing, and nothing is kept if None.
         max_broken: Largest share of broken images of train and of test, rounded up to whole images.
             They are named and left out.
         precision: Precision of the backbones, as for `extract_features`.
@@ -140,8 +148,19 @@ def evaluate(
     check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
     settings = Settings(
-        protocols, seeds, vote, tuning, preset, view or ViewOptions(), precision, workers, progress
+        protocols,
+        seeds,
+        vote,
+        tuning,
+        preset,
+        view or ViewOptions(),
+        baselines,
+        precision,
+        workers,
+        progress,
     )
+    # to know images again, they may have to be read once
+    file = None if baselines_file is None or baselines == "none" else Path(baselines_file)
     join(cpu=next(model.parameters()).device.type == "cpu")
     if world_size() > 1:
         check_same(
@@ -149,16 +168,16 @@ def evaluate(
                 "models": model_digest(model),
                 "training images": images_digest(train) if train is not None else "none",
                 "test images": images_digest(test),
-                "settings": f"{replace(settings, workers=None, progress=False)}",
+                "settings": f"{replace(settings, workers=None, progress=False)} {file is None}",
             }
         )
     settings.check(labeled=train is not None)
     if set(protocols) - {"spectrum"}:
-        return _evaluate(model, Images.labeled(train, test, max_broken), settings)
-    return _evaluate(model, Images.unlabeled(test, max_broken), settings)
+        return _evaluate(model, Images.labeled(train, test, max_broken), settings, file)
+    return _evaluate(model, Images.unlabeled(test, max_broken), settings, None)
 
 
-def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation:
+def _evaluate(model: SSLModel, images: Images, settings: Settings, file: Path | None) -> Evaluation:
     size = model.backbone.pretrained_cfg["input_size"][-1]
     views = MultiView(settings.view.over(settings.preset), views=VIEWS, size=size)
     labels, test_labels = (x[x >= 0] for x in (images.train_labels, images.test_labels))
@@ -169,7 +188,8 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation
         check_votes(vote.k, vote.temperature, len(labels))
     precision = resolve_precision(settings.precision, next(model.parameters()).device)
     settings = replace(settings, vote=vote, precision=precision)
-    accuracy, frozen = _accuracy(model, images, settings)
+    kept = KeptBaselines(file, model, images, settings)
+    accuracy, frozen = _accuracy(model, images, settings, kept)
     spectra, invariance = {}, {}
     if "spectrum" in settings.protocols:
         spectra = measure_spectrum(model, images, frozen, settings)
@@ -194,31 +214,61 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings) -> Evaluation
 
 
 def _accuracy(
-    model: SSLModel, images: Images, settings: Settings
+    model: SSLModel, images: Images, settings: Settings, kept: KeptBaselines
 ) -> tuple[dict[str, dict[str, list[Accuracy]]], FrozenResult | None]:
     """Measure all encoders with labels; return also the result of the model's frozen features."""
     accuracy: dict[str, dict[str, list[Accuracy]]] = {}
     of_model = None
-    encoders = encoders_of(model)
-    for encoder in encoders if settings.frozen else ():
-        found = measure_frozen(model, encoder, images, settings)
-        accuracy[encoder.name] = found.accuracy
-        if encoder is encoders[-1]:  # the model itself
-            of_model = found
-        del found  # before the next encoder takes as much memory
-    for encoder in encoders if "finetune" in settings.protocols else ():
-        if encoder.trainable:
-            tuned = measure_tuned(encoder, images, settings)
-            accuracy[encoder.name] = accuracy.get(encoder.name, {}) | tuned
+    *baselines, own = encoders_of(model, settings.baselines)
+    known = _known(baselines, settings, kept)
+    for encoder in (*baselines, own) if settings.frozen_names else ():
+        found = known.get((encoder.name, "frozen"))
+        if found is None:
+            result = measure_frozen(model, encoder, images, settings)
+            found = result.accuracy
+            if encoder is own:
+                of_model = result
+            else:
+                kept.keep(encoder, found)
+            del result  # before the next encoder takes as much memory
+        accuracy[encoder.name] = found
+    for encoder in (*baselines, own) if settings.tuned_names else ():
+        if not encoder.trainable:
+            continue
+        found = known.get((encoder.name, "tuned"))
+        if found is None:
+            found = measure_tuned(encoder, images, settings)
+            if encoder is not own:
+                kept.keep(encoder, found)
+        accuracy[encoder.name] = accuracy.get(encoder.name, {}) | found
     return accuracy, of_model
 
 
 def _measured(images: Images, accuracy: dict[str, dict[str, list[Accuracy]]]) -> int:
     """Return the number of test images that were read, of labeled ones if there are labels."""
-    for row in accuracy.values():
-        for results in row.values():
-            return int(results[0].confusion.sum())
+    for results in accuracy.get("pretrained", {}).values():
+        return int(results[0].confusion.sum())
     return len(images.test.dataset) - len(images.test_broken)
+
+
+def _known(
+    baselines: Sequence[Encoder], settings: Settings, kept: KeptBaselines
+) -> dict[tuple[str, str], dict[str, list[Accuracy]]]:
+    """Return what is known of baselines, by encoder and ``frozen`` or ``tuned``, and say so."""
+    known, said = {}, {}
+    for encoder in baselines:
+        tuned = settings.tuned_names if encoder.trainable else []
+        wanted = {"frozen": settings.frozen_names, "tuned": tuned}
+        for kind, names in wanted.items():
+            if (found := kept.find(encoder, names)) is not None:
+                known[encoder.name, kind] = found
+                said.setdefault(encoder.words, []).extend(names)
+        if len(said.get(encoder.words, ())) == len(settings.frozen_names) + len(tuned):
+            said[encoder.words] = []
+    if said:
+        words = (f"{of} ({', '.join(names)})" if names else of for of, names in said.items())
+        say_known(words, kept.file)
+    return known
 
 
 def _digest(labels: Tensor, test_labels: Tensor) -> str:

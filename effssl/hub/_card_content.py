@@ -148,6 +148,8 @@ def _command(training: TrainingRecord) -> str | None:
     if training.command is None or "--dataset" in training.command.split():
         return training.command
     return f"{training.command} --dataset path/to/images"  # else it would be that of the sample
+
+
 def _changes(config: Mapping[str, Any]) -> str:
     """Return in words what a run changed in its preset."""
     view = ViewOptions.of(config.get("view", {}))

@@ -39,7 +39,7 @@ _FORMS = {
     r"config\.\w+|model_args\.\w+": f"{_ID}|{_WORD}",
     r"pretrained_cfg\.origin_url": _ADDRESS,
     r"effssl\.license_link": r"https?://[^\s@/?#]+([/?#]\S*)?|LICENSE[\w.]*",  # and no user
-    r"evaluation\.\w*split": _WORD,
+    r"evaluation\.\w*split": rf"{_WORD}( \([\d.e-]+ %, stratified, seed \d+\))?",
     r"evaluation\.class_names": _NAME,
     r"evaluation\.digest": r"[0-9a-f]*",
     r"(effssl\.files|evaluation\.probe)\..*sha256": r"[0-9a-f]{64}",
