@@ -12,8 +12,10 @@ Table = Mapping[str, Mapping[str, T]]
 
 def merged_tables(earlier: Table[T], later: Table[T]) -> dict[str, dict[str, T]]:
     """Return the values of both tables; those of the later one take the place of equal places."""
-    names = dict.fromkeys([*max(earlier, later, key=len), *later])
-    return {name: {**earlier.get(name, {}), **later.get(name, {})} for name in names}
+    names = dict.fromkeys([*max(earlier, later, key=len), *earlier, *later])
+    # baselines that were measured apart stand before the model itself, as in one evaluation
+    order = sorted(names, key=lambda name: name == "pretrained")
+    return {name: {**earlier.get(name, {}), **later.get(name, {})} for name in order}
 
 
 def joined_tables(
