@@ -135,7 +135,7 @@ def _of_evaluation(run: Run, labelled: bool | None) -> Iterator[Notice]:
     for found in run.training.evaluation:
         for decided, text in not_better(found):
             level = "warning" if decided == "worse" else "note"
-            yield Notice(level, f"{text}, on {found.dataset or 'the data'}.")
+            yield Notice(level, f"{text}, on {found.dataset or 'a data set that is not public'}.")
         for text in too_few_steps(found):
             yield Notice("warning", f"{text[0].upper()}{text[1:]}.")
     if labelled is False:
