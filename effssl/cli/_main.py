@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from effssl.cli._check import check_arguments, check_command
+from effssl.cli._last_line import write_below_launcher
 from effssl.cli._model import is_main_process
 from effssl.cli._options import options_of, registry
 from effssl.cli.cache import Cache
@@ -132,7 +133,9 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         if is_main_process():
-            print("effssl: interrupted; a run goes on with --resume", file=sys.stderr)
+            line = "effssl: interrupted; a run goes on with --resume"
+            print(line, file=sys.stderr)
+            write_below_launcher(line)
         sys.exit(130)
 
 
