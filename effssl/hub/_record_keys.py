@@ -24,8 +24,8 @@ VERSIONS = frozenset({"python", "effssl", "torch", "torchvision", "timm", "accel
 _SIGNS = ("std", "rank", "alpha", "rankme")
 COLUMNS = frozenset(
     {"step", "epoch", "loss", "lr", "grad_norm", "views_per_s", "waiting", "memory_mb", "broken"}
-    | {"invariance", "orthogonality", "redundancy", "variance", "covariance", "knn"}
-    | {"skipped_steps", "skipped_batches"}
+    | {"invariance", "orthogonality", "redundancy", "variance", "covariance"}
+    | {"knn", "knn_start", "skipped_steps", "skipped_batches"}
     | {f"{of}_{sign}" for of in ("feature", "projection") for sign in _SIGNS}
 )
 """Metrics over training, with the parts of all losses."""

@@ -13,6 +13,7 @@ from runs import Killed, kill, metrics, state, tiny
 
 import effssl
 from effssl import PretrainConfig
+from effssl.hub._record_keys import COLUMNS
 from effssl.training import _online_evaluation as online_evaluation
 from effssl.training._learning import LossScale, of_knn, of_ranks
 from effssl.training._metrics import read_history
@@ -131,6 +132,7 @@ def test_the_record_of_the_model_holds_the_start(tmp_path):
     assert [x for x in history["knn_start"] if x is not None] == [
         pytest.approx(start, abs=1e-2)
     ] * 3
+    assert history.keys() <= COLUMNS  # or the model could not be published
     training = json.loads((tmp_path / "run" / "model" / "training.json").read_text())
     assert training["history"]["knn_start"] == history["knn_start"]
 
