@@ -199,6 +199,8 @@ def _add(stage: Stage) -> None:
 
 def _remove(stage: Stage) -> None:
     with _lock:
+        if stage not in _open:  # of the parent, in a process that was forked meanwhile
+            return
         outermost = next(other for other in _open if not other._command or other is stage) is stage
         was_last = _open[-1] is stage
         _open.remove(stage)

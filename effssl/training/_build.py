@@ -115,7 +115,6 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
     loader = _create_loader(config, accelerator, source, batches, inventory)
     evaluation = _online_evaluation(config, source, loader)
-
     saved_model = copy.deepcopy(net)
     if config.compile:
         net.backbone.compile()
