@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from effssl.hints import did_you_mean
 from effssl.shown import shown
+
+Range = Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")]
+Switch = Annotated[bool | None, arg(metavar="True|False")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +26,15 @@ class ViewOptions:
         ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    scale: tuple[float, float] | None = None
+    scale: Range = None
     """Bounds of the crop's share of the image area."""
-    ratio: tuple[float, float] | None = None
+    ratio: Range = None
     """Bounds of the crop's width / height."""
     flip: float | None = None
     """Probability of a left-right flip."""
     vertical_flip: float | None = None
     """Probability of an up-down flip."""
-    quarter_turns: bool | None = None
+    quarter_turns: Switch = None
     """Whether views are turned by 0, 1, 2 or 3 quarter turns, each as likely."""
     rotate: float | None = None
     """Largest angle in degrees, at most 180, by which views are turned to either side."""
@@ -43,14 +48,14 @@ class ViewOptions:
     """Half-width of the saturation factor; RGB only."""
     hue: float | None = None
     """Largest turn of the hue as a share of the circle, at most 0.5; RGB only."""
-    per_channel: bool | None = None
+    per_channel: Switch = None
     """Whether every channel has its own brightness and contrast factor, and its contrast is about
     its own mean."""
     grey: float | None = None
     """Probability that the view loses its color; RGB only."""
     blur: tuple[float, ...] | None = None
     """Probability of Gaussian blur for each view; with more views than values the values repeat."""
-    sigma: tuple[float, float] | None = None
+    sigma: Range = None
     """Bounds of the blur's standard deviation in pixels of the view."""
     solarize: tuple[float, ...] | None = None
     """Probability for each view, as for blur, that pixels from 128 / 255 on are inverted."""
