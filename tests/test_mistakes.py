@@ -120,7 +120,7 @@ def test_nothing_is_suggested_that_the_command_does_not_have(said):
             if f"--{word}" in known:
                 continue
             line = said(command, f"--{word}", "7").split("--" + word, 1)[1]
-            suggested = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", line))
+            suggested = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*", line))
             assert suggested <= known | {"--help", "--standalone"}, (command, word, line)
             tried += 1
     assert tried > 1000
@@ -144,7 +144,7 @@ def test_help_names_what_values_are(command, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert not re.search(r"\{None\}|\bSTR\b|\[\w+ \.\.\.\]", shown)
     rows = re.findall(r"^[│|]? {1,2}((?:-h, )?--.*?)(?: {2}|$)", shown, re.M)
-    in_help = {flag for row in rows for flag in re.findall(r"--[a-z][a-z-]*", row)} - {"--help"}
+    in_help = {flag for row in rows for flag in re.findall(r"--[a-z][a-z.-]*", row)} - {"--help"}
     # what the check of mistakes takes is what tyro takes
     aliases = {f"--{a}" for o in OPTIONS[command] for a in o.aliases}
     assert in_help | aliases == FLAGS[command] | aliases

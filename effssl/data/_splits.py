@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from effssl.data._layout import SPLITS
+from effssl.hints import option
 from effssl.shown import shown
 
 _NAME = re.compile(r"\w+(\.\w+)*")
@@ -18,17 +19,18 @@ class MissingSplit(ValueError):
         split: Name that was given.
         there: Names of the splits that there are.
         dataset: Name of the data set, for the message.
-        flag: Flag that gave the name.
+        flag: Flag that gave the name; the option ``split`` if None.
     """
 
     def __init__(
-        self, split: str, there: Iterable[str], dataset: str = "", flag: str = "--split"
+        self, split: str, there: Iterable[str], dataset: str = "", flag: str | None = None
     ) -> None:
         self.split, self.there, self.dataset = split, tuple(there), dataset
         named = f"data set {dataset}" if dataset else "the data set"
         names = ", ".join(shown(name)[1:-1] for name in self.there)
         super().__init__(
-            f"{named} has no split {shown(split)}, only {names}: give another name with {flag}"
+            f"{named} has no split {shown(split)}, only {names}: give another name with "
+            f"{flag or option('split')}"
         )
 
 

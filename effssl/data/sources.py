@@ -184,7 +184,9 @@ class Source:
                 class has two images.
         """
         if not 0 < test_share < 1:
-            raise ValueError(f"test_share must be above 0 and below 1, got {test_share}")
+            raise ValueError(
+                f"{option('test_share')} must be above 0 and below 1, got {test_share}"
+            )
         train, test = stratified_rows(self.labels(), test_share, seed)
         if not test:
             raise ValueError(

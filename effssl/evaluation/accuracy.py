@@ -41,12 +41,13 @@ class Accuracy:
             labels: (M,).
             classes: Number of classes.
         """
+        guesses, labels = guesses.cpu(), labels.cpu()  # two waits for the device, not one a number
         right = guesses == labels.unsqueeze(1)
         top1, top5 = (100 * int(right[:, :n].any(1).sum()) / len(labels) for n in (1, 5))
         pairs = labels * classes + guesses[:, 0]
-        confusion = torch.bincount(pairs.cpu(), minlength=classes**2).view(classes, classes)
+        confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
         top5 = top5 if guesses.shape[1] == 5 and classes > 5 else None
-        return cls(top1, top5, confusion, right[:, 0].cpu())
+        return cls(top1, top5, confusion, right[:, 0])
 
     def of_classes(self, classes: int) -> Accuracy:
         """Return the same with so many classes, of which the last ones have no image."""

@@ -247,7 +247,7 @@ def _accuracy(
 def _measured(images: Images, accuracy: dict[str, dict[str, list[Accuracy]]]) -> int:
     """Return the number of test images that were read, of labeled ones if there are labels."""
     for results in accuracy.get("pretrained", {}).values():
-        return int(results[0].confusion.sum())
+        return len(results[0].correct)
     return len(images.test.dataset) - len(images.test_broken)
 
 

@@ -55,8 +55,6 @@ def card_content(
     image = f'import numpy as np\n\nimage = np.zeros(({channels}, {size}, {size}), "uint8")'
     if mode:
         image = 'from PIL import Image\n\nimage = Image.open("image.png")'
-        if mode == "RGB":
-            image += '.convert("RGB")'
     name, trained = config.name, training.config or {}
     papers = LOSSES[name.loss].papers if name else ()
     return {

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from effssl.hints import did_you_mean
+from effssl.hints import did_you_mean, option
 from effssl.shown import shown
 
 Range = Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")]
@@ -88,7 +88,8 @@ class ViewOptions:
             if name not in names:
                 hint = did_you_mean(str(name), names)
                 raise ValueError(
-                    f"view.{shown(name)[1:-1]} is no view option; {hint}they are {', '.join(names)}"
+                    f"{option('view')}.{shown(name)[1:-1]} is no view option; {hint}they are "
+                    f"{', '.join(names)}"
                 )
         return cls(**values)
 
@@ -130,14 +131,16 @@ class ViewOptions:
             count = len(getattr(self, name) or ())
             if count > views:
                 raise ValueError(
-                    f"view.{name} must be one value for each of {views} views, or fewer, which "
-                    f"repeat; got {count}"
+                    f"{option(f'view.{name}')} must be one value for each of {views} views, or "
+                    f"fewer, which repeat; got {count}"
                 )
         for name in ("mean", "std"):
             count = len(getattr(self, name) or (0.0,))
             if count not in (1, channels):
                 either = f"1 or {channels} values" if channels > 1 else "1 value"
-                raise ValueError(f"view.{name} must be {either}, one a channel; got {count}")
+                raise ValueError(
+                    f"{option(f'view.{name}')} must be {either}, one a channel; got {count}"
+                )
 
     def channel_stats(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean and std of normalization for a number of channels.
@@ -218,7 +221,7 @@ def _checked(name: str, value: Any) -> Any:
     else:
         right, what = isinstance(value, bool), "True or False"
     if not right:
-        raise ValueError(f"view.{name} must be {what}; got {shown(value)}")
+        raise ValueError(f"{option(f'view.{name}')} must be {what}; got {shown(value)}")
     if isinstance(value, bool):
         return value
     return tuple(map(float, value)) if isinstance(value, tuple) else float(value)
