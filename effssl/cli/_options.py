@@ -13,7 +13,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-_WANTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+_WANTED = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,9 @@ def options_of(command: type) -> list[Option]:
                 for inner in options_of(hint)
             ]
             continue
-        default = "|".join(map(_metavar, alternatives(hint)))
+        # a switch takes no value
+        kinds = () if hint is bool else alternatives(hint)
+        default = "|".join(filter(None, map(_metavar, kinds)))
         options.append(
             Option(
                 field=field.name,
@@ -133,7 +141,8 @@ def _metavar(kind: Any) -> str:
     if get_origin(kind) is tuple:
         inner = [_metavar(item) if item is not ... else "..." for item in get_args(kind)]
         return " ".join(inner)
-    return {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}.get(kind, "")
+    names = {bool: "True|False", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    return names.get(kind, "")
 
 
 def _in_words(kind: Any) -> str:
@@ -163,6 +172,8 @@ def _reads(kind: Any, words: Sequence[str]) -> bool:
         return words[0] == "None"
     if get_origin(kind) is Literal:
         return words[0] in get_args(kind)
+    if kind is bool:
+        return words[0] in ("True", "False")
     try:
         kind(words[0])
     except ValueError:

@@ -22,7 +22,7 @@ from effssl.cli._model import (
     python_name,
 )
 from effssl.cli._splits import open_splits
-from effssl.training._fields import Column, Split
+from effssl.training._fields import Column, GivenColor, Split
 from effssl.training.config import GivenRange
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Evaluate:
     """Column with integer classes; found by type and name if None."""
     value_range: GivenRange = None
     """Stored values that become black and white, or auto; those of the pretraining if None."""
-    background: str | None = None
+    background: GivenColor = None
     """Color behind transparent pixels, or drop; that of the pretraining if None."""
     max_pixels: int | None = None
     """Most pixels of an image; that of the pretraining if None."""

@@ -13,7 +13,7 @@ from effssl.background import BACKGROUND
 from effssl.cli._check import at_least, no_folder
 from effssl.cli._model import check_names
 from effssl.shown import one_line, plain
-from effssl.training._fields import Column, Dataset, Split
+from effssl.training._fields import Color, Column, Dataset, Split
 from effssl.training.config import GivenRange, Preset
 from effssl.views.options import NO_CHANGES, ViewOptions
 
@@ -44,7 +44,7 @@ class Views:
     """Column with the images; found by its type if None."""
     value_range: GivenRange = None
     """Stored values that become black and white, or auto, as for pretrain."""
-    background: str = BACKGROUND
+    background: Color = BACKGROUND
     """Color behind transparent pixels, or drop, as for pretrain."""
     max_pixels: int | None = None
     """Most pixels of an image, as for pretrain."""

@@ -186,8 +186,8 @@ def check_one_batch(num_images: int, local: BatchShard) -> None:
     """Raise ValueError if a data set is smaller than one global batch."""
     if local.batch_size > num_images:
         raise ValueError(
-            f"{option('batch_size')} {local.batch_size:,} is more than the {num_images:,} images of the data "
-            f"set: give {num_images} or less, or more images"
+            f"{option('batch_size')} {local.batch_size:,} is more than the {num_images:,} images "
+            f"of the data set: give {num_images} or less, or more images"
         )
 
 

@@ -41,13 +41,14 @@ class Accuracy:
             labels: (M,).
             classes: Number of classes.
         """
-        guesses, labels = guesses.cpu(), labels.cpu()  # two waits for the device, not one a number
         right = guesses == labels.unsqueeze(1)
-        top1, top5 = (100 * int(right[:, :n].any(1).sum()) / len(labels) for n in (1, 5))
-        pairs = labels * classes + guesses[:, 0]
+        cells = labels * classes + guesses[:, 0]
+        # one wait for the device
+        pairs, first, any_of_five = torch.stack([cells, right[:, 0], right.any(1)]).cpu()
+        top1, top5 = (100 * int(hits.sum()) / len(labels) for hits in (first, any_of_five))
         confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
         top5 = top5 if guesses.shape[1] == 5 and classes > 5 else None
-        return cls(top1, top5, confusion, right[:, 0])
+        return cls(top1, top5, confusion, first.bool())
 
     def of_classes(self, classes: int) -> Accuracy:
         """Return the same with so many classes, of which the last ones have no image."""

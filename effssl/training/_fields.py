@@ -21,6 +21,8 @@ Split = Annotated[str, arg(metavar="SPLIT")]
 Dataset = Annotated[str, arg(metavar="DATASET")]
 Column = Annotated[str | None, arg(metavar="COLUMN")]
 Folder = Annotated[str | None, arg(metavar="FOLDER")]
+Color = Annotated[str, arg(metavar="COLOR")]
+GivenColor = Annotated[str | None, arg(metavar="COLOR")]
 
 _KINDS = {
     str: "text",

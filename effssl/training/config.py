@@ -21,6 +21,7 @@ from effssl.hints import did_you_mean, nearest, option, options_as_flags
 from effssl.loss_specs import LossName
 from effssl.naming import ModelName
 from effssl.training._fields import (
+    Color,
     Column,
     Dataset,
     Folder,
@@ -100,7 +101,7 @@ class PretrainConfig:
     value_range: GivenRange = setting(None)
     """Stored values that become black and white, in images of any depth: 0 4095 for 12 bits in
     16-bit files; auto takes them from a sample of images. The full range of 16 bits if None."""
-    background: str = setting(BACKGROUND)
+    background: Color = setting(BACKGROUND)
     """Color behind transparent pixels, such as white, black or #ff8800; drop takes the colors that
     are stored beneath. With 4 channels transparency is kept."""
     max_pixels: int | None = setting(None, least=1, on_resume="warn")

@@ -350,7 +350,9 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path):
 
 def test_outputs_that_cannot_be_are_one_line(tmp_path):
     (tmp_path / "x.parquet").write_text("precious")
-    with pytest.raises(FileExistsError, match="x.parquet exists: choose another name"):
+    with pytest.raises(
+        FileExistsError, match="x.parquet exists: give another output, or delete it"
+    ):
         extract(tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"'x.csv': end it in .safetensors or .parquet, or in"):
         extract(tmp_path / "x.csv")

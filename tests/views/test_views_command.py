@@ -6,12 +6,12 @@ from PIL import Image, ImageChops
 from effssl.cli import main
 
 ERRORS = {
-    "--view.flip 2": "view.flip must be a number, 0 to 1; got 2.0",
-    "--view.scale 1 0.2": "view.scale must be two numbers LOW HIGH with 0 < LOW <= HIGH <= 1; got",
-    "--view.blur": "view.blur must be one number or more, each 0 to 1; got ()",
-    "--view.rotate nan": "view.rotate must be a number, 0 to 180; got nan",
-    "--view.mean 0.1 0.2": "view.mean must be 1 or 3 values, one a channel; got 2",
-    "--view.solarize 0 0 0 0 1": "view.solarize must be one value for each of 4 views, or fewer",
+    "--view.flip 2": "--view.flip must be a number, 0 to 1; got 2.0",
+    "--view.scale 1 0.2": "--view.scale must be two numbers LOW HIGH with 0 < LOW <= HIGH",
+    "--view.blur": "--view.blur needs a value: --view.blur FLOAT ...",
+    "--view.rotate nan": "--view.rotate must be a number, 0 to 180; got nan",
+    "--view.mean 0.1 0.2": "--view.mean must be 1 or 3 values, one a channel; got 2",
+    "--view.solarize 0 0 0 0 1": "--view.solarize must be one value for each of 4 views, or fewer",
 }
 
 
