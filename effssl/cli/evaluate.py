@@ -53,7 +53,7 @@ class Evaluate:
     """One or more."""
     train_split: Split = "train"
     """Split that votes and that classifiers are fitted to."""
-    test_split: Split | None = None
+    test_split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """Split that everything is measured on; if None test, else validation, else a share of train,
     the first that there is with labels."""
     test_share: float | None = None
