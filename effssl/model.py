@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Protocol
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from effssl.backbones import named_download  # the module registers the small-image ResNets
 from effssl.background import BACKGROUND
 from effssl.hints import did_you_mean, option
-from effssl.naming import ModelName
+from effssl.naming import Base, ModelName
+from effssl.projector import build_projector
+from effssl.shown import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -37,30 +41,40 @@ class SSLModel(nn.Module):
 
     Attributes:
         backbone: timm model without classifier; its ``pretrained_cfg`` describes the input.
-        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D; None for weights from timm.
+        projector: Linear - BatchNorm - ReLU - Linear, F -> D -> D, or as many layers and as wide
+            as asked for; None for weights from timm.
         backbone_args: Arguments of ``timm.create_model``, beside the name, for the backbone.
         name: Name of the model that was loaded, which says its loss and views; None for a new one.
-        license: Keys of config.json about the license of the weights that were loaded.
+        license: Keys of config.json about the license of the weights that were loaded, or that
+            training started from.
+        base: Weights that training started from, if it did not start from random ones.
         input_is_set: Whether mean and std are those of a training, and not a default.
     """
 
-    def __init__(self, backbone: nn.Module, projector_dim: int | None, backbone_args: dict) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector_dim: int | None,
+        backbone_args: dict,
+        *,
+        projector_layers: int = 2,
+        projector_hidden: int | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.backbone_args = backbone_args
         self.name: ModelName | None = None
         self.license: dict[str, object] = {}
+        self.base: Base | None = None
         self.input_is_set = True
         if projector_dim is None:
             self.projector = None
             return
-        self.projector = nn.Sequential(
-            nn.Linear(backbone.head_hidden_size, projector_dim, bias=False),
-            nn.BatchNorm1d(projector_dim),
-            nn.ReLU(inplace=True),
-            # The authors' last layer has a bias. Losses center their input, so its gradient would
-            # be rounding noise, which AdamW would scale up; hence there is none.
-            nn.Linear(projector_dim, projector_dim, bias=False),
+        self.projector = build_projector(
+            backbone.head_hidden_size,
+            projector_dim,
+            layers=projector_layers,
+            hidden=projector_hidden,
         )
 
     @property
@@ -72,6 +86,18 @@ class SSLModel(nn.Module):
     def projector_dim(self) -> int | None:
         """Width D of the projections; None without a projector."""
         return None if self.projector is None else self.projector[-1].out_features
+
+    @property
+    def projector_layers(self) -> int | None:
+        """Number of linear layers of the projector; None without a projector."""
+        return None if self.projector is None else (len(self.projector) + 2) // 3
+
+    @property
+    def projector_hidden(self) -> int | None:
+        """Width between the layers of the projector; None if there is nothing between."""
+        if self.projector is None or len(self.projector) == 1:
+            return None
+        return self.projector[0].out_features
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -137,6 +163,19 @@ class SSLModel(nn.Module):
         names = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return a function from the name of a parameter to its layer, the projector the last one.
+
+        timm's optimizers call this method for a learning rate that falls from layer to layer.
+        """
+        backbone = self.backbone
+        if hasattr(backbone, "group_matcher"):
+            layers = group_parameters(backbone, backbone.group_matcher(coarse), reverse=True)
+        else:
+            layers = {name: 0 for name, _ in backbone.named_parameters()}
+        last = max(layers.values()) + 1
+        return lambda name: layers.get(name.removeprefix("backbone."), last)
+
     def forward(self, x: Tensor, project: bool = False) -> Tensor:
         """Return features (N, F) of images (N, C, H, W), or with ``project`` projections (N, D).
 
@@ -180,9 +219,12 @@ def create_model(
     backbone: str,
     *,
     projector_dim: int = 256,
+    projector_layers: int = 2,
+    projector_hidden: int | None = None,
     in_chans: int = 3,
     img_size: int | None = None,
     patch_size: int | None = None,
+    drop_path: float = 0.0,
     pretrained: bool = False,
     views: Views | None = None,
 ) -> SSLModel:
@@ -194,12 +236,16 @@ def create_model(
     Args:
         backbone: Name in timm, such as ``resnet50``, or of `effssl.backbones`, such as
             ``resnet18_cifar``.
-        projector_dim: Width D of the projector's hidden layer and output.
+        projector_dim: Width D of the projector's output.
+        projector_layers: Number of its linear layers, 1 to 3.
+        projector_hidden: Width between its layers; D if None.
         in_chans: Channels of the images.
         img_size: Side of the images in pixels; the backbone's default if None. Backbones with a
             fixed input size (ViT, Swin) are built for it.
         patch_size: Patch of ViT-like backbones and of ConvNeXt's stem in pixels; the backbone's
             default if None.
+        drop_path: Probability that the last residual block is skipped in training, for an image;
+            it rises to that from block to block.
         pretrained: Start from timm's default weights of the backbone, or from those of the tag in
             its name (``resnet50.a1_in1k``). Needs a network or timm's cache.
         views: `effssl.MultiView` that the model is trained on, which gives the side of the images,
@@ -212,38 +258,15 @@ def create_model(
         TypeError: If views is no `effssl.MultiView`.
         FileNotFoundError: If pretrained weights are not in the cache and cannot be downloaded.
     """
-    if ":" in backbone or "/" in backbone:
-        raise ValueError(
-            f"backbone {backbone!r} is a repository or a folder, from which no backbone is taken "
-            "yet: give a name of timm such as resnet50, or resnet50.a1_in1k with "
-            f"{option('pretrained')} to start from those weights of timm"
-        )
-    architecture = backbone.partition(".")[0]
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models(), most=3)
-        raise ValueError(
-            f"unknown backbone {backbone!r}; {hint}effssl.list_models('resnet*') lists names"
-        )
-    for name, value in {"projector_dim": projector_dim, "in_chans": in_chans}.items():
-        if value < 1:
-            raise ValueError(f"{option(name)} must be 1 or more, got {value}")
-
+    check_backbone(backbone)
+    if in_chans < 1:
+        raise ValueError(f"{option('in_chans')} must be 1 or more, got {in_chans}")
     if views is not None and img_size not in (None, getattr(views, "size", img_size)):
         raise ValueError(f"img_size {img_size} is not the {views.size} px of the views: leave it")
     img_size = img_size or getattr(views, "size", None)
-    if "." in backbone and backbone.partition(".")[2] not in _tags(architecture):
-        raise ValueError(
-            f"{architecture!r} has no weights {backbone!r}; timm has "
-            f"{', '.join(_tags(architecture)) or 'none'}"
-        )
-    backbone_args: dict = {"in_chans": in_chans}
-    default = timm.get_pretrained_cfg(backbone)
-    if img_size is not None and default is not None and default.fixed_input_size:
-        backbone_args["img_size"] = img_size
-    if patch_size is not None:
-        backbone_args["patch_size"] = patch_size
+    backbone_args = args_of(backbone, in_chans, img_size, patch_size)
     with named_download(backbone) if pretrained else nullcontext():
-        net = build_backbone(backbone, backbone_args, pretrained=pretrained)
+        net = build_backbone(backbone, backbone_args, pretrained=pretrained, drop_path=drop_path)
     cfg = dict(net.pretrained_cfg) if pretrained else untrained_cfg(net.pretrained_cfg)
     for key in ("mean", "std"):
         if len(cfg[key]) != in_chans:
@@ -251,24 +274,97 @@ def create_model(
     size = img_size or cfg["input_size"][-1]
     cfg |= {"num_classes": 0, "input_size": (in_chans, size, size)}
     net.pretrained_cfg = net.default_cfg = cfg
-    model = SSLModel(net, projector_dim, backbone_args)
+    model = SSLModel(
+        net,
+        projector_dim,
+        backbone_args,
+        projector_layers=projector_layers,
+        projector_hidden=projector_hidden,
+    )
     model.input_is_set = False
     if views is not None:
         model.set_views(views)
     return model
 
 
-def build_backbone(name: str, backbone_args: dict, *, pretrained: bool = False) -> nn.Module:
-    """Build a backbone with ``timm.create_model``, without classifier.
+def check_backbone(backbone: str) -> None:
+    """Check the name of a backbone, and the tag of its weights if there is one.
 
     Raises:
-        ValueError: If timm cannot build it.
+        ValueError: If timm does not know it.
     """
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **backbone_args)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+    if ":" in backbone or "/" in backbone:
         raise ValueError(
-            f"timm cannot build backbone {name!r} with {backbone_args}: {error}"
+            f"backbone {backbone!r} is a repository or a folder: give it to --init to go on from "
+            "its weights, or to effssl.from_pretrained; a backbone is a name of timm such as "
+            "resnet50, or resnet50.a1_in1k with --pretrained to start from those weights"
+        )
+    architecture = backbone.partition(".")[0]
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models(), most=3)
+        raise ValueError(
+            f"unknown backbone {backbone!r}; {hint}effssl.list_models('resnet*') lists names"
+        )
+    if "." in backbone and backbone.partition(".")[2] not in _tags(architecture):
+        raise ValueError(
+            f"{architecture!r} has no weights {backbone!r}; timm has "
+            f"{', '.join(_tags(architecture)) or 'none'}"
+        )
+
+
+def args_of(backbone: str, in_chans: int, img_size: int | None, patch_size: int | None) -> dict:
+    """Return the arguments of ``timm.create_model`` that fit a backbone to images.
+
+    The side of the images is among them where the backbone has a fixed input size.
+    """
+    args = {"in_chans": in_chans}
+    default = timm.get_pretrained_cfg(backbone)
+    if img_size is not None and default is not None and default.fixed_input_size:
+        args["img_size"] = img_size
+    if patch_size is not None:
+        args["patch_size"] = patch_size
+    return args
+
+
+def build_backbone(
+    name: str,
+    backbone_args: dict,
+    *,
+    pretrained: bool = False,
+    weights: dict[str, Tensor] | None = None,
+    weights_channels: int = 3,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Build a backbone with ``timm.create_model``, without classifier.
+
+    Args:
+        name: Name in timm.
+        backbone_args: Further arguments.
+        pretrained: Load timm's weights of that name.
+        weights: Weights of the backbone to load instead; as timm's own they are adapted to another
+            number of channels, patch or image size.
+        weights_channels: Channels of the images that these weights are of.
+        drop_path: Probability to skip the last residual block.
+
+    Raises:
+        ValueError: If timm cannot build it, or the weights do not fit it.
+    """
+    more: dict = {"drop_path_rate": drop_path} if drop_path else {}
+    if weights is not None:
+        size = timm.get_pretrained_cfg(name).input_size[1:]
+        source = {"state_dict": weights, "input_size": (weights_channels, *size)}
+        # a plain file of weights, without a classifier
+        plain = {"num_classes": 0, "label_offset": 0, "custom_load": False}
+        pretrained, more = True, more | {"pretrained_cfg_overlay": source | plain}
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=0, **backbone_args, **more
+        )
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        given = backbone_args | ({"drop_path": drop_path} if drop_path else {})
+        what = "" if weights is None else " and load the weights into it"
+        raise ValueError(
+            f"timm cannot build backbone {name!r} with {given}{what}: {one_line(error, 500)}"
         ) from error
 
 

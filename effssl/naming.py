@@ -16,6 +16,25 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True)
+class Base:
+    """Weights that a training went on from.
+
+    Attributes:
+        model: Repository on the Hub, name of a model in the package, or for a folder what it holds.
+        license: Identifier of their license, or its name if the Hub has none for it; None if it is
+            not known.
+    """
+
+    model: str
+    license: str | None = None
+
+    @property
+    def repository(self) -> str | None:
+        """Repository on the Hub, if it is one."""
+        return self.model if "/" in self.model else None
+
+
+@dataclass(frozen=True)
 class ModelName:
     """Parts of the name of a pretrained model; `parse` reads a name, ``str`` writes it.
 

@@ -14,7 +14,7 @@ _MOST_OPTIONS, _MOST_VALUES = 100, 1000  # of views; a card shows all of them
 _Number = float | None
 _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("backbone", "loss", "preset", "optimizer", "lr_scaling"), str),
-    **dict.fromkeys(("dataset", "image_column"), str | None),
+    **dict.fromkeys(("dataset", "image_column", "init"), str | None),
     "background": str,
     **dict.fromkeys(("projector_dim", "views", "batch_size", "img_size", "seed"), int),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), float),

@@ -11,7 +11,16 @@ LAYERS = (
     {"hints"},
     {"atomic", "backbones", "background", "device", "distributed", "loss_specs", "processes"}
     | {"progress", "seeding", "shown", "version"},
-    {"batch_norm", "chunk_statistics", "foreign", "liveness", "local", "naming", "optim"},
+    {
+        "batch_norm",
+        "chunk_statistics",
+        "foreign",
+        "liveness",
+        "local",
+        "naming",
+        "optim",
+        "projector",
+    },
     {"record_checks", "record_tables"},
     {"records"},
     {"data", "losses", "model", "views"},

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from effssl.atomic import write_text
 from effssl.foreign import read_text
-from effssl.hub._card_content import DATA_IDS, card_content, started_from
+from effssl.hub._card_content import DATA_IDS, card_content, repository_of
 from effssl.hub._card_metadata import (
     TAGS,
     by_hand,
@@ -235,7 +235,7 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
         pipeline_tag="image-feature-extraction",
         tags=[*TAGS, *loss],
         datasets=[data] if data else None,
-        base_model=started_from(trained),
+        base_model=repository_of(config, trained),
         model_name=repo_id.partition("/")[2] if results else None,
         eval_results=list(results.values()) or None,
     )

@@ -65,7 +65,7 @@ def card_content(
         "architecture": config.architecture,
         "loss": LOSSES[name.loss].title if name else None,
         "views": name.views if name else None,
-        "started_from": started_from(trained),
+        "started_from": started_from(config, trained),
         "projector_dim": config.projector_dim,
         "data": _data(training),
         "channels": channels,
@@ -165,7 +165,7 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
     channels, size = config.pretrained_cfg["input_size"][:2]
     limits = []
     if training.config is not None:
-        before = started_from(training.config)
+        before = started_from(config, training.config)
         limits.append(
             f"It was trained on {channels}-channel views of {size} px only"
             + (f", after what {before} was trained on" if before else "")
@@ -187,8 +187,17 @@ def _licenses(license: License | None, trained: dict) -> list[str]:
     return licenses
 
 
-def started_from(trained: dict) -> str | None:
+def started_from(config: ModelConfig, trained: dict) -> str | None:
+    """Return the name of the weights that training started from; None if they were random."""
+    if config.base is not None:
+        return config.base.model
+    # of a run of an earlier version, which noted no more
     return f"timm/{trained['backbone']}" if trained.get("pretrained") else None
+
+
+def repository_of(config: ModelConfig, trained: dict) -> str | None:
+    """Return the repository of those weights, if they are on the Hub."""
+    return started_from(config, trained) if config.base is None else config.base.repository
 
 
 def _data(training: TrainingRecord) -> str | None:

@@ -128,13 +128,7 @@ def load_folder(folder: Path, *, num_classes: int | None = None) -> SSLModel | n
 
 
 def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
-    with ExitStack() as stack:
-        # one after the other, so that they are hardly ever of two models
-        config = read_config(folder)
-        files = _open_weights(folder, config, stack)
-        check_features(config)
-        model = build_sketch(config)
-        weights = _read_weights(config, files, model)
+    config, model, weights = _read(folder)
     if not config.files:
         logger.warning("%s is timm's, not effssl's: a backbone without projector", folder)
     if not fill(model, weights):
@@ -146,6 +140,37 @@ def _load(folder: Path, num_classes: int | None) -> SSLModel | nn.Module:
         return model.eval().requires_grad_(False)
     model.backbone.reset_classifier(num_classes)
     return model.backbone.train()
+
+
+def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read a model folder of effssl or timm, with the checks of `effssl.from_pretrained`.
+
+    Returns:
+        What config.json says, and the weights by name, with ``backbone.`` or ``projector.`` in
+        front.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is truncated, not of this format, or does not fit the others.
+    """
+
+    def read() -> tuple[ModelConfig, dict[str, Tensor]]:
+        config, sketch, weights = _read(folder)
+        check_tables(folder, sketch, weights)
+        return config, weights
+
+    return read_whole(folder, read)
+
+
+def _read(folder: Path) -> tuple[ModelConfig, SSLModel, dict[str, Tensor]]:
+    """Return configuration, model on the meta device, and weights of a folder."""
+    with ExitStack() as stack:
+        # one after the other, so that they are hardly ever of two models
+        config = read_config(folder)
+        files = _open_weights(folder, config, stack)
+        check_features(config)
+        model = build_sketch(config)
+        return config, model, _read_weights(config, files, model)
 
 
 def _open_weights(folder: Path, config: ModelConfig, stack: ExitStack) -> dict[str, TensorFile]:
@@ -309,8 +334,14 @@ def _build(config: ModelConfig) -> SSLModel:
     cfg |= {} if config.value_range is None else {"value_range": config.value_range}
     cfg |= {"background": config.background}
     backbone.pretrained_cfg = backbone.default_cfg = cfg
-    model = SSLModel(backbone, config.projector_dim, dict(config.model_args))
-    model.name, model.license = config.name, dict(config.license)
+    model = SSLModel(
+        backbone,
+        config.projector_dim,
+        dict(config.model_args),
+        projector_layers=config.projector_layers,
+        projector_hidden=config.projector_hidden,
+    )
+    model.name, model.license, model.base = config.name, dict(config.license), config.base
     return model
 
 

@@ -13,10 +13,12 @@ import timm
 
 from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import read_json
+from effssl.hub._base import checked_base
 from effssl.hub._license import LICENSE, License
 from effssl.loss_specs import LOSSES, METHOD
 from effssl.model import BACKBONE_ARGS, SSLModel
-from effssl.naming import ModelName
+from effssl.naming import Base, ModelName
+from effssl.projector import LAYERS
 from effssl.shown import shown
 
 FORMAT_VERSION = 1
@@ -39,6 +41,7 @@ _LARGEST_VALUE = 1e30  # of a pixel
 _MOST_RESIZED = 12_000  # pixels of a side
 _MOST_SIDE = 2048  # of the images in a batch; timm's own have 1024
 _MOST_ASPECT = 2  # of the longer by the shorter side; timm's own have 4 / 3
+_MOST_WIDTH = 65536  # of the projector
 _LARGEST = {"in_chans": 1024, "img_size": 8192, "patch_size": 1024}
 
 
@@ -57,6 +60,9 @@ class ModelConfig:
         background: Color behind transparent pixels; ``drop`` in folders of versions that dropped
             transparency.
         license: Keys of a card about the license of the weights; not checked.
+        projector_layers: Number of linear layers of the projector.
+        projector_hidden: Width between them; that of the projector if None.
+        base: Weights that training started from, if it did not start from random ones.
     """
 
     architecture: str
@@ -68,11 +74,19 @@ class ModelConfig:
     value_range: tuple[float, float] | None = None
     background: str = BACKGROUND
     license: dict[str, object] = field(default_factory=dict)
+    projector_layers: int = 2
+    projector_hidden: int | None = None
+    base: Base | None = None
 
     @property
     def has_timm_args(self) -> bool:
         """Whether model_args holds some that only timm sets, such as ``global_pool``."""
         return not self.model_args.keys().isdisjoint(_TIMM_ARGS)
+
+
+def known_cfg(cfg: Mapping[str, object]) -> dict:
+    """Return what of a configuration of timm a model folder may hold."""
+    return {key: value for key, value in cfg.items() if key in _ALLOWED and value is not None}
 
 
 def compose_config(
@@ -83,13 +97,18 @@ def compose_config(
     Name and license are those given, else those of the model that was loaded.
     """
     name = model.name if name is None else name
-    cfg = {
-        k: v for k, v in model.backbone.pretrained_cfg.items() if k in _ALLOWED and v is not None
-    }
+    cfg = known_cfg(model.backbone.pretrained_cfg)
     if name is not None:
         papers = [f"arXiv:{paper.arxiv}" for paper in (METHOD, *LOSSES[name.loss].papers)]
         cfg |= {"tag": name.timm_tag, "paper_ids": papers}
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
+    # earlier versions read folders of the usual projector, which has neither key
+    if model.projector_layers not in (None, 2):
+        ours["projector_layers"] = model.projector_layers
+    if model.projector_hidden not in (None, model.projector_dim):
+        ours["projector_hidden"] = model.projector_hidden
+    if model.base is not None:
+        ours["base"] = {k: v for k, v in vars(model.base).items() if v is not None}
     if name is not None:
         ours["name"] = str(name)
     ours["background"] = model.background
@@ -134,12 +153,21 @@ def read_config(folder: Path) -> ModelConfig:
         raise FileNotFoundError(f"no config.json in {str(folder)!r}: not a model folder")
     config = read_json(path)
     try:
-        return _checked(config)
+        return checked_config(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _checked(config: dict) -> ModelConfig:
+def checked_config(config: dict, *, has_files: bool = True) -> ModelConfig:
+    """Check the content of config.json.
+
+    Args:
+        config: What the file says.
+        has_files: Whether it describes files of weights; if not, ``files`` is empty.
+
+    Raises:
+        ValueError: If it is not of that format, or holds anything that does not belong there.
+    """
     for key, kind in {"architecture": str, "pretrained_cfg": dict}.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{key!r} must be a {kind.__name__}, is {shown(config.get(key))}")
@@ -152,7 +180,7 @@ def _checked(config: dict) -> ModelConfig:
     foreign = ours is None
     cfg = {key: value for key, value in cfg.items() if value is not None}
     if foreign:  # timm's own may hold more keys
-        cfg = {key: value for key, value in cfg.items() if key in _ALLOWED}
+        cfg = known_cfg(cfg)
     elif not isinstance(ours, dict):
         raise ValueError(f"'effssl' must be an object, is {shown(ours)}")
     elif ours.get("format") != FORMAT_VERSION:
@@ -172,15 +200,14 @@ def _checked(config: dict) -> ModelConfig:
     }.items():
         if found != channels and (key in cfg or not foreign):
             raise ValueError(f"{key} must be of the {channels} channels of model_args, not {found}")
+    license = {"license": cfg["license"]} if "license" in cfg else {}
     if foreign:
-        return ModelConfig(architecture, model_args, cfg, None, {})
+        return ModelConfig(architecture, model_args, cfg, None, {}, license=license)
 
-    dim = ours.get("projector_dim")
-    if dim is not None and (type(dim) is not int or not 1 <= dim <= 65536):
-        raise ValueError(f"projector_dim must be 1 to 65536, is {shown(dim)}")
+    dim, layers, hidden = _checked_projector(ours)
     names = [WEIGHT_FILES[part] for part in WEIGHT_FILES if part == "backbone" or dim is not None]
     files = ours.get("files")
-    if not isinstance(files, dict) or files.keys() != set(names):
+    if not isinstance(files, dict) or files.keys() != set(names if has_files else ()):
         raise ValueError(f"files must be {' and '.join(names)}, is {shown(files)}")
     for file in files.values():
         if not isinstance(file, dict) or {k: type(file[k]) for k in file} != _FILE:
@@ -189,13 +216,35 @@ def _checked(config: dict) -> ModelConfig:
     if name is not None:
         name = ModelName.parse(name if isinstance(name, str) and len(name) < 200 else shown(name))
     value_range = _checked_range(ours.get("value_range"))
-    background = _checked_background(ours.get("background", DROP))
-    license = {key: ours[key] for key in LICENSE[1:] if ours.get(key) is not None}
-    if "license" in cfg:
-        license["license"] = cfg["license"]
+    license |= {key: ours[key] for key in LICENSE[1:] if ours.get(key) is not None}
     return ModelConfig(
-        architecture, model_args, cfg, dim, files, name, value_range, background, license
+        architecture,
+        model_args,
+        cfg,
+        dim,
+        files,
+        name,
+        value_range,
+        _checked_background(ours.get("background", DROP)),
+        license,
+        projector_layers=layers,
+        projector_hidden=hidden,
+        base=checked_base(ours.get("base")),
     )
+
+
+def _checked_projector(ours: dict) -> tuple[int | None, int, int | None]:
+    """Return width, number of layers and width between them."""
+    dim, layers = ours.get("projector_dim"), ours.get("projector_layers", 2)
+    hidden = ours.get("projector_hidden")
+    for name, width in {"projector_dim": dim, "projector_hidden": hidden}.items():
+        if width is not None and (type(width) is not int or not 1 <= width <= _MOST_WIDTH):
+            raise ValueError(f"{name} must be 1 to {_MOST_WIDTH}, is {shown(width)}")
+    if type(layers) is not int or layers not in LAYERS:
+        raise ValueError(f"projector_layers must be 1, 2 or 3, is {shown(layers)}")
+    if hidden is not None and layers == 1:
+        raise ValueError(f"projector_hidden is {hidden}, and projector_layers is 1")
+    return dim, layers, hidden
 
 
 def _checked_range(value_range: object) -> tuple[float, float] | None:

@@ -38,6 +38,7 @@ _FORMS = {
     r"config\.(image_column|label_column)": r"[\w ]*",
     r"config\.\w+|model_args\.\w+": f"{_ID}|{_WORD}",
     r"pretrained_cfg\.origin_url": _ADDRESS,
+    r"effssl\.base\.model": f"{_ID}|{_WORD}",
     r"effssl\.license_link": r"https?://[^\s@/?#]+([/?#]\S*)?|LICENSE[\w.]*",  # and no user
     r"evaluation\.\w*split": rf"{_WORD}( \([\d.e-]+ %, stratified, seed \d+\))?",
     r"evaluation\.class_names": _NAME,

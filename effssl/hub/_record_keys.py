@@ -11,7 +11,9 @@ CONFIG = frozenset(
         "workers cache_gb max_broken views view preset batch_size micro_batch epochs max_steps "
         "max_minutes optimizer lr lr_scaling weight_decay warmup_epochs grad_clip precision "
         "compile deterministic seed cpu resume overwrite checkpoint_steps checkpoint_minutes "
-        "keep_checkpoints stop_when_disk_full timeout_minutes evaluate_every log_every tracker"
+        "keep_checkpoints stop_when_disk_full timeout_minutes evaluate_every log_every tracker "
+        "init init_projector projector_layers projector_hidden freeze_epochs layer_decay "
+        "drop_path grad_checkpointing"
     ).split()
 )
 """Fields of a run's configuration whose values are published."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import (
@@ -83,8 +84,12 @@ def find_model(
     token: str | None = None,
     cache_dir: str | os.PathLike | None = None,
     local_files_only: bool = False,
+    card: bool = False,
 ) -> Path:
-    """Return the model folder of a name, downloaded if needed; see `from_pretrained`."""
+    """Return the model folder of a name, downloaded if needed; see `from_pretrained`.
+
+    With ``card`` the README.md of a repository is downloaded too, if there is one.
+    """
     name = os.fspath(id_or_folder)
     check_model_name(name)
     kind, _, rest = name.partition(":")
@@ -103,7 +108,20 @@ def find_model(
     with hub_errors(name, revision):
         if try_to_load_from_cache(name, "config.json", cache_dir, revision) is None:
             logger.info("%s is no folder here: looking for the repository on the Hub", name)
-    return retried(lambda: _download(name, revision, token, cache_dir, local_files_only))
+    more = ["training.json", *(["README.md"] if card else [])]
+    return retried(lambda: _download(name, revision, token, cache_dir, local_files_only, more))
+
+
+def public_name(name: str) -> str | None:
+    """Return repository or name in the package that `find_model` takes a name for.
+
+    Returns:
+        None for a folder.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "hf-hub":
+        return rest.partition("@")[0]
+    return None if kind == "local-dir" or Path(name).is_dir() else name
 
 
 def _download(
@@ -112,7 +130,10 @@ def _download(
     token: str | None,
     cache_dir: str | os.PathLike | None,
     local_files_only: bool,
+    more: Sequence[str],
 ) -> Path:
+    """Download the files of a model, and more if the repository has them."""
+
     def fetch(file: str, revision: str | None) -> Path:
         try:
             path = hf_hub_download(
@@ -141,13 +162,14 @@ def _download(
                 f"{repo_id} has no {' and '.join(files)}, and pickled weights "
                 "are not read: its owner can convert them to safetensors"
             ) from error
-        try:
-            fetch("training.json", commit)
-        except RemoteEntryNotFoundError:
-            pass  # timm's repositories have none
-        except LocalEntryNotFoundError:
-            if not (local_files_only or constants.is_offline_mode()):
-                raise
+        for file in more:
+            try:
+                fetch(file, commit)
+            except RemoteEntryNotFoundError:
+                pass  # timm's repositories have no training.json
+            except LocalEntryNotFoundError:
+                if not (local_files_only or constants.is_offline_mode()):
+                    raise
     return folder
 
 

@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from effssl.atomic import json_text, replacing, write_text
 from effssl.foreign import read_bytes, read_json, read_text
+from effssl.hub._base import license_warning
 from effssl.hub._card import compose_card, read_license, write_card
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._figures import FIGURES
@@ -146,7 +147,11 @@ def prepared(folder: Path, repo_id: str, license: License | None = None) -> Iter
         write_card(copy, card)
 
     with snapshot(folder, check) as copy:
-        if read_license(read_text(copy / CARD, MOST_CARD)) is None:
+        granted = read_license(read_text(copy / CARD, MOST_CARD))
+        warning = license_warning(read_config(copy).base, granted)
+        if warning is not None:
+            logger.warning("%s", warning)
+        elif granted is None:
             logger.warning("no license: nobody may use the weights; give one, such as apache-2.0")
         _return_card(copy, folder, earlier)
         yield copy

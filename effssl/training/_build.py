@@ -28,14 +28,16 @@ from effssl.training._agreement import check_same_images, together
 from effssl.training._batches import create_batches, create_loader
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._online_evaluation import OnlineEvaluation
-from effssl.training._optim import check_lr, freeze_unused_parameters, scaled_lr
+from effssl.training._optim import check_lr, freeze_unused_parameters, keep_less, scaled_lr
 from effssl.training._run_images import place_of
 from effssl.training._staging import Stager
+from effssl.training._start import Start
 from effssl.training._state import RunState
 from effssl.training._step import TrainStep
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 from effssl.views._channels import channels_note
+from effssl.views.options import PRESETS
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class RunParts:
         total_steps: Number of steps of the whole run.
         images: What the run remembers of its images.
         known_broken: Number of broken images, as far as a cache knows it.
-        public: Whether others can load the data set.
+        public: Fields of the configuration whose values others can load.
+        start: What start.json of the run folder gets to say, if anything.
     """
 
     config: PretrainConfig
@@ -74,11 +77,17 @@ class RunParts:
     total_steps: int
     images: Fingerprint
     known_broken: int
-    public: bool
+    public: frozenset[str]
+    start: dict | None
 
 
-def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
+def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None) -> RunParts:
     """Build the parts of a run.
+
+    Args:
+        config: Configuration of the run.
+        accelerator: Accelerator of the run.
+        start: Weights to go on from; random ones if None.
 
     Raises:
         ValueError: If the configuration does not fit the data, the backbone or the launcher.
@@ -88,14 +97,17 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
     shard = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
     side, workers = decode_size(config.img_size), worker_count(config.workers)
     with together(), Stage("open the data set"):
-        public = is_public(config.dataset)
+        public = {"dataset"} if is_public(config.dataset) else set()
         source = _load_source(config)
         batches = create_batches(source, shard, config.seed, short_side=side, workers=workers)
         inventory = Inventory(source, batches.images)
         images = inventory.fingerprint()
     check_same_images(config, images)
     config = replace(config, value_range=source.value_range)
-    options = config.view.over(config.preset)
+    preset = PRESETS[config.preset]
+    if start is not None:  # the weights know them; options that are given come first
+        preset = replace(preset, **start.normalization)
+    options = config.view.over(preset)
     multi_view = MultiView(options, views=config.views, size=config.img_size)
     if note := channels_note(config.preset, options, config.in_chans):
         logger.info("%s", note)
@@ -106,12 +118,20 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
         multiview=config.multiview,
     )
     with Stage(f"create {config.backbone}"):
-        net = _create_model(config, multi_view)
+        net = _create_model(config, multi_view, start)
+    if start is not None and start.public:
+        public.add("init")
     if world_size > 1:
         net = make_global(net)
     total_steps = config.epochs * len(batches)
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
+    frozen_steps = config.freeze_epochs * len(batches)
+    if frozen_steps >= total_steps:
+        raise ValueError(
+            f"freeze_epochs {config.freeze_epochs} leaves none of the {total_steps} steps to train "
+            "the backbone in: give fewer, or more epochs"
+        )
     optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
     loader = _create_loader(config, accelerator, source, batches, inventory)
     evaluation = _online_evaluation(config, source, loader)
@@ -142,13 +162,16 @@ def build(config: PretrainConfig, accelerator: Accelerator) -> RunParts:
             seed=config.seed,
             fp64=config.precision == "fp64",
             in_chunks=config.micro_batch is not None,
+            frozen_steps=frozen_steps,
+            recomputes=config.grad_checkpointing,
         ),
         schedule=schedule,
         evaluation=evaluation,
         total_steps=total_steps,
         images=inventory.fingerprint(),
         known_broken=len(getattr(getattr(loader, "dataset", None), "broken", ())),
-        public=public,
+        public=frozenset(public),
+        start=None if start is None else start.record(net),
     )
 
 
@@ -193,7 +216,9 @@ def _create_optimizer(
 ) -> tuple[torch.optim.Optimizer, CosineLRScheduler]:
     lr = scaled_lr(config.lr, config.lr_scaling, config.batch_size)
     check_lr(lr, config.optimizer)
-    optimizer = create_optimizer(net, config.optimizer, lr, config.weight_decay)
+    optimizer = create_optimizer(
+        net, config.optimizer, lr, config.weight_decay, layer_decay=config.layer_decay
+    )
     warmup_steps = min(round(config.warmup_epochs * epoch_steps), total_steps // 10)
     return optimizer, create_schedule(optimizer, lr, total_steps, warmup_steps)
 
@@ -208,26 +233,35 @@ def _create_guard(config: PretrainConfig, net: nn.Module) -> NonFiniteGuard:
     )
 
 
-def _create_model(config: PretrainConfig, multi_view: MultiView) -> SSLModel:
+def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | None) -> SSLModel:
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    model = create_model(
-        config.backbone,
-        projector_dim=config.projector_dim,
-        in_chans=config.in_chans,
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-        pretrained=config.pretrained,
-    )
+    if start is None:
+        model = create_model(
+            config.backbone,
+            projector_dim=config.projector_dim,
+            projector_layers=config.projector_layers,
+            projector_hidden=config.projector_hidden,
+            in_chans=config.in_chans,
+            img_size=config.img_size,
+            patch_size=config.patch_size,
+            drop_path=config.drop_path,
+        )
+    else:
+        model = start.build(config)
     stats = multi_view.options.channel_stats(config.in_chans)
     model.set_input(config.img_size, *stats, config.value_range, config.background)
+    if start is not None:
+        start.describe(model)
     check_input(model)
-    frozen = freeze_unused_parameters(model)
+    frozen = freeze_unused_parameters(model) if start is None else start.freeze(model)
     if frozen:
         logger.info(
             "kept at its initial value, as it should be, since it shifts the features of all "
             "images alike and the loss does not depend on it: %s",
             ", ".join(frozen),
         )
+    if config.grad_checkpointing:
+        keep_less(model.backbone)
     return model.double() if config.precision == "fp64" else model
 
 

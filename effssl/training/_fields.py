@@ -17,6 +17,7 @@ Published = Literal["yes", "no", "if public"]
 
 # texts, by what the help of the command line shows in place of one
 Name = Annotated[str, arg(metavar="NAME")]
+GivenName = Annotated[str | None, arg(metavar="NAME")]
 Split = Annotated[str, arg(metavar="SPLIT")]
 Dataset = Annotated[str, arg(metavar="DATASET")]
 Column = Annotated[str | None, arg(metavar="COLUMN")]

@@ -6,7 +6,7 @@ import copy
 import logging
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effssl.model import SSLModel
 from effssl.seeding import seeded_generator
@@ -87,6 +87,27 @@ def freeze_unused_parameters(model: SSLModel) -> list[str]:
     for name in frozen:
         model.backbone.get_parameter(name).requires_grad_(False)
     return frozen
+
+
+def keep_less(backbone: nn.Module) -> None:
+    """Make a backbone compute its blocks again in the backward pass.
+
+    Raises:
+        ValueError: If timm has no way to do so with this backbone.
+    """
+    name = backbone.pretrained_cfg["architecture"]
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:
+        raise ValueError(
+            f"grad_checkpointing does not go with backbone {name!r}: timm cannot compute its "
+            "blocks again; leave it out, and give micro_batch to save memory"
+        ) from error
+
+
+def top_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Return the learning rate of the last layers, the largest one."""
+    return max(group["lr"] for group in optimizer.param_groups)
 
 
 def _without_gradient(model: SSLModel, attempt: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
+from collections.abc import Collection
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +24,7 @@ def training_record(
     *,
     images: int,
     images_seen: int,
-    public: bool,
+    public: Collection[str],
     minutes: float,
 ) -> dict:
     """Return how a model was trained.
@@ -37,17 +38,16 @@ def training_record(
         epoch_steps: Number of steps of an epoch.
         images: Number of images that could be trained on, without broken ones.
         images_seen: Number of images that were trained on, with repetition.
-        public: Whether others can load the data set, so that its name is told. It is decided when
-            the data set is loaded, since a folder that is moved away looks like a name on the Hub.
+        public: Fields whose values others can load too, among data set and weights to go on from,
+            so that they are told. It is decided when they are loaded, since a folder that is moved
+            away looks like a name on the Hub.
         minutes: Minutes of training, over all launches.
     """
-    private = names_where(config, "published", "no")
     if_public = names_where(config, "published", "if public")
-    if not public:
-        private |= if_public
-    flags = config.flags(private | if_public | names_where(config, "saved", False))
-    for name in if_public - private:
-        flags += ["--" + name, getattr(config, name)]
+    private = names_where(config, "published", "no") | (if_public - set(public))
+    flags = config.flags({"dataset"} | private | names_where(config, "saved", False))
+    if "dataset" in public:  # also where it is the default
+        flags += ["--dataset", config.dataset]
     return {
         "config": config.values() | dict.fromkeys(private),
         "command": shlex.join(["effssl", "pretrain", *flags]),

@@ -1,4 +1,5 @@
-"""Folder of a run: config.json, images.json, metrics.jsonl, checkpoints, and the model folder.
+"""Folder of a run: config.json, images.json, start.json if it goes on from weights, metrics.jsonl,
+checkpoints, and the model folder.
 
 Only what a run itself has written is replaced or deleted, and nothing behind a link is.
 """
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effssl.atomic import PARTIAL
+from effssl.atomic import PARTIAL, write_json
 from effssl.background import BACKGROUND
 from effssl.distributed import gather_objects
 from effssl.foreign import read_json
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 MODEL = "model"
 """Name of the model folder in a run folder."""
+START = "start.json"
+"""Name of the file that says what a run went on from; see `effssl.training._start`."""
 
 
 @contextmanager
@@ -63,7 +66,8 @@ def held_run_folder(config: PretrainConfig, *, is_main_process: bool) -> Iterato
                 _check_place(folder)  # a lock is put into no other folder
                 stack.enter_context(locked_run(folder))
                 checked = check_run_folder(config)
-                settled = {name: getattr(checked, name) for name in ("value_range", "background")}
+                names = ("backbone", "value_range", "background")
+                settled = {name: getattr(checked, name) for name in names}
         yield dataclasses.replace(config, **gather_objects(settled)[0])
 
 
@@ -108,7 +112,8 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
 
     Returns:
         The configuration, with the value range of the run in the folder in place of ``auto``, and
-        with the background that it had before there was a choice.
+        with the background that it had before there was a choice, and its backbone if none is
+        given.
 
     Raises:
         FileExistsError: If the folder holds a run and neither resume nor overwrite is set, or if
@@ -136,6 +141,8 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
     if "background" not in before and config.background == BACKGROUND:
         config = dataclasses.replace(config, background=BEFORE["background"])
         logger.info("resuming a run of a version that dropped transparency: so does the rest of it")
+    if config.backbone is None and isinstance(before.get("backbone"), str):  # that of init
+        config = dataclasses.replace(config, backbone=before["backbone"])
     now = json.loads(json.dumps(config.values()))
     # a field that did not exist yet had the effect of its default
     before = PretrainConfig().values() | BEFORE | before
@@ -161,7 +168,9 @@ def _check_model_folder(folder: Path) -> None:
         )
 
 
-def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
+def open_run_folder(
+    config: PretrainConfig, images: Fingerprint, start: dict | None = None
+) -> dict | None:
     """Create the folder, or load the newest checkpoint of the run in it.
 
     An earlier run is deleted if the configuration says so.
@@ -169,6 +178,8 @@ def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
     Args:
         config: Configuration that passed `check_run_folder`.
         images: Images of this launch.
+        start: What start.json gets to say of the weights that the run goes on from; nothing is
+            written if None.
 
     Returns:
         The state that was saved, if there is one.
@@ -179,11 +190,11 @@ def open_run_folder(config: PretrainConfig, images: Fingerprint) -> dict | None:
     """
     saved = load_checkpoint(config.run_folder) if config.resume else None
     check_images(config, images, 0 if saved is None else saved["step"])
-    _prepare(config, images)
+    _prepare(config, images, start)
     return saved
 
 
-def _prepare(config: PretrainConfig, images: Fingerprint) -> None:
+def _prepare(config: PretrainConfig, images: Fingerprint, start: dict | None) -> None:
     folder = config.run_folder
     if config.overwrite:
         _delete_run(folder)
@@ -191,12 +202,15 @@ def _prepare(config: PretrainConfig, images: Fingerprint) -> None:
     with tolerate_disk_full("config.json", folder, stop=stop):
         config.save(folder / "config.json")
         save_images(config, images)
+        if start is not None:
+            write_json(folder / START, start)
 
 
 def _delete_run(folder: Path) -> None:
     """Delete what would be mixed with a new run; config.json, which is replaced, tells of a run."""
     delete_checkpoints(folder)
-    (folder / METRICS).unlink(missing_ok=True)
+    for name in (METRICS, START):
+        (folder / name).unlink(missing_ok=True)
     if (folder / MODEL).exists():
         shutil.rmtree(folder / MODEL)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from effssl.chunk_statistics import ChunkStatistics
+from effssl.chunk_statistics import ChunkStatistics, kept_statistics
 from effssl.distributed import all_reduce_, rows_known, world_size
 from effssl.seeding import derived_seed
 from effssl.training._staging import StagedBatch
@@ -40,6 +41,9 @@ class TrainStep:
     the backbone. The result is the gradient of the whole batch, for one more forward pass and the
     memory of one chunk. Batch norm in the backbone uses the statistics of a chunk.
 
+    In the steps in which the backbone is frozen it is in eval mode, so that it computes the same of
+    an image whatever the batch is, and the gradient is that of the projector alone.
+
     Args:
         accelerator: Accelerator that has prepared the model.
         model: The prepared `SSLModel`.
@@ -48,6 +52,8 @@ class TrainStep:
         seed: Seed of the run, for dropout.
         fp64: Compute in float64.
         in_chunks: Pass the chunks of a batch one at a time.
+        frozen_steps: Steps at the start in which the backbone is frozen.
+        recomputes: Whether the backbone computes its blocks again in the backward pass.
     """
 
     def __init__(
@@ -60,11 +66,14 @@ class TrainStep:
         seed: int,
         fp64: bool = False,
         in_chunks: bool = False,
+        frozen_steps: int = 0,
+        recomputes: bool = False,
     ) -> None:
         self.accelerator = accelerator
         self.model, self.net = model, accelerator.unwrap_model(model)
         self.multi_view, self.loss_fn = multi_view, loss_fn
         self.seed, self.fp64, self.in_chunks = seed, fp64, in_chunks
+        self.frozen_steps, self.recomputes = frozen_steps, recomputes
         self.dtype = torch.float64 if fp64 else torch.float32
         # on a GPU autocast would cast the views in the first layer; on a CPU they stay as they are
         if accelerator.device.type == "cuda":
@@ -83,6 +92,8 @@ class TrainStep:
         if self.fp64:
             batch = batch._replace(pixels=batch.pixels.double() / 255)
         compute = self._in_chunks if self.in_chunks else self._whole
+        if step < self.frozen_steps:
+            compute = self._frozen
         with rows_known(batch.images):
             return compute(batch, step, watch)
 
@@ -92,14 +103,15 @@ class TrainStep:
         with hook:
             z = self._pass(self._project, batch, step, 0)
         loss, parts = self.loss_fn(z, return_parts=True)
-        self.accelerator.backward(loss)
+        # batch norms must not count a batch again when their outputs are computed again
+        with kept_statistics(self.net.backbone) if self.recomputes else nullcontext():
+            self.accelerator.backward(loss)
         if not watch:
             return StepOutput(loss.detach(), parts, None, None)
         return StepOutput(loss.detach(), parts, seen[0][: z.shape[1]].detach(), z[0].detach())
 
     def _in_chunks(self, batch: StagedBatch, step: int, watch: bool) -> StepOutput:
-        # every process takes part in the statistics of a chunk, even without images of its own
-        passes = [i for i, chunk in enumerate(batch.chunks) if sum(chunk.counts)] or [0]
+        passes = _passes(batch)
         with ChunkStatistics(self.net.backbone).one_update() as statistics:
             features = []
             for place, i in enumerate(passes):
@@ -108,15 +120,34 @@ class TrainStep:
                     features.append(self._pass(self._features, batch, step, i))
             sizes = [part.shape[1] for part in features]
             features = torch.cat(features, dim=1).requires_grad_()
-            with self.accelerator.autocast():
-                z = self.net.projector(features.flatten(0, 1))
-            z = z.reshape(*features.shape[:2], z.shape[-1])
-            loss, parts = self.loss_fn(z, return_parts=True)
-            self.accelerator.backward(loss)
+            output = self._project_features(features, watch)
             statistics.weigh(None)
             for i, grad in zip(passes, features.grad.split(sizes, dim=1), strict=True):
                 self._pass(self._features, batch, step, i).backward(grad)
         self._average_gradients()
+        return output
+
+    def _frozen(self, batch: StagedBatch, step: int, watch: bool) -> StepOutput:
+        backbone = self.net.backbone.eval()
+        with torch.no_grad():
+            features = [self._pass(self._features, batch, step, i) for i in _passes(batch)]
+        backbone.train()
+        output = self._project_features(torch.cat(features, dim=1), watch)
+        self._average_gradients()
+        return output
+
+    def _project_features(self, features: Tensor, watch: bool) -> StepOutput:
+        """Write the gradient of the projector, and that of the features if they need one.
+
+        Args:
+            features: Features of all views of a batch, (V, n, F).
+            watch: Also return features and projections.
+        """
+        with self.accelerator.autocast():
+            z = self.net.projector(features.flatten(0, 1))
+        z = z.reshape(*features.shape[:2], z.shape[-1])
+        loss, parts = self.loss_fn(z, return_parts=True)
+        self.accelerator.backward(loss)
         watched = (features[0].detach(), z[0].detach()) if watch else (None, None)
         return StepOutput(loss.detach(), parts, *watched)
 
@@ -155,3 +186,11 @@ class TrainStep:
         parts = flat.split([gradient.numel() for gradient in gradients])
         means = [mean.view_as(g) for g, mean in zip(gradients, parts, strict=True)]
         torch._foreach_copy_(gradients, means)  # has no public name
+
+
+def _passes(batch: StagedBatch) -> list[int]:
+    """Return the numbers of the chunks that hold images; every process takes part in them.
+
+    It does so without images of its own, since statistics of a chunk are of all processes.
+    """
+    return [i for i, chunk in enumerate(batch.chunks) if sum(chunk.counts)] or [0]

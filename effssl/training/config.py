@@ -25,6 +25,7 @@ from effssl.training._fields import (
     Column,
     Dataset,
     Folder,
+    GivenName,
     Name,
     Split,
     check_field,
@@ -45,6 +46,9 @@ BEFORE = {"background": DROP}
 _OF_A_RUN = {"resume", "overwrite"}  # nobody writes both into a file by hand
 IN_MEMORY = "(objects in memory)"
 """What a configuration file says of a data set that was given as an object."""
+TIMM = "timm"
+"""Value of ``init`` for timm's own weights of the backbone."""
+_BACKBONE = "resnet18"  # if none is given and no weights say it
 
 MultiViewForm = Literal["pairs", "mean"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
@@ -52,6 +56,7 @@ LrScaling = Literal["none", "linear", "sqrt"]
 Preset = Literal["cifar", "stl", "imagenet", "grey", "multispectral", "microscopy", "aerial"]
 ValueRange = tuple[float, float] | Literal["auto"]
 GivenRange = Annotated[ValueRange | None, arg(metavar="LOW HIGH | auto")]
+InitProjector = Literal["on", "off"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -66,10 +71,18 @@ class PretrainConfig:
         ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    backbone: Name = setting("resnet18")
-    """Name of a timm backbone, or resnet18_cifar, resnet34_cifar or resnet50_cifar."""
+    backbone: GivenName = setting(None)
+    """Name of a timm backbone, or resnet18_cifar, resnet34_cifar or resnet50_cifar. If None, that
+    of the weights of init, else resnet18."""
     pretrained: bool = setting(False)
-    """Start from timm's pretrained weights instead of random ones."""
+    """Start from timm's default weights of the backbone, or those of its tag; the same as init
+    timm."""
+    init: GivenName = setting(None, published="if public")
+    """Weights to go on from: a run or model folder, an effssl or timm repository owner/name on the
+    Hub, a model of the package, or timm for timm's weights of the backbone. Their mean, std and
+    interpolation stay. Random weights if None."""
+    init_projector: InitProjector = setting("on")
+    """Whether the projector of init comes along, where it has the layers and widths asked for."""
     in_chans: int = setting(3, least=1)
     """Channels of the images: 1 (gray), 3 (RGB) or 4 (RGBA) for files, any number for arrays."""
     img_size: int = setting(224, least=1)
@@ -78,6 +91,13 @@ class PretrainConfig:
     """Patch size of ViT, Swin and ConvNeXt backbones in pixels; the backbone's default if None."""
     projector_dim: int = setting(256, least=1)
     """Width D of the projector; the default loss weight follows from it."""
+    projector_layers: int = setting(2, least=1, most=3)
+    """Number of linear layers of the projector, 1 to 3."""
+    projector_hidden: int | None = setting(None, least=1)
+    """Width between the layers of the projector; projector_dim if None."""
+    drop_path: float = setting(0.0, least=0, most=1)
+    """Probability that the last residual block is skipped for an image (stochastic depth), rising
+    to that from block to block; drawn in each process on its own."""
     loss: LossName = setting("bt")
     """Loss: bt (Barlow Twins), vicreg or spectral."""
     loss_weight: float | None = setting(None, above=0)
@@ -148,6 +168,12 @@ class PretrainConfig:
     warmup_epochs: float = setting(10.0, least=0)
     """Epochs of linear warm-up, at most a tenth of the run, before cosine decay to zero."""
 
+    layer_decay: float | None = setting(None, least=0, most=1)
+    """Factor of the learning rate from each layer to the one below, to go on from a large backbone:
+    0.65 to 0.9 are usual. The same rate for all if None."""
+    freeze_epochs: int = setting(0, least=0)
+    """Epochs at the start in which only the projector is trained; the backbone, its batch norms
+    included, stays as it is."""
     grad_clip: float | None = setting(None, above=0, on_resume="warn")
     """Largest norm of the gradient; a larger gradient is scaled down to it."""
 
@@ -156,6 +182,9 @@ class PretrainConfig:
     computed in fp32. fp64 is for checking that runs agree."""
     compile: bool = setting(False, on_resume="warn")
     """Compile the backbone with torch.compile; the first step then takes minutes."""
+    grad_checkpointing: bool = setting(False, on_resume="warn")
+    """Compute the blocks of the backbone again in the backward pass instead of keeping what they
+    computed: the same gradient in less memory, for one more forward pass."""
     deterministic: bool = setting(False, on_resume="free")
     """Use only deterministic operations on a GPU, which are slower. Those of a CPU always are."""
     seed: int = setting(0, least=0)
@@ -192,6 +221,8 @@ class PretrainConfig:
         if isinstance(self.value_range, list):  # from a file
             object.__setattr__(self, "value_range", tuple(self.value_range))
         object.__setattr__(self, "view", ViewOptions.of(self.view))
+        if self.backbone is None and self.init in (None, TIMM):
+            object.__setattr__(self, "backbone", _BACKBONE)
         hints = get_type_hints(type(self))
         if isinstance(self.dataset, os.PathLike):
             object.__setattr__(self, "dataset", os.fspath(self.dataset))
@@ -221,7 +252,7 @@ class PretrainConfig:
         Args:
             without: Names of fields to leave out.
         """
-        flags, defaults = [], {field.name: field.default for field in dataclasses.fields(self)}
+        flags, defaults = [], type(self)().values()
         for name, value in self.values().items():
             if name == "view" and name not in without:
                 flags += self.view.flags()
@@ -297,7 +328,13 @@ class PretrainConfig:
 
     @property
     def name(self) -> str:
-        """Name of the model, such as ``resnet50-bt-p256-aug4``."""
+        """Name of the model, such as ``resnet50-bt-p256-aug4``.
+
+        Raises:
+            ValueError: If the backbone is that of ``init``, which has not been read yet.
+        """
+        if self.backbone is None:
+            raise ValueError(f"backbone is that of init {self.init!r}: give output to name the run")
         return str(ModelName(self.backbone, self.loss, self.projector_dim, self.views))
 
     @property

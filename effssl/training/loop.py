@@ -23,6 +23,7 @@ from effssl.training._build import RunParts, build
 from effssl.training._checkpoint import save_checkpoint
 from effssl.training._launch import create_accelerator, explain_determinism
 from effssl.training._monitor import Monitor, start_tracker
+from effssl.training._optim import top_rate
 from effssl.training._record import training_record
 from effssl.training._run_folder import (
     MODEL,
@@ -31,6 +32,7 @@ from effssl.training._run_folder import (
     tolerate_disk_full,
 )
 from effssl.training._staging import LEAST_IMAGES, StagedBatch, StagedBatches
+from effssl.training._start import find_start, named
 from effssl.training._step import StepOutput
 from effssl.training._stop import SAVE, Requests, StopSignals, raise_for, signal_of
 from effssl.training._update import Update
@@ -69,10 +71,11 @@ def pretrain(config: PretrainConfig) -> Path:
         RuntimeError: If a process imports the script that started it, which calls this function.
     """
     check_main_guard("effssl.pretrain")
+    config = named(config)
     accelerator = create_accelerator(config)
     with heartbeat(), explain_lost_workers("effssl.pretrain"):
         try:
-            with explain_determinism(config.backbone):
+            with explain_determinism(config.backbone or str(config.init)):
                 stopped_by = _train(config, accelerator)
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not is_lost_connection(error):
@@ -88,7 +91,8 @@ def _train(config: PretrainConfig, accelerator: Accelerator) -> int:
     """Train to the end or to a signal; return the signal's number, else 0."""
     check_same_flags(config)
     with held_run_folder(config, is_main_process=accelerator.is_main_process) as checked:
-        run = _Run(accelerator, build(checked, accelerator))
+        found, start = find_start(checked, is_main_process=accelerator.is_main_process)
+        run = _Run(accelerator, build(found, accelerator, start))
         run.open_folder()
         with StopSignals() as signals:
             return run.train(signals)
@@ -110,7 +114,7 @@ class _Run:
         saved, refusal = None, None
         if self.accelerator.is_main_process:
             try:
-                saved = open_run_folder(self.config, self.parts.images)
+                saved = open_run_folder(self.config, self.parts.images, self.parts.start)
             except (ValueError, OSError) as error:
                 refusal = error
         saved, refusal = broadcast_object_list([saved, refusal])
@@ -194,7 +198,7 @@ class _Run:
             self.writer.wait()  # the guard may name the last checkpoint
             faults.skip(state.step, loss, norm_value, loss_parts)
         more = self._evaluate(monitor)
-        lr = state.optimizer.param_groups[0]["lr"]
+        lr = top_rate(state.optimizer)
         with rows_known(batch.images):
             monitor.step(state.step, output, loss, norm_value, loss_parts, lr, **more)
         return int(request) if self.accelerator.num_processes > 1 else self.requests.current()
@@ -221,7 +225,7 @@ class _Run:
                 LEAST_IMAGES,
             )
         more = self._evaluate(monitor)
-        lr = state.optimizer.param_groups[0]["lr"]
+        lr = top_rate(state.optimizer)
         monitor.step(state.step, None, math.nan, math.nan, {}, lr, **more)
         return request if self.accelerator.num_processes > 1 else self.requests.current()
 

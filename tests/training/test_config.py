@@ -18,10 +18,15 @@ from effssl.views import ViewOptions
 OTHERS = {
     "backbone": ["resnet50", "vit_tiny_patch16_224"],
     "pretrained": [True],
+    "init": ["timm", "runs/mine", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/data/ä"],
+    "init_projector": ["off"],
     "in_chans": [1, 13],
     "img_size": [32],
     "patch_size": [4],
     "projector_dim": [64, 8192],
+    "projector_layers": [1, 3],
+    "projector_hidden": [32, 2048],
+    "drop_path": [0.1, 1.0],
     "loss": ["vicreg", "spectral"],
     "multiview": ["mean"],
     "dataset": ["my photos/it's 'one'.tar", "user/name", "/data/**/*.jpg", ""],
@@ -52,7 +57,10 @@ OTHERS = {
     "weight_decay": [0.0, 1e-6],
     "warmup_epochs": [0.0, 2.5],
     "loss_weight": [0.02, 25.0],
+    "layer_decay": [0.75, 1.0],
+    "freeze_epochs": [1, 5],
     "grad_clip": [1.0, 1e-3],
+    "grad_checkpointing": [True],
     "precision": ["fp16", "fp64"],
     "compile": [True],
     "deterministic": [True],
@@ -351,6 +359,7 @@ def test_a_missing_file_and_a_missing_name_say_what_to_give(tmp_path):
         expand_config(["--views", "2", "--config"])
 
 
+AT_MOST_ONE = ("max_broken", "layer_decay", "drop_path")
 WRONG = [3, 2.5, True, "no", "3", ["a"], {}, None]
 
 
@@ -360,7 +369,7 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
     for value in WRONG:
         right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
         right = right and field != "background"  # none is the name of a color
-        right = right and not (field == "max_broken" and value in (3, 2.5))  # above its bound
+        right = right and not (field in AT_MOST_ONE and value in (3, 2.5))
         right = right or (field == "view" and value == {})
         file.write_text(json.dumps({field: value}))
         if right:

@@ -12,6 +12,7 @@ from effssl import MultiView, PretrainConfig, create_model
 from effssl.batch_norm import make_global
 from effssl.data._loader import BatchShard, collate
 from effssl.losses import create_loss
+from effssl.training._optim import keep_less
 from effssl.training._staging import Stager
 from effssl.training._step import TrainStep
 
@@ -54,7 +55,10 @@ class Step:
             projector_dim=config.projector_dim,
             img_size=config.img_size,
             patch_size=config.patch_size,
+            drop_path=config.drop_path,
         )
+        if config.grad_checkpointing:
+            keep_less(self.net.backbone)
         if config.precision == "fp64":
             self.net.double()
         if world_size > 1:
@@ -73,6 +77,8 @@ class Step:
             seed=config.seed,
             fp64=config.precision == "fp64",
             in_chunks=config.micro_batch is not None,
+            frozen_steps=config.freeze_epochs,  # of one step each
+            recomputes=config.grad_checkpointing,
         )
         self.stage = Stager(self.views, self.local, config.seed, accelerator.device)
 
@@ -107,8 +113,8 @@ class Step:
 
 
 def flat_gradient(module: nn.Module) -> Tensor:
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.cat([gradient.flatten().double() for gradient in gradients]).clone()
+    gradients = [p.grad.flatten().double() for p in module.parameters() if p.grad is not None]
+    return torch.cat([torch.empty(0, dtype=torch.float64), *gradients])
 
 
 def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:

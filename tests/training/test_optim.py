@@ -234,7 +234,7 @@ def test_a_run_of_one_group_of_parameters_resumes_as_it_began(tmp_path, monkeypa
         effssl.pretrain(tiny(tmp_path / folder, **(given | {"checkpoint_steps": 2} | changes)))
         return tmp_path / folder / "run"
 
-    def earlier(model, name, lr, weight_decay):
+    def earlier(model, name, lr, weight_decay, *, layer_decay):
         return timm.optim.create_optimizer_v2(model, opt=name, lr=lr, weight_decay=weight_decay)
 
     with monkeypatch.context() as patch:

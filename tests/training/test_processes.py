@@ -13,6 +13,7 @@ from forked import free_port, launch, results
 from runs import lines, until
 
 from effssl import cli
+from effssl.local import PACKAGED
 from effssl.training._checkpoint import load_checkpoint
 
 TINY = {
@@ -34,6 +35,7 @@ MEASURED = {
     "mobilenetv3_small_050": {"img_size": "32"},
 }
 COMMAND = ("-m", "effssl.cli", "pretrain")  # as a launcher takes it, wherever it is started
+(MODEL,) = PACKAGED
 EXACT = 1e-9  # of the weights of runs in float64, relative to their norm
 
 
@@ -98,6 +100,32 @@ def test_processes_end_with_the_weights_of_one_in_chunks_too(tmp_path):
     )
     found = difference(together, alone)
     print(f"3 processes against 1 in chunks, 6 steps: {found:.1e}")
+    assert found <= EXACT
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"init": MODEL, "backbone": "None", "projector_dim": "256"},
+        {"layer_decay": "0.7", "projector_layers": "3", "projector_hidden": "16"},
+        {"micro_batch": "4"},
+    ],
+    ids=["weights", "batch norm", "chunks"],
+)
+def test_processes_agree_when_a_backbone_is_frozen_and_then_computed_again(tmp_path, changes):
+    alone, together = (
+        train(
+            tmp_path / str(processes),
+            processes,
+            "--grad-checkpointing",
+            freeze_epochs="1",
+            max_steps="16",  # of which 12 are frozen
+            **changes,
+        )
+        for processes in (1, 2)
+    )
+    found = difference(together, alone)
+    print(f"2 processes against 1, 12 frozen steps and 4: {found:.1e}")
     assert found <= EXACT
 
 
