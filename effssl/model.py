@@ -295,9 +295,10 @@ def check_backbone(backbone: str) -> None:
     """
     if ":" in backbone or "/" in backbone:
         raise ValueError(
-            f"backbone {backbone!r} is a repository or a folder: give it to --init to go on from "
-            "its weights, or to effssl.from_pretrained; a backbone is a name of timm such as "
-            "resnet50, or resnet50.a1_in1k with --pretrained to start from those weights"
+            f"{option('backbone')} {backbone!r} is a repository or a folder: give it to "
+            f"{option('init')} to go on from its weights, or to effssl.from_pretrained; a backbone "
+            f"is a name of timm such as resnet50, or resnet50.a1_in1k with {option('pretrained')} "
+            "to start from those weights"
         )
     architecture = backbone.partition(".")[0]
     if not timm.is_model(architecture):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from effssl.hints import option
+
 LAYERS = (1, 2, 3)
 """Numbers of linear layers that a projector can have."""
 
@@ -24,16 +26,16 @@ def build_projector(
             width between.
     """
     if layers not in LAYERS:
-        raise ValueError(f"projector_layers must be 1, 2 or 3, got {layers}")
+        raise ValueError(f"{option('projector_layers')} must be 1, 2 or 3, got {layers}")
     if hidden is not None and layers == 1:
         raise ValueError(
-            f"projector_hidden {hidden} is the width between layers, and projector_layers is 1: "
-            "leave one of them out"
+            f"{option('projector_hidden')} {hidden} is the width between layers, and "
+            f"{option('projector_layers')} is 1: leave one of them out"
         )
     hidden = dim if hidden is None else hidden
     for name, value in {"projector_dim": dim, "projector_hidden": hidden}.items():
         if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+            raise ValueError(f"{option(name)} must be 1 or more, got {value}")
     widths = [features, *[hidden] * (layers - 1), dim]
     modules: list[nn.Module] = []
     # The authors' last layer has a bias. Losses center their input, so its gradient would be

@@ -80,7 +80,7 @@ def test_bad_arguments_say_what_is_allowed(arguments, message):
     "name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:runs/x", "timm/resnet18"]
 )
 def test_a_repository_or_folder_as_a_backbone_is_named_with_what_is_possible(name):
-    with pytest.raises(ValueError, match="give it to --init to go on from its weights") as info:
+    with pytest.raises(ValueError, match="give it to init to go on from its weights") as info:
         effssl.create_model(name)
     assert repr(name) in str(info.value) and "with pretrained to start" in str(info.value)
     assert len(str(info.value).splitlines()) == 1

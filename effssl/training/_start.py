@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from effssl.backbones import named_download
 from effssl.distributed import gather_objects
 from effssl.foreign import check_type, read_json
+from effssl.hints import option
 from effssl.hub._base import license_in_card, license_name, license_of_weights
 from effssl.hub._folder import read_folder
 from effssl.hub._model_config import (
@@ -244,7 +245,8 @@ def _found(config: PretrainConfig) -> Start | None:
     if config.pretrained:
         if name not in (None, TIMM):
             raise ValueError(
-                f"pretrained means init {TIMM!r}, and init is {name!r}: leave one of them out"
+                f"{option('pretrained')} means {option('init')} {TIMM}, and that is {name!r}: "
+                "leave one of them out"
             )
         name = TIMM
     if name is None:
@@ -253,8 +255,8 @@ def _found(config: PretrainConfig) -> Start | None:
     found = start.config.architecture
     if config.backbone not in (None, found):
         raise ValueError(
-            f"init {name!r} holds the backbone {found!r}, not {config.backbone!r}: leave backbone "
-            "out, or give other weights"
+            f"{option('init')} {name!r} holds the backbone {found!r}, not {config.backbone!r}: "
+            f"leave {option('backbone')} out, or give other weights"
         )
     return start
 
@@ -277,8 +279,8 @@ def _from_folder(name: str) -> Start:
     except FileNotFoundError as error:
         if timm.is_model(name.partition(".")[0]) and "/" not in name:
             raise ValueError(
-                f"init {name!r} is a backbone of timm: give init {TIMM!r} and backbone {name!r} to "
-                "start from timm's weights of it"
+                f"{option('init')} {name!r} is a backbone of timm: give {option('init')} {TIMM} "
+                f"and {option('backbone')} {name} to start from timm's weights of it"
             ) from error
         raise
     config, weights = read_folder(folder)

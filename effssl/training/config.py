@@ -334,7 +334,10 @@ class PretrainConfig:
             ValueError: If the backbone is that of ``init``, which has not been read yet.
         """
         if self.backbone is None:
-            raise ValueError(f"backbone is that of init {self.init!r}: give output to name the run")
+            raise ValueError(
+                f"{option('backbone')} is that of {option('init')} {self.init!r}: give "
+                f"{option('output')} to name the run"
+            )
         return str(ModelName(self.backbone, self.loss, self.projector_dim, self.views))
 
     @property

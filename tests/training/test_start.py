@@ -118,8 +118,8 @@ def test_timms_own_weights_are_those_of_the_flag_pretrained(tmp_path, monkeypatc
     "changes, kind, message",
     [
         ({"backbone": "resnet18"}, ValueError, "holds the backbone 'test_convnext2', not 'resnet1"),
-        ({"pretrained": True}, ValueError, "pretrained means init 'timm', and init is 'test_"),
-        ({"init": "resnet18"}, ValueError, "give init 'timm' and backbone 'resnet18' to start fro"),
+        ({"pretrained": True}, ValueError, "pretrained means init timm, and that is 'test_"),
+        ({"init": "resnet18"}, ValueError, "give init timm and backbone resnet18 to start fro"),
         ({"init": "runs/nothing-here/x"}, FileNotFoundError, "no model folder 'runs/nothing-here"),
         ({"init": "local-dir:nothing"}, FileNotFoundError, "no model folder 'nothing'"),
         ({"init": "me/private"}, FileNotFoundError, "me/private is not in the cache and HF_HUB_OF"),
