@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_budget.py --backbone resnet50 --img-size 224 --views 8 --images 128
     python benchmarks/gpu_budget.py --backbone resnet18_cifar --img-size 32 --views 4 --images 512
+    python benchmarks/gpu_budget.py --views 2 --local-views 6 --local-size 96
 
 The step runs on CUDA tensors without data (tests/fake_cuda.py). This counts its kernels, the bytes
 they move, the operations of matrix products and convolutions, copies and waits. The time of a stage
@@ -41,6 +42,8 @@ from effssl.optim import create_optimizer
 from effssl.training._collapse import sample_rows
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._staging import Chunk, Stager
+from effssl.training._views import create_views
+from effssl.training.config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -94,27 +97,29 @@ class Step:
         )
         self.model = model.to("cuda", memory_format=torch.channels_last).train()
         self.optimizer = create_optimizer(self.model, "adamw", lr=1e-3, weight_decay=0.05)
-        self.multi_view = effssl.MultiView("imagenet", views=args.views, size=args.img_size)
-        self.loss_fn = effssl.create_loss(args.loss, dim=args.projector_dim)
+        self.views = create_views(views_of(args))
+        self.loss_fn = effssl.create_loss(
+            args.loss, dim=args.projector_dim, global_views=args.views
+        )
         self.faults = NonFiniteGuard(
             self.model, Path("runs"), lr=1e-3, precision=args.precision, grad_clip=None
         )
         local = BatchShard(args.images, args.micro_batch)
-        self.send = Stager(self.multi_view, local, 0, torch.device("cuda"))
+        self.send = Stager(self.views, local, 0, torch.device("cuda"))
         side = decode_size(args.img_size)
         images = torch.randint(256, (args.images, 3, side, side), dtype=torch.uint8)
         self.batch = collate(list(images), 3)
 
-    def make_views(self, pixels: Tensor, chunk: Chunk) -> Tensor:
-        """Return the views of a chunk, (V * n, C, S, S), channels last."""
-        views = self.multi_view.render(
-            pixels,
-            chunk.plan,
-            channels=3,
-            device_plan=chunk.device_plan,
-            dtype=DTYPES[self.args.precision],
-        )
-        return views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    def make_views(self, pixels: Tensor, chunk: Chunk) -> list[Tensor]:
+        """Return the views of each size of a chunk, (V * n, C, S, S), channels last."""
+        dtype = DTYPES[self.args.precision]
+        made = [
+            views.render(pixels, plan, channels=3, device_plan=on_device, dtype=dtype)
+            for views, plan, on_device in zip(
+                self.views, chunk.plans, chunk.device_plans, strict=True
+            )
+        ]
+        return [x.flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in made]
 
     def autocast(self) -> torch.autocast:
         """Return autocast in the precision of the step."""
@@ -133,12 +138,13 @@ class Step:
             with stage("views"):
                 x = self.make_views(batch.pixels, chunk)
             with stage("forward"), self.autocast():
-                return self.model.backbone(x).float()
+                return self.model.features(x).float()
 
         with stage("optimizer"):
             self.faults.before_step()
         with torch.set_grad_enabled(whole):
-            parts = [features(chunk).unflatten(0, (args.views, -1)) for chunk in batch.chunks]
+            every = args.views + args.local_views
+            parts = [features(chunk).unflatten(0, (every, -1)) for chunk in batch.chunks]
         with stage("forward"), self.autocast():
             f = parts[0] if whole else torch.cat(parts, 1).requires_grad_()
             z = self.model.projector(f.flatten(0, 1)).unflatten(0, f.shape[:2])
@@ -163,16 +169,31 @@ class Step:
 
     def bare(self) -> None:
         """Run the limit: forward pass, backward pass and optimizer step."""
-        side = self.args.img_size
-        shape = (self.args.views * self.args.images, 3, side, side)
-        x = torch.empty(shape, dtype=DTYPES[self.args.precision], device="cuda")
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = [
+            torch.empty(
+                (views.views * self.args.images, 3, views.size, views.size),
+                dtype=DTYPES[self.args.precision],
+                device="cuda",
+            ).contiguous(memory_format=torch.channels_last)
+            for views in self.views
+        ]
         with self.stage("bare"):
             with self.autocast():
                 z = self.model(x, project=True)
             z.float().square().mean().backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
+
+
+def views_of(args: argparse.Namespace) -> PretrainConfig:
+    """Return a configuration with the views of the command line."""
+    return PretrainConfig(
+        preset="imagenet",
+        img_size=args.img_size,
+        views=args.views,
+        local_views=args.local_views,
+        local_size=args.local_size,
+    )
 
 
 def estimate(args: argparse.Namespace) -> dict[str, list[Cost]]:
@@ -267,6 +288,8 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--local-views", type=int, default=0, help="smaller views beside them")
+    parser.add_argument("--local-size", type=int, default=96)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--micro-batch", type=int, help="images in a chunk (default: all)")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
@@ -285,9 +308,10 @@ def main() -> None:
     args = arguments()
     costs = estimate(args)
     measured = measure(args) if torch.cuda.is_available() else {}
+    local = f" and {args.local_views} of {args.local_size} px" if args.local_views else ""
     where = torch.cuda.get_device_name() if measured else "not measured: there is no GPU"
     print(
-        f"{args.backbone}, {args.img_size} px, {args.views} views, {args.images} images, "
+        f"{args.backbone}, {args.img_size} px, {args.views} views{local}, {args.images} images, "
         f"{args.precision}, {args.loss}, {args.projector_dim} wide, torch {torch.__version__}\n"
         f"estimated at {args.memory} TB/s and {args.half:g} TFLOP/s; {where}\n"
     )

@@ -53,9 +53,9 @@ def measure_cell(views: int, chunks: int, args: argparse.Namespace) -> dict[str,
     local = BatchShard(config.batch_size, config.micro_batch)
     in_chunks = config.micro_batch is not None
     gradient_of = TrainStep(
-        accelerator, model, multi_view, loss_fn, seed=config.seed, in_chunks=in_chunks
+        accelerator, model, [multi_view], loss_fn, seed=config.seed, in_chunks=in_chunks
     )
-    stage = Stager(multi_view, local, config.seed, accelerator.device)
+    stage = Stager([multi_view], local, config.seed, accelerator.device)
     side = args.img_size * 8 // 7
     batch = collate(list(torch.randint(256, (args.batch_size, 3, side, side)).byte()), 3)
     on_cuda = accelerator.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Running statistics of batch norm for a batch that passes through the model in chunks."""
+"""Running statistics of batch norm for a batch that passes through the model in parts."""
 
 from __future__ import annotations
 
@@ -93,8 +93,11 @@ class ChunkStatistics:
 
 
 @contextmanager
-def kept_statistics(model: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of batch norm as they are, whatever passes through the model."""
+def restored_statistics(model: nn.Module) -> Iterator[None]:
+    """Put the running statistics of batch norms back after what passes through the model.
+
+    Unlike `kept_statistics` it changes nothing of what is computed and saved meanwhile.
+    """
     buffers = [
         buffer
         for module in model.modules()
@@ -105,6 +108,27 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
     yield
     for buffer, value in zip(buffers, before, strict=True):
         buffer.copy_(value)
+
+
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norms in train mode leave their running statistics as they are.
+
+    Args:
+        model: Model that normalizes by the statistics of each batch inside this context.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats and module.training
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from typing import Protocol
 
 import timm
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from effssl.backbones import named_download  # the module registers the small-image ResNets
 from effssl.background import BACKGROUND
+from effssl.chunk_statistics import kept_statistics
 from effssl.hints import did_you_mean, option
 from effssl.naming import Base, ModelName
 from effssl.projector import build_projector
@@ -176,21 +177,35 @@ class SSLModel(nn.Module):
         last = max(layers.values()) + 1
         return lambda name: layers.get(name.removeprefix("backbone."), last)
 
-    def forward(self, x: Tensor, project: bool = False) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor], project: bool = False) -> Tensor:
         """Return features (N, F) of images (N, C, H, W), or with ``project`` projections (N, D).
+
+        Images of several sizes are a sequence of tensors, one for each size; N counts all, in their
+        order. Each size passes through the backbone by itself, and in train mode the running
+        statistics of its batch norms are those of the first size.
 
         Raises:
             ValueError: If the images do not have the channels that the backbone takes, or project
                 is set and there is no projector.
         """
-        if not torch.jit.is_tracing():  # which would warn of a condition on a shape
-            _check_shape(x.shape, self.backbone_args.get("in_chans", 3))
-        features = self.backbone(x)
+        features = self.features(x)
         if not project:
             return features
         if self.projector is None:
             raise ValueError("these weights came without a projector: only features can be had")
         return self.projector(features)
+
+    def features(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return features (N, F) of images of one size or of several, as `forward` does."""
+        first, *others = [x] if isinstance(x, Tensor) else x
+        if not torch.jit.is_tracing():  # which would warn of a condition on a shape
+            for images in (first, *others):
+                _check_shape(images.shape, self.backbone_args.get("in_chans", 3))
+        found = self.backbone(first)
+        if not others:
+            return found
+        with kept_statistics(self.backbone):
+            return torch.cat([found, *(self.backbone(images) for images in others)])
 
 
 def _check_shape(shape: torch.Size, in_chans: int) -> None:
@@ -227,6 +242,7 @@ def create_model(
     drop_path: float = 0.0,
     pretrained: bool = False,
     views: Views | None = None,
+    dynamic_img_size: bool = False,
 ) -> SSLModel:
     """Build a timm backbone with a projector.
 
@@ -251,6 +267,9 @@ def create_model(
         views: `effssl.MultiView` that the model is trained on, which gives the side of the images,
             mean and std. If None, they are 0.5 each, or those of timm's weights, and saving the
             model warns of that.
+        dynamic_img_size: Let a backbone that is built for one size take others too, where it can:
+            ViT-like ones interpolate their position embeddings. The weights are the same, so a
+            saved model does not record it.
 
     Raises:
         ValueError: If the backbone is unknown, has no patch size to set, has no pretrained
@@ -266,7 +285,13 @@ def create_model(
     img_size = img_size or getattr(views, "size", None)
     backbone_args = args_of(backbone, in_chans, img_size, patch_size)
     with named_download(backbone) if pretrained else nullcontext():
-        net = build_backbone(backbone, backbone_args, pretrained=pretrained, drop_path=drop_path)
+        net = build_backbone(
+            backbone,
+            backbone_args,
+            pretrained=pretrained,
+            drop_path=drop_path,
+            dynamic_img_size=dynamic_img_size,
+        )
     cfg = dict(net.pretrained_cfg) if pretrained else untrained_cfg(net.pretrained_cfg)
     for key in ("mean", "std"):
         if len(cfg[key]) != in_chans:
@@ -335,6 +360,7 @@ def build_backbone(
     weights: dict[str, Tensor] | None = None,
     weights_channels: int = 3,
     drop_path: float = 0.0,
+    dynamic_img_size: bool = False,
 ) -> nn.Module:
     """Build a backbone with ``timm.create_model``, without classifier.
 
@@ -346,10 +372,22 @@ def build_backbone(
             number of channels, patch or image size.
         weights_channels: Channels of the images that these weights are of.
         drop_path: Probability to skip the last residual block.
+        dynamic_img_size: Let a backbone of a fixed size take others too, if timm can.
 
     Raises:
         ValueError: If timm cannot build it, or the weights do not fit it.
     """
+    default = timm.get_pretrained_cfg(name)
+    if dynamic_img_size and default is not None and default.fixed_input_size:
+        with suppress(ValueError):  # it may have no such argument
+            return build_backbone(
+                name,
+                backbone_args | {"dynamic_img_size": True},
+                pretrained=pretrained,
+                weights=weights,
+                weights_channels=weights_channels,
+                drop_path=drop_path,
+            )
     more: dict = {"drop_path_rate": drop_path} if drop_path else {}
     if weights is not None:
         size = timm.get_pretrained_cfg(name).input_size[1:]
@@ -369,13 +407,24 @@ def build_backbone(
         ) from error
 
 
-def check_input(model: SSLModel) -> None:
+def check_input(model: SSLModel, local_size: int | None = None) -> None:
     """Run the backbone on two images of its recorded input size.
+
+    Args:
+        model: Model to try.
+        local_size: Side of smaller images, which are tried instead.
 
     Raises:
         ValueError: If the backbone cannot take them.
     """
     shape = model.backbone.pretrained_cfg["input_size"]
+    advice = f"give another {option('img_size')}"
+    if local_size is not None:
+        advice = (
+            f"give another {option('local_size')}, {shape[-1]} at most, or a backbone that takes "
+            "images of several sizes, such as a ResNet, ConvNeXt or ViT"
+        )
+        shape = (shape[0], local_size, local_size)
     training = model.training
     try:
         with torch.inference_mode():
@@ -384,7 +433,7 @@ def check_input(model: SSLModel) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"backbone {model.backbone.pretrained_cfg['architecture']!r} cannot take images of "
-            f"{shape[-1]} px: {reason}; give another {option('img_size')}"
+            f"{shape[-1]} px: {reason}; {advice}"
         ) from error
     finally:
         model.train(training)

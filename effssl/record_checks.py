@@ -18,7 +18,9 @@ _CONFIG: dict[str, Any] = {
     "background": str,
     **dict.fromkeys(("projector_dim", "views", "batch_size", "img_size", "seed"), int),
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), float),
-    "pretrained": bool,
+    **dict.fromkeys(("local_views", "local_size"), int),
+    **dict.fromkeys(("pretrained", "local_pairs"), bool),
+    "local_scale": list[float],
     "view": dict[str, list[float] | float | bool],
 }
 _SPECTRUM: dict[str, Any] = {

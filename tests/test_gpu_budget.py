@@ -20,7 +20,15 @@ def budget():
 TINY = "--backbone test_resnet --img-size 32 --views 2 --images 8 --projector-dim 16".split()
 
 
-@pytest.mark.parametrize("more", [[], ["--micro-batch", "4"], ["--precision", "fp32"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--micro-batch", "4"],
+        ["--precision", "fp32"],
+        ["--local-views", "3", "--local-size", "16"],
+    ],
+)
 def test_the_budget_of_a_tiny_step_adds_up(budget, more):
     args = budget.arguments([*TINY, *more])
     costs = budget.estimate(args)

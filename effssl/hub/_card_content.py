@@ -65,6 +65,7 @@ def card_content(
         "architecture": config.architecture,
         "loss": LOSSES[name.loss].title if name else None,
         "views": name.views if name else None,
+        "of_sizes": _sizes(trained),
         "started_from": started_from(config, trained),
         "projector_dim": config.projector_dim,
         "data": _data(training),
@@ -128,7 +129,8 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
         "Steps": f"{training.step:,} of {config['batch_size']:,} images",
         "Images seen": f"{training.images_seen:,}",
         "Views seen": f"{training.views_seen:,}",
-        "Views": f"preset {config['preset']}, {config['img_size']} px{_changes(config)}",
+        "Views": f"preset {config['preset']}, {_sizes(config) or str(config['img_size']) + ' px'}"
+        + _changes(config),
         "Optimizer": f"{config['optimizer']}, lr {config['lr']:g}, scaled by the batch: "
         f"{config['lr_scaling']}; weight decay {config['weight_decay']:g}; cosine decay after a "
         f"warm-up of {config['warmup_epochs']:g} epochs or a tenth of the run",
@@ -165,9 +167,10 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
     channels, size = config.pretrained_cfg["input_size"][:2]
     limits = []
     if training.config is not None:
-        before = started_from(config, training.config)
+        before, local = started_from(config, training.config), training.config.get("local_views")
         limits.append(
             f"It was trained on {channels}-channel views of {size} px only"
+            + (f", beside local ones of {training.config['local_size']} px" if local else "")
             + (f", after what {before} was trained on" if before else "")
             + "; other images, sizes and tasks were not tried."
         )
@@ -185,6 +188,16 @@ def _licenses(license: License | None, trained: dict) -> list[str]:
     elif data:
         licenses.append(f"Images of the training: see https://huggingface.co/datasets/{data}.")
     return licenses
+
+
+def _sizes(trained: dict) -> str:
+    """Return the views of each size in words; empty if all are of one."""
+    if not trained.get("local_views"):
+        return ""
+    return (
+        f"{trained['views']} of {trained['img_size']} px and {trained['local_views']} local ones "
+        f"of {trained['local_size']} px"
+    )
 
 
 def started_from(config: ModelConfig, trained: dict) -> str | None:

@@ -358,6 +358,8 @@ def _name(training: dict | None) -> ModelName | None:
     """Return the name of a model that effssl trained."""
     made = (training or {}).get("config", {})
     parts = [made.get(key) for key in ("backbone", "loss", "projector_dim", "views")]
+    if type(parts[-1]) is type(made.get("local_views")) is int:
+        parts[-1] += made["local_views"]
     try:
         return ModelName.parse(str(ModelName(*parts)))
     except ValueError:

@@ -13,6 +13,7 @@ from torch import Tensor
 from effssl.loss_specs import barlow_twins_lambd
 from effssl.losses._diagonals import other_diagonals
 from effssl.losses._gram import cross_products
+from effssl.losses._pairs import check_global_views
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._standardize import standardize
 
@@ -22,6 +23,7 @@ def barlow_twins(
     *,
     lambd: float | None = None,
     multiview: Literal["pairs", "mean"] = "pairs",
+    global_views: int | None = None,
     return_parts: bool = False,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Pull the cross-correlation of the views of a batch toward the identity.
@@ -44,12 +46,18 @@ def barlow_twins(
     view itself: that would scale the term by ((V - 1) / V)^2 and change the meaning of lambd with
     V. Each view is standardized by itself, not all views jointly.
 
+    With G global views only pairs with a global view count. In "mean" a view that is not global is
+    then compared with the mean of the global ones, and the redundancy is that of the product of
+    m_G, the mean of the global ones, and m: sum_{i != j} ((m_G^T m / N)_ij)^2.
+
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
         lambd: Weight of the redundancy term, >= 0; if None it follows from D, see
             `effssl.loss_specs`.
         multiview: "pairs" or "mean".
+        global_views: Number of global views, G, which come first in z; pairs of two others do not
+            count. All pairs count if None.
         return_parts: Also return the detached terms divided by D, "invariance" and "redundancy":
             loss = D * (invariance + lambd * redundancy).
 
@@ -58,8 +66,8 @@ def barlow_twins(
 
     Raises:
         TypeError: If z is not a floating-point tensor.
-        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, lambd is negative, or multiview
-            is unknown.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, lambd is negative, multiview is
+            unknown, or global_views is not from 1 to V.
     """
     if multiview not in ("pairs", "mean"):
         raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
@@ -68,17 +76,20 @@ def barlow_twins(
         views, _, dim = z.shape
         lambd = barlow_twins_lambd(dim) if lambd is None else lambd
         check_weights(lambd=lambd)
+        g = check_global_views(global_views, views)
         z = standardize(z, images=sum(counts))  # so that C_ab = Z_a^T Z_b
         if multiview == "pairs":
-            diagonals, squares = cross_products(z, counts, across=True, tf32=half)
+            diagonals, squares = cross_products(z, counts, across=True, global_views=g, tf32=half)
             invariance = (1 - diagonals).square().sum() / len(diagonals)
             redundancy = (squares - diagonals.square().sum()) / len(diagonals)
         else:
-            to_others = other_diagonals(z) / (views - 1)  # (V, D)
+            sums = other_diagonals(z, g)  # (V, D)
+            to_others = torch.cat([sums[:g] / (views - 1), sums[g:] / g])
             invariance = (1 - to_others).square().sum() / views
-            diagonals, squares = cross_products(
-                z.mean(0, keepdim=True), counts, across=False, tf32=half
-            )
+            means = z.mean(0, keepdim=True)
+            if g < views:
+                means = torch.cat([z[:g].mean(0, keepdim=True), means])
+            diagonals, squares = cross_products(means, counts, across=g < views, tf32=half)
             redundancy = squares - diagonals.square().sum()
         loss = invariance + lambd * redundancy
     if not return_parts:

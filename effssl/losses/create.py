@@ -11,7 +11,12 @@ from effssl.losses._projections import check_weights
 
 
 def create_loss(
-    name: str, *, dim: int, weight: float | None = None, multiview: str = "pairs"
+    name: str,
+    *,
+    dim: int,
+    weight: float | None = None,
+    multiview: str = "pairs",
+    global_views: int | None = None,
 ) -> Callable[..., Any]:
     """Create a loss, with the default weight for the width of the projector unless one is given.
 
@@ -22,6 +27,8 @@ def create_loss(
             invariance and variance, beside a covariance of 1. If None, the default for the width
             dim, see `effssl.loss_specs`; in spectral 1.
         multiview: "pairs" or "mean", see ``barlow_twins``; the other losses have one form, "pairs".
+        global_views: Number of global views, which come first in z; pairs of two others do not
+            count. All pairs count if None.
 
     Returns:
         A function of z, shape (V, N, D), with the keyword ``return_parts``.
@@ -48,7 +55,7 @@ def create_loss(
         )
     function = getattr(importlib.import_module(f"effssl.losses.{spec.function}"), spec.function)
     weight = spec.default_weight(dim) if weight is None else weight
-    bound = dict.fromkeys(spec.weights, weight)
+    bound = dict.fromkeys(spec.weights, weight) | {"global_views": global_views}
     if len(spec.multiview) > 1:
         return partial(function, multiview=multiview, **bound)
     return partial(function, **bound)

@@ -9,12 +9,17 @@ from torch import Tensor
 
 from effssl.distributed import all_reduce_
 from effssl.losses._gram import cross_products
+from effssl.losses._pairs import check_global_views, mean_partners
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._spread import view_spread
 
 
 def spectral(
-    z: Tensor, *, beta: float = 1.0, return_parts: bool = False
+    z: Tensor,
+    *,
+    beta: float = 1.0,
+    global_views: int | None = None,
+    return_parts: bool = False,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Keep views close to their mean, and dimensions orthonormal over the data.
 
@@ -33,10 +38,15 @@ def spectral(
     dimensions. Neither this threshold nor the default depends on D. beta = 1/2 is the spectral
     contrastive loss up to a constant. The loss is invariant to rotations of the D dimensions.
 
+    The first term is half the mean squared distance of two views of an image, over all pairs, or
+    with G global views over the pairs with a global view. S is that of all views.
+
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
         beta: Weight of the orthogonality term, >= 0.
+        global_views: Number of global views, G, which come first in z; pairs of two others do not
+            count. All pairs count if None.
         return_parts: Also return the detached terms divided by D, "invariance" and
             "orthogonality": loss = D * (invariance + beta * orthogonality).
 
@@ -45,14 +55,16 @@ def spectral(
 
     Raises:
         TypeError: If z is not a floating-point tensor.
-        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or beta is negative.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, beta is negative, or global_views
+            is not from 1 to V.
     """
     z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
         check_weights(beta=beta)
         views, _, dim = z.shape
         images = sum(counts)
-        invariance = view_spread(z) / (images * (views - 1))
+        g = check_global_views(global_views, views)
+        invariance = view_spread(z, g) / (images * mean_partners(views, g))
         # To first order the products of centered rows do not depend on the mean: no gradient.
         z = z - all_reduce_(z.detach().sum((0, 1))) / (views * images)
         z = z.flatten(0, 1)[None]  # (1, V*N, D)

@@ -10,6 +10,7 @@ from torch import Tensor
 from effssl.distributed import all_reduce_
 from effssl.loss_specs import vicreg_weight
 from effssl.losses._gram import cross_products
+from effssl.losses._pairs import check_global_views, mean_partners
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._spread import view_spread
 
@@ -20,6 +21,7 @@ def vicreg(
     invariance: float | None = None,
     variance: float | None = None,
     covariance: float = 1.0,
+    global_views: int | None = None,
     return_parts: bool = False,
 ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
     """Keep views alike, dimensions of unit variance or more, and dimensions uncorrelated.
@@ -35,12 +37,19 @@ def vicreg(
     V = 2 is Eq. 6 of Bardes et al. and equals their code, which averages the two variance terms and
     adds the two covariance terms.
 
+    With G global views the invariance is the mean of the squared distance over the pairs with a
+    global view, again without pairs; variance and covariance stay means over all views. VICRegL
+    (Bardes, Ponce, LeCun, NeurIPS 2022, https://arxiv.org/abs/2210.01571) compares its crops so,
+    and counts the pairs of two global views twice.
+
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
         invariance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
         variance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
         covariance: Weight, >= 0.
+        global_views: Number of global views, G, which come first in z; pairs of two others do not
+            count. All pairs count if None.
         return_parts: Also return the detached terms without weights, "invariance", "variance" and
             "covariance", each a mean over dimensions.
 
@@ -49,7 +58,8 @@ def vicreg(
 
     Raises:
         TypeError: If z is not a floating-point tensor.
-        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, or a weight is negative.
+        ValueError: If z is not (V, N, D) with V >= 2 and N >= 2, a weight is negative, or
+            global_views is not from 1 to V.
     """
     z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
@@ -58,7 +68,8 @@ def vicreg(
         invariance = vicreg_weight(dim) if invariance is None else invariance
         variance = vicreg_weight(dim) if variance is None else variance
         check_weights(invariance=invariance, variance=variance, covariance=covariance)
-        spread = view_spread(z) * 2 / ((views - 1) * images * dim)
+        g = check_global_views(global_views, views)
+        spread = view_spread(z, g) * 2 / (mean_partners(views, g) * images * dim)
         # To first order the products of centered views do not depend on the mean: no gradient.
         z = z - all_reduce_(z.detach().sum(1, keepdim=True)) / images
         diagonals, squares = cross_products(z, counts, across=False, tf32=half)

@@ -19,6 +19,7 @@ from effssl.data._loader import DecodedImages, decode_size
 from effssl.data.sources import Source, load_source
 from effssl.report._svg import COLORS, Chart, draw
 from effssl.seeding import seeded_generator
+from effssl.training._views import create_views
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 from effssl.views._picture import draw_views
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _THUMBNAIL = 64  # px
 _QUERIES, _NEIGHBORS = 12, 8
-_SHOWN, _VIEWS = 8, 6  # images and views in the picture of views
+_SHOWN, MOST_VIEWS = 8, 6  # images and views of a size in the picture of views
 _WIDTH = 1000  # largest width of that picture in px
 _CHUNK = 64  # images decoded at a time
 _CLASSES = 2 * len(COLORS)  # classes that the map can distinguish
@@ -126,14 +127,20 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
 
 
 def views_picture(config: PretrainConfig, sample: Sample) -> str:
-    """Draw a few images and their views, as a data URL."""
-    options = config.view.over(config.preset)
-    views = MultiView(options, views=min(config.views, _VIEWS), size=config.img_size)
+    """Draw a few images and their views, those of each size below each other, as a data URL."""
     decoded = DecodedImages(sample.source, decode_size(config.img_size))
     images = decoded.__getitems__(_spread(sample, _SHOWN))
     whole = [image for image in images if isinstance(image, Tensor)]
-    picture = draw_views(whole, views, seeded_generator(config.seed, "views"))
-    picture.thumbnail((_WIDTH, 2 * _WIDTH))
+    generator, pictures = seeded_generator(config.seed, "views"), []
+    for of_size in create_views(config):
+        shown = MultiView(of_size.options, views=min(of_size.views, MOST_VIEWS), size=of_size.size)
+        pictures.append(draw_views(whole, shown, generator))
+        pictures[-1].thumbnail((_WIDTH, 2 * _WIDTH))
+    size = (max(p.width for p in pictures), sum(p.height for p in pictures))
+    picture, top = Image.new("RGB", size, "white"), 0
+    for part in pictures:
+        picture.paste(part, (0, top))
+        top += part.height
     return _data(picture)
 
 

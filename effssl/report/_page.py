@@ -99,7 +99,7 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
     """Return what needs images or the model of a run, or the reason why it is missing."""
     shown = {"views": None, "neighbours": [], "sample": None, "legend": [], "labelled": None}
     shown |= {"map": Chart("Map of the features", None), "without_images": "", "without_model": ""}
-    shown |= {"model": "", "embedded": 0, "all_views": run.config.views}
+    shown |= {"model": "", "embedded": 0, "shown_views": 0, "all_views": 0}
     if run.config.streaming and dataset is None:
         shown["without_images"] = (
             "The run streamed its images, and a stream has none that can be looked up: name a "
@@ -116,7 +116,9 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
         )
         return shown
     shown |= {"sample": sample, "labelled": sample.labels is not None}
-    shown["views"] = gallery.views_picture(run.config, sample)
+    counts = run.config.views, run.config.local_views
+    shown |= {"views": gallery.views_picture(run.config, sample), "all_views": sum(counts)}
+    shown["shown_views"] = sum(min(count, gallery.MOST_VIEWS) for count in counts)
     if not run.has_model:
         shown["without_model"] = NO_MODEL
         return shown

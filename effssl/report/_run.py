@@ -172,7 +172,7 @@ def _total_steps(config: PretrainConfig, lines: list[dict]) -> int | None:
 def _seconds(config: PretrainConfig, lines: list[dict]) -> list[float | None]:
     seconds, before = [], 0
     for line in lines:
-        views = (line["step"] - before) * config.batch_size * config.views
+        views = (line["step"] - before) * config.batch_size * config.all_views
         speed, before = line.get("views_per_s"), line["step"]
         seconds.append(views / speed if speed else None)
     return seconds

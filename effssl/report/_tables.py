@@ -31,7 +31,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found["Left, about"] = _duration(run.minutes_left)
     if training.images is not None:
         found["Images"] = f"{training.images:,}"
-    found["Views seen"] = f"{run.step * config.batch_size * config.views:,}"
+    found["Views seen"] = f"{run.step * config.batch_size * config.all_views:,}"
     found["Backbone"] = config.backbone
     if run.has_model:
         try:

@@ -34,10 +34,10 @@ from effssl.training._staging import Stager
 from effssl.training._start import Start
 from effssl.training._state import RunState
 from effssl.training._step import TrainStep
+from effssl.training._views import create_views
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 from effssl.views._channels import channels_note
-from effssl.views.options import PRESETS
 
 logger = logging.getLogger(__name__)
 
@@ -104,21 +104,18 @@ def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None)
         images = inventory.fingerprint()
     check_same_images(config, images)
     config = replace(config, value_range=source.value_range)
-    preset = PRESETS[config.preset]
-    if start is not None:  # the weights know them; options that are given come first
-        preset = replace(preset, **start.normalization)
-    options = config.view.over(preset)
-    multi_view = MultiView(options, views=config.views, size=config.img_size)
-    if note := channels_note(config.preset, options, config.in_chans):
+    views = create_views(config, {} if start is None else start.normalization)
+    if note := channels_note(config.preset, views[0].options, config.in_chans):
         logger.info("%s", note)
     loss_fn = create_loss(
         config.loss,
         dim=config.projector_dim,
         weight=config.loss_weight,
         multiview=config.multiview,
+        global_views=None if config.local_pairs else config.views,
     )
     with Stage(f"create {config.backbone}"):
-        net = _create_model(config, multi_view, start)
+        net = _create_model(config, views[0], start)
     if start is not None and start.public:
         public.add("init")
     if world_size > 1:
@@ -153,11 +150,11 @@ def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None)
         saved_model=saved_model,
         batches=batches,
         loader=loader,
-        stage=Stager(multi_view, shard, config.seed, accelerator.device),
+        stage=Stager(views, shard, config.seed, accelerator.device),
         train_step=TrainStep(
             accelerator,
             model,
-            multi_view,
+            views,
             loss_fn,
             seed=config.seed,
             fp64=config.precision == "fp64",
@@ -245,6 +242,7 @@ def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | 
             img_size=config.img_size,
             patch_size=config.patch_size,
             drop_path=config.drop_path,
+            dynamic_img_size=config.local_views > 0,
         )
     else:
         model = start.build(config)
@@ -253,6 +251,8 @@ def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | 
     if start is not None:
         start.describe(model)
     check_input(model)
+    if config.local_views:
+        check_input(model, config.local_size)
     frozen = freeze_unused_parameters(model) if start is None else start.freeze(model)
     if frozen:
         logger.info(

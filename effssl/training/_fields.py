@@ -112,10 +112,11 @@ def _has_type(hint: Any, value: Any) -> tuple[bool, str]:
     """Return whether a value has a type, and the values of the type in words."""
     kinds = (hint,) if get_origin(hint) in (Literal, tuple) else get_args(hint) or (hint,)
     pairs = [kind for kind in kinds if get_origin(kind) is tuple]
-    if pairs and isinstance(value, tuple):
-        numbers = [n for n in value if isinstance(n, int | float) and not isinstance(n, bool)]
+    if pairs and (isinstance(value, tuple) or len(kinds) == 1):
+        given = value if isinstance(value, tuple) else ()
+        numbers = [n for n in given if isinstance(n, int | float) and not isinstance(n, bool)]
         finite = all(map(math.isfinite, numbers))
-        return len(value) == len(numbers) == len(get_args(pairs[0])) and finite, "two numbers"
+        return len(given) == len(numbers) == len(get_args(pairs[0])) and finite, "two numbers"
     choices = [choice for kind in kinds if kind not in pairs for choice in get_args(kind)]
     if choices:
         optional = type(None) in kinds

@@ -164,7 +164,7 @@ class Monitor:
             more |= self._start()
         after = {
             **_of_spectrum(spectrum),
-            "views_per_s": round(images * self.config.views / window, 1),
+            "views_per_s": round(images * self.config.all_views / window, 1),
             "waiting": round(self.waited / window, 4),
             "memory_mb": round(_peak_memory(self.accelerator.device) / 1e6),
             "broken": len(self.state.broken),

@@ -55,7 +55,7 @@ def training_record(
         "step": step,
         "epoch": round(step / epoch_steps, 4),
         "images_seen": images_seen,
-        "views_seen": images_seen * config.views,
+        "views_seen": images_seen * config.all_views,
         "minutes": round(minutes, 2),
         "hardware": _hardware(accelerator),
         "processes": accelerator.num_processes,

@@ -145,7 +145,7 @@ def check_run_folder(config: PretrainConfig) -> PretrainConfig:
         config = dataclasses.replace(config, backbone=before["backbone"])
     now = json.loads(json.dumps(config.values()))
     # a field that did not exist yet had the effect of its default
-    before = PretrainConfig().values() | BEFORE | before
+    before = json.loads(json.dumps(PretrainConfig().values())) | BEFORE | before
     free = names_where(config, "on_resume", "free")
     if has_images(folder):
         free.add("dataset")  # what counts is the images, which `open_run_folder` compares

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,13 +22,13 @@ class Chunk(NamedTuple):
     """Images of a batch that pass through the backbone together.
 
     Attributes:
-        plan: Plan of the views, shape (P, V * n), on the CPU; see `MultiView.plan`.
-        device_plan: Copy of the plan on a GPU; None on other devices.
+        plans: Plan of the views of each size, shape (P, V * n), on the CPU; see `MultiView.plan`.
+        device_plans: Copies of the plans on a GPU; None on other devices.
         counts: Number of images of the chunk on each process.
     """
 
-    plan: Tensor
-    device_plan: Tensor | None
+    plans: list[Tensor]
+    device_plans: list[Tensor] | list[None]
     counts: list[int]
 
 
@@ -62,7 +62,7 @@ class StagedBatch(NamedTuple):
             return
         stream = torch.cuda.current_stream()
         stream.wait_event(self.copied)
-        for tensor in (self.pixels, self.chunks[0].device_plan):
+        for tensor in (self.pixels, self.chunks[0].device_plans[0]):  # plans share their memory
             tensor.record_stream(stream)  # or its memory could be reused while it is read
 
 
@@ -73,16 +73,16 @@ class Stager:
     a stream of their own.
 
     Args:
-        multi_view: Views.
+        views: Views of each size.
         local: This process's part of every batch.
         seed: Seed of the run.
         device: Device of the model.
     """
 
     def __init__(
-        self, multi_view: MultiView, local: BatchShard, seed: int, device: torch.device
+        self, views: Sequence[MultiView], local: BatchShard, seed: int, device: torch.device
     ) -> None:
-        self.multi_view, self.local, self.seed, self.device = multi_view, local, seed, device
+        self.views, self.local, self.seed, self.device = views, local, seed, device
         self.stream = None
         # it is initialized if the model is there
         if device.type == "cuda" and torch.cuda.is_initialized():
@@ -98,38 +98,34 @@ class Stager:
             batch: This process's images.
             step: Number of steps done before, which determines the views.
         """
-        draws = self.multi_view.draw(
-            self.local.batch_size,
-            seeded_generator(self.seed, "views", step),
-            channels=batch.channels,
-        )
-        draws = {name: values[:, self.local.places[batch.rows]] for name, values in draws.items()}
+        generator = seeded_generator(self.seed, "views", step)
         parts = self.local.chunks(batch.rows)
-        plans = [
-            self.multi_view.plan(
-                {name: values[:, part] for name, values in draws.items()},
-                batch.sizes[part],
-                batch.starts[part],
-                channels=batch.channels,
-            )
-            for part in parts
-        ]
-        counts = gather_counts([plan.shape[1] // self.multi_view.views for plan in plans])
+        plans: list[list[Tensor]] = [[] for _ in parts]
+        for multi_view in self.views:
+            draws = multi_view.draw(self.local.batch_size, generator, channels=batch.channels)
+            places = self.local.places[batch.rows]
+            draws = {name: values[:, places] for name, values in draws.items()}
+            for part, of_chunk in zip(parts, plans, strict=True):
+                of_part = {name: values[:, part] for name, values in draws.items()}
+                sizes, starts = batch.sizes[part], batch.starts[part]
+                of_chunk.append(multi_view.plan(of_part, sizes, starts, channels=batch.channels))
+        counts = gather_counts([p[0].shape[1] // self.views[0].views for p in plans])
         pixels, on_device, copied = self._copy(batch.pixels, plans)
-        chunks = [Chunk(*parts) for parts in zip(plans, on_device, counts, strict=True)]
+        chunks = [Chunk(*of_chunk) for of_chunk in zip(plans, on_device, counts, strict=True)]
         return StagedBatch(pixels, batch.channels, chunks, batch.broken, copied)
 
     def _copy(
-        self, pixels: Tensor, plans: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor | None], torch.cuda.Event | None]:
+        self, pixels: Tensor, plans: list[list[Tensor]]
+    ) -> tuple[Tensor, list[list[Tensor] | list[None]], torch.cuda.Event | None]:
         if self.device.type != _FUSED:  # its views are made from plans on the host
-            return pixels.to(self.device), [None] * len(plans), None
+            return pixels.to(self.device), [[None] * len(self.views)] * len(plans), None
         # the plans follow each other, so that each is contiguous
-        flat = torch.cat([plan.flatten() for plan in plans])
+        every = [plan for of_chunk in plans for plan in of_chunk]
+        flat = torch.cat([plan.flatten() for plan in every])
         with torch.cuda.stream(self.stream):
             pixels, flat = to_device(pixels, self.device), to_device(flat, self.device)
-        parts = flat.split([plan.numel() for plan in plans])
-        on_device = [part.view_as(plan) for part, plan in zip(parts, plans, strict=True)]
+        copies = iter(flat.split([plan.numel() for plan in every]))
+        on_device = [[next(copies).view_as(plan) for plan in of_chunk] for of_chunk in plans]
         return pixels, on_device, self.stream and self.stream.record_event()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -80,7 +81,7 @@ class Start:
             )
             args |= {"img_size": config.img_size} if fixed else {}
         model = SSLModel(
-            self._backbone(args, config.drop_path),
+            self._backbone(args, config),
             config.projector_dim,
             args,
             projector_layers=config.projector_layers,
@@ -91,19 +92,23 @@ class Start:
             self._compare_range(config)
         return model
 
-    def _backbone(self, args: dict, drop_path: float) -> nn.Module:
+    def _backbone(self, args: dict, config: PretrainConfig) -> nn.Module:
         name = self.config.architecture
-        if self.is_resume:
-            return build_backbone(name, args, drop_path=drop_path)
-        if self.weights is None:
-            with named_download(name):
-                return build_backbone(name, args, pretrained=True, drop_path=drop_path)
-        return build_backbone(
+        build = partial(
+            build_backbone,
             name,
             args,
+            drop_path=config.drop_path,
+            dynamic_img_size=config.local_views > 0,
+        )
+        if self.is_resume:
+            return build()
+        if self.weights is None:
+            with named_download(name):
+                return build(pretrained=True)
+        return build(
             weights=_part(self.weights, "backbone"),
             weights_channels=self.config.model_args.get("in_chans", 3),
-            drop_path=drop_path,
         )
 
     def freeze(self, model: SSLModel) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from effssl.chunk_statistics import ChunkStatistics, kept_statistics
+from effssl.chunk_statistics import ChunkStatistics, restored_statistics
 from effssl.distributed import all_reduce_, rows_known, world_size
 from effssl.seeding import derived_seed
 from effssl.training._staging import StagedBatch
@@ -44,10 +44,12 @@ class TrainStep:
     In the steps in which the backbone is frozen it is in eval mode, so that it computes the same of
     an image whatever the batch is, and the gradient is that of the projector alone.
 
+    Views of each size pass through the backbone by themselves; the projector and the loss see all.
+
     Args:
         accelerator: Accelerator that has prepared the model.
         model: The prepared `SSLModel`.
-        multi_view: Views.
+        views: Views of each size.
         loss_fn: Loss of projections of shape (V, n, D), from `create_loss`.
         seed: Seed of the run, for dropout.
         fp64: Compute in float64.
@@ -60,7 +62,7 @@ class TrainStep:
         self,
         accelerator: Accelerator,
         model: torch.nn.Module,
-        multi_view: MultiView,
+        views: Sequence[MultiView],
         loss_fn: Callable,
         *,
         seed: int,
@@ -71,7 +73,7 @@ class TrainStep:
     ) -> None:
         self.accelerator = accelerator
         self.model, self.net = model, accelerator.unwrap_model(model)
-        self.multi_view, self.loss_fn = multi_view, loss_fn
+        self.views, self.loss_fn = views, loss_fn
         self.seed, self.fp64, self.in_chunks = seed, fp64, in_chunks
         self.frozen_steps, self.recomputes = frozen_steps, recomputes
         self.dtype = torch.float64 if fp64 else torch.float32
@@ -104,7 +106,7 @@ class TrainStep:
             z = self._pass(self._project, batch, step, 0)
         loss, parts = self.loss_fn(z, return_parts=True)
         # batch norms must not count a batch again when their outputs are computed again
-        with kept_statistics(self.net.backbone) if self.recomputes else nullcontext():
+        with restored_statistics(self.net.backbone) if self.recomputes else nullcontext():
             self.accelerator.backward(loss)
         if not watch:
             return StepOutput(loss.detach(), parts, None, None)
@@ -151,31 +153,37 @@ class TrainStep:
         watched = (features[0].detach(), z[0].detach()) if watch else (None, None)
         return StepOutput(loss.detach(), parts, *watched)
 
-    def _project(self, x: Tensor) -> Tensor:
+    def _project(self, x: list[Tensor]) -> Tensor:
         return self.model(x, project=True)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: list[Tensor]) -> Tensor:
         with self.accelerator.autocast():
-            features = self.net.backbone(x)
+            features = self.net.features(x)
         return features if features.dtype == torch.float64 else features.float()
 
     def _pass(
-        self, network: Callable[[Tensor], Tensor], batch: StagedBatch, step: int, number: int
+        self, network: Callable[[list[Tensor]], Tensor], batch: StagedBatch, step: int, number: int
     ) -> Tensor:
-        """Output of a network for the views of a chunk, (V, n, ...)."""
+        """Output of a network for the views of all sizes of a chunk, (V, n, ...)."""
         rank = self.accelerator.process_index
         torch.manual_seed(derived_seed(self.seed, "dropout", step, rank, number))
         chunk = batch.chunks[number]
-        views = self.multi_view.render(
-            batch.pixels,
-            chunk.plan,
-            channels=batch.channels,
-            device_plan=chunk.device_plan,
-            dtype=self.dtype,
-        )  # (V, n, C, S, S)
-        flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        out = network(flat)
-        return out.reshape(*views.shape[:2], out.shape[-1])  # unflatten refuses n = 0
+        of_sizes = zip(self.views, chunk.plans, chunk.device_plans, strict=True)
+        rendered = [
+            multi_view.render(
+                batch.pixels,
+                plan,
+                channels=batch.channels,
+                device_plan=device_plan,
+                dtype=self.dtype,
+            )
+            for multi_view, plan, device_plan in of_sizes
+        ]  # (V, n, C, S, S) each
+        out = network(
+            [x.flatten(0, 1).contiguous(memory_format=torch.channels_last) for x in rendered]
+        )
+        count = sum(len(x) for x in rendered)
+        return out.reshape(count, rendered[0].shape[1], out.shape[-1])  # unflatten refuses n = 0
 
     def _average_gradients(self) -> None:
         """Average gradients as DDP does, which expects one backward pass through the model."""

@@ -139,6 +139,16 @@ class PretrainConfig:
 
     views: int = setting(4, least=2, why="the loss compares views of the same image")
     """Number of views V per image, at least 2; a step costs V forward and backward passes."""
+    local_views: int = setting(0, least=0)
+    """Number of small local views per image beside them. They cost fewer pixels: six of 96 px are
+    1.1 views of 224 px."""
+    local_size: int = setting(96, least=1)
+    """Side of a local view in pixels, at most img_size."""
+    local_scale: tuple[float, float] = setting((0.05, 0.25))
+    """Bounds of a local view's share of the image area. With local views, the upper one is also the
+    least share of the other views, unless the preset has a larger one."""
+    local_pairs: bool = setting(False)
+    """Whether the loss compares local views with each other too, and not only with the others."""
     preset: Preset = setting("imagenet")
     """Augmentations of the views: grey suits 1 channel, multispectral any number of channels,
     microscopy and aerial images without an up."""
@@ -218,8 +228,9 @@ class PretrainConfig:
     """Also log to tensorboard, trackio or wandb: pip install 'effssl[trackers]'."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.value_range, list):  # from a file
-            object.__setattr__(self, "value_range", tuple(self.value_range))
+        for name in ("value_range", "local_scale"):
+            if isinstance(getattr(self, name), list):  # from a file
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "view", ViewOptions.of(self.view))
         if self.backbone is None and self.init in (None, TIMM):
             object.__setattr__(self, "backbone", _BACKBONE)
@@ -238,6 +249,7 @@ class PretrainConfig:
             )
         color_of(self.background)
         self.view.check_lengths(self.views, self.in_chans)
+        _check_local_views(self)
         if self.output is not None:
             _check_output(self.output)
         if self.resume and self.overwrite:
@@ -328,7 +340,7 @@ class PretrainConfig:
 
     @property
     def name(self) -> str:
-        """Name of the model, such as ``resnet50-bt-p256-aug4``.
+        """Name of the model, such as ``resnet50-bt-p256-aug4``; it counts local views too.
 
         Raises:
             ValueError: If the backbone is that of ``init``, which has not been read yet.
@@ -338,12 +350,31 @@ class PretrainConfig:
                 f"{option('backbone')} is that of {option('init')} {self.init!r}: give "
                 f"{option('output')} to name the run"
             )
-        return str(ModelName(self.backbone, self.loss, self.projector_dim, self.views))
+        return str(ModelName(self.backbone, self.loss, self.projector_dim, self.all_views))
+
+    @property
+    def all_views(self) -> int:
+        """Number of views per image of all sizes, which the loss compares."""
+        return self.views + self.local_views
 
     @property
     def run_folder(self) -> Path:
         """Folder that the run writes to."""
         return Path("runs") / self.name if self.output is None else Path(self.output).expanduser()
+
+
+def _check_local_views(config: PretrainConfig) -> None:
+    low, high = config.local_scale
+    if not 0 < low <= high <= 1:
+        raise ValueError(
+            f"{option('local_scale')} must be two shares of the image, 0 < LOW <= HIGH <= 1; got "
+            f"{low:g} {high:g}"
+        )
+    if config.local_views and config.local_size > config.img_size:
+        raise ValueError(
+            f"{option('local_size')} must be at most {option('img_size')}, {config.img_size}, for "
+            f"local views are the smaller ones; got {config.local_size}"
+        )
 
 
 def _check_output(output: str) -> None:

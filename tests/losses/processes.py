@@ -17,6 +17,7 @@ from effssl.losses import _gram as gram
 from effssl.losses import barlow_twins, spectral, vicreg
 
 WEIGHTS = (25.0, 15.0, 2.0)
+GLOBAL = 2  # of the views, where not all pairs count
 LOSSES = {
     "barlow_twins pairs": (
         lambda z: barlow_twins(z, lambd=0.03),
@@ -33,6 +34,28 @@ LOSSES = {
     "spectral": (
         lambda z: spectral(z, beta=0.7),
         lambda z: references.spectral(z, 0.7),
+    ),
+    "barlow_twins pairs with a global view": (
+        lambda z: barlow_twins(z, lambd=0.03, global_views=GLOBAL),
+        lambda z: references.barlow_twins_pairs(z, 0.03, GLOBAL),
+    ),
+    "barlow_twins mean with global views": (
+        lambda z: barlow_twins(z, lambd=0.03, multiview="mean", global_views=GLOBAL),
+        lambda z: references.barlow_twins_mean(z, 0.03, GLOBAL),
+    ),
+    "vicreg with global views": (
+        lambda z: vicreg(
+            z,
+            invariance=WEIGHTS[0],
+            variance=WEIGHTS[1],
+            covariance=WEIGHTS[2],
+            global_views=GLOBAL,
+        ),
+        lambda z: references.vicregl_global_loss(z, WEIGHTS, GLOBAL),
+    ),
+    "spectral with global views": (
+        lambda z: spectral(z, beta=0.7, global_views=GLOBAL),
+        lambda z: references.spectral(z, 0.7, GLOBAL),
     ),
 }
 SPLITS = {

@@ -1,6 +1,8 @@
 """The report of a run: what it says, and what it says in place of what is missing."""
 
+import base64
 import getpass
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Features
+from PIL import Image
 
 import effssl
 from effssl.atomic import write_json
@@ -95,6 +98,12 @@ def read(path):
 
 def report(run, **options):
     return read(write_report(run, images=24, **options))
+
+
+def picture(text):
+    """The first picture of a section."""
+    data = re.search(r'src="data:image/\w+;base64,([^"]+)"', text)[1]
+    return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
 def evaluate(run, *evaluations):
@@ -455,6 +464,15 @@ def test_images_of_any_channels_are_drawn(tmp_path, channels):
     text = report(tmp_path / "run")
     assert "6 of 9 an image" in section(text, "views")
     assert "data:image/" in section(text, "views")
+
+
+def test_local_views_are_drawn_below_the_others(run):
+    alone = section(report(run), "views")
+    change_config(run, local_views=7, local_size=16)
+    text = section(report(run), "views")
+    assert "8 of 9 an image" in text and "of 9 an image" not in alone
+    heights = [picture(text).height for text in (alone, text)]
+    assert heights[1] > 1.5 * heights[0]
 
 
 def test_a_stream_has_no_pictures(run):

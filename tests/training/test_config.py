@@ -5,7 +5,7 @@ import json
 import random
 import subprocess
 import sys
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 import tyro
@@ -41,6 +41,10 @@ OTHERS = {
     "cache_gb": [0.0, 0.5, 1e-9],
     "max_broken": [0, 0.5, 1.0],
     "views": [2, 8],
+    "local_views": [1, 6],
+    "local_size": [16, 32],
+    "local_scale": [(0.05, 0.4), (1 / 3, 1.0)],
+    "local_pairs": [True],
     "preset": ["cifar", "grey"],
     "view": [
         ViewOptions(flip=0.0, quarter_turns=True, per_channel=False),
@@ -83,7 +87,8 @@ FIELDS = get_type_hints(PretrainConfig)
 
 def kinds(field):
     """The types of a field, NoneType among them if it may be None."""
-    return set(get_args(FIELDS[field]) or [FIELDS[field]])
+    hint = FIELDS[field]
+    return {hint} if get_origin(hint) is tuple else set(get_args(hint) or [hint])
 
 
 NUMBERS = [field for field in FIELDS if kinds(field) & {int, float}]
@@ -95,6 +100,8 @@ def some_configs():
     for number, share in enumerate((1, 1, *[0.3] * 30)):
         values = {name: draw.choice(v) for name, v in OTHERS.items() if draw.random() < share}
         values.pop(("resume", "overwrite")[number % 2], None)
+        if "img_size" in values:  # local views are no larger
+            values.setdefault("local_size", 16)
         yield PretrainConfig(**values)
 
 
@@ -140,6 +147,12 @@ def parse(args):
         ("value_range", (9.0, 9.0), r"value_range must rise from LOW to HIGH; got \(9.0, 9.0\)"),
         ("background", "wite", "background must be a color such as white, .*; got 'wite'"),
         ("background", "#fff", "background must be a color"),
+        ("local_views", -1, "local_views must be 0 or more; got -1"),
+        ("local_scale", (0.05,), "local_scale must be two numbers; got"),
+        ("local_scale", 0.05, "local_scale must be two numbers; got 0.05"),
+        ("local_scale", (0.0, 0.25), "local_scale must be two shares .*; got 0 0.25"),
+        ("local_scale", (0.3, 0.25), "local_scale must be two shares .*; got 0.3 0.25"),
+        ("local_scale", (0.05, 1.5), "local_scale must be two shares .*; got 0.05 1.5"),
         ("max_pixels", 0, "max_pixels must be 1 or more; got 0"),
         ("grad_clip", float("inf"), "grad_clip must be above 0.*; got inf"),
     ],
@@ -161,8 +174,17 @@ def test_resume_and_overwrite_exclude_each_other():
         PretrainConfig(resume=True, overwrite=True)
 
 
+def test_local_views_are_no_larger_than_the_others():
+    config = PretrainConfig(img_size=64, local_size=96)  # without local views it does not matter
+    with pytest.raises(ValueError, match="local_size must be at most img_size, 64,.*; got 96"):
+        dataclasses.replace(config, local_views=6)
+    assert dataclasses.replace(config, local_views=6, local_size=64).all_views == 10
+
+
 def test_the_run_folder_names_the_model():
     config = PretrainConfig(backbone="resnet50", projector_dim=64, views=8)
+    assert config.run_folder.as_posix() == "runs/resnet50-bt-p64-aug8"
+    config = PretrainConfig(backbone="resnet50", projector_dim=64, views=2, local_views=6)
     assert config.run_folder.as_posix() == "runs/resnet50-bt-p64-aug8"
     assert PretrainConfig(output="elsewhere").run_folder.as_posix() == "elsewhere"
 

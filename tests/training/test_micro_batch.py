@@ -15,6 +15,7 @@ from effssl.losses import create_loss
 from effssl.training._optim import keep_less
 from effssl.training._staging import Stager
 from effssl.training._step import TrainStep
+from effssl.training._views import create_views
 
 IMAGES, SIZE = 12, 32
 CONFIG = {
@@ -28,6 +29,8 @@ CONFIG = {
 }
 CONVNEXT = {"backbone": "convnext_atto", "patch_size": 2}
 RESNET = {"backbone": "test_resnet"}
+LOCAL = {"views": 2, "local_views": 3, "local_size": 16}
+FINE = {"backbone": "convnext_atto", "patch_size": 1}  # leaves 2 x 2 of the small ones
 # places in the global batch of images that could not be read: all of a chunk, and more
 BROKEN = (4, 5, 6, 7, 9)
 
@@ -56,6 +59,7 @@ class Step:
             img_size=config.img_size,
             patch_size=config.patch_size,
             drop_path=config.drop_path,
+            dynamic_img_size=config.local_views > 0,
         )
         if config.grad_checkpointing:
             keep_less(self.net.backbone)
@@ -63,11 +67,13 @@ class Step:
             self.net.double()
         if world_size > 1:
             make_global(self.net)
-        self.views = CountedViews(config.preset, views=config.views, size=config.img_size)
+        self.views = [
+            CountedViews(v.options, views=v.views, size=v.size) for v in create_views(config)
+        ]
         self.local = BatchShard(config.batch_size, config.micro_batch, rank, world_size)
         accelerator = Accelerator(cpu=True)
         assert accelerator.num_processes == world_size
-        loss_fn = create_loss(config.loss, dim=config.projector_dim)
+        loss_fn = create_loss(config.loss, dim=config.projector_dim, global_views=config.views)
         model = accelerator.prepare(self.net).train()
         self.gradient_of = TrainStep(
             accelerator,
@@ -135,6 +141,26 @@ def test_chunks_give_the_gradient_of_the_whole_batch(loss, precision, tolerance)
         assert found <= tolerance
 
 
+@pytest.mark.parametrize(
+    "changes, tolerance",
+    [
+        (FINE, 1e-12),
+        # timm interpolates position embeddings in float32, whatever their type
+        pytest.param(
+            {"backbone": "vit_tiny_patch16_224", "patch_size": 8}, 1e-8, marks=pytest.mark.slow
+        ),
+    ],
+    ids=lambda value: value["backbone"] if isinstance(value, dict) else "",
+)
+def test_chunks_of_views_of_two_sizes_give_the_gradient_of_the_whole_batch(changes, tolerance):
+    step = partial(Step, **changes, **LOCAL)
+    for broken in ((), BROKEN):
+        whole = step()(broken)
+        found = difference(step(micro_batch=4)(broken), whole)
+        print(f"{changes}, 2 + 3 views in chunks, {len(broken)} broken: {found:.1e}")
+        assert found <= tolerance
+
+
 @pytest.mark.parametrize("micro_batch", [2, 4])
 def test_broken_images_leave_chunks_smaller_or_empty(micro_batch):
     whole = Step(**CONVNEXT)(BROKEN)
@@ -154,19 +180,20 @@ def test_views_are_made_of_a_chunk_at_a_time():
     whole, chunked = Step(**RESNET), Step(micro_batch=3, **RESNET)
     whole()
     chunked()
-    assert whole.views.counts == [12]
-    assert chunked.views.counts == [3] * 8  # two passes of each of four chunks
+    assert whole.views[0].counts == [12]
+    assert chunked.views[0].counts == [3] * 8  # two passes of each of four chunks
 
 
-def test_batch_norm_counts_a_batch_in_chunks_once():
-    whole, chunked = Step(**RESNET), Step(micro_batch=3, **RESNET)
+@pytest.mark.parametrize("views", [{}, LOCAL], ids=["one size", "two sizes"])
+def test_batch_norm_counts_a_batch_in_chunks_once(views):
+    whole, chunked = Step(**RESNET, **views), Step(micro_batch=3, **RESNET, **views)
     for step in range(2):
         whole(step=step)
         chunked(step=step)
     expected = dict(whole.net.named_buffers())
     for name, buffer in chunked.net.named_buffers():
         if name.endswith("num_batches_tracked"):
-            assert buffer == 2, name
+            assert buffer == expected[name] == 2, name
     # what the first one sees does not depend on other norms, and its mean is that of the batch
     first = next(name for name in expected if name.endswith("running_mean"))
     found = dict(chunked.net.named_buffers())[first]
@@ -243,6 +270,10 @@ OF_PROCESSES = {
     "batch norm, whole": (RESNET, ()),
     "batch norm": (RESNET | {"micro_batch": 4}, ()),
     "batch norm, broken": (RESNET | {"micro_batch": 6}, (0, 5, 11)),
+    "two sizes, whole": (RESNET | LOCAL, (1, 2)),
+    "two sizes, whole, second half broken": (RESNET | LOCAL, tuple(range(6, 12))),
+    "two sizes, a chunk broken": (RESNET | LOCAL | {"micro_batch": 4}, BROKEN),
+    "two sizes, no batch norm": (FINE | LOCAL | {"micro_batch": 4}, (0, 5)),
 }
 
 

@@ -56,6 +56,8 @@ def check_steady(gpu, marks):
         {"backbone": "test_convnext", "patch_size": 2, "in_chans": 3, "preset": "imagenet"},
         {"micro_batch": 4},
         {"micro_batch": 4, "precision": "fp16"},
+        {"local_views": 6, "local_size": 16},
+        {"local_views": 3, "local_size": 16, "micro_batch": 4, "loss": "vicreg"},
         {"streaming": True, "split": "test", "workers": 0},
         {"streaming": True, "split": "test", "workers": 2},
         {"deterministic": True},
@@ -71,7 +73,13 @@ def test_a_step_waits_in_one_place_and_copies_without_blocking(tmp_path, changes
 
 @pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view")  # of 1 x 1 kernels
 @pytest.mark.parametrize(
-    "changes", [{}, {"micro_batch": 8}, {"loss": "spectral", "batch_size": 20}]
+    "changes",
+    [
+        {},
+        {"micro_batch": 8},
+        {"loss": "spectral", "batch_size": 20},
+        {"local_views": 3, "local_size": 16},
+    ],
 )
 def test_a_step_of_one_of_eight_processes_waits_and_copies_as_one_alone(tmp_path, changes):
     marks = []

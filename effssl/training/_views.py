@@ -1,0 +1,39 @@
+"""Views of a run, from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from effssl.training.config import PretrainConfig
+from effssl.views import MultiView
+from effssl.views.options import PRESETS
+
+
+def create_views(
+    config: PretrainConfig, normalization: Mapping[str, tuple[float, ...]] | None = None
+) -> list[MultiView]:
+    """Return the views of each size: the global ones, and the local ones if there are any.
+
+    Beside local views, crops of the global ones are at least as large as the largest local one,
+    unless their scale is given.
+
+    Args:
+        config: Configuration of the run.
+        normalization: ``mean`` and ``std`` of the weights that the run goes on from. They replace
+            those of the preset; options that are given come first.
+    """
+    preset = replace(PRESETS[config.preset], **(normalization or {}))
+    options = config.view.over(preset)
+    whole = MultiView(options, views=config.views, size=config.img_size)
+    if not config.local_views:
+        return [whole]
+    low, high = options.scale
+    larger = options
+    if config.view.scale is None:
+        larger = replace(options, scale=(max(low, config.local_scale[1]), high))
+    smaller = replace(options, scale=config.local_scale)
+    return [
+        MultiView(larger, views=config.views, size=config.img_size),
+        MultiView(smaller, views=config.local_views, size=config.local_size),
+    ]
