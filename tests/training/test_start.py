@@ -40,7 +40,7 @@ def test_the_first_features_of_a_timm_model_are_its_own_with_its_own_transform(t
     with torch.no_grad():
         expected = timms.forward_head(timms.forward_features(theirs[None]), pre_logits=True)
         assert torch.equal(model(ours[None]), expected)
-    options = parts.train_step.multi_view.options
+    options = parts.train_step.views[0].options
     assert (options.mean, options.std) == (HALF["mean"], HALF["std"])
 
 
@@ -108,7 +108,7 @@ def test_timms_own_weights_are_those_of_the_flag_pretrained(tmp_path, monkeypatc
     assert_equal(dict(first.state.model.backbone.state_dict()), dict(weights))
     cfg = timm.get_pretrained_cfg("test_resnet")
     for parts in (first, second):
-        assert parts.train_step.multi_view.options.mean == cfg.mean
+        assert parts.train_step.views[0].options.mean == cfg.mean
         assert parts.saved_model.backbone.pretrained_cfg["interpolation"] == cfg.interpolation
         assert parts.saved_model.base.model == "timm/test_resnet.r160_in1k"
         assert parts.saved_model.base.license == cfg.license == "apache-2.0"
