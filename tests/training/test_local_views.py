@@ -155,12 +155,14 @@ def test_a_backbone_of_any_size_has_the_weights_and_the_features_of_the_plain_on
 
 @pytest.mark.parametrize("made_global", [False, True])
 def test_running_statistics_are_those_of_the_first_size(made_global):
-    model = effssl.create_model("test_resnet", projector_dim=8, img_size=32)
+    model = effssl.create_model("test_resnet", projector_dim=8, img_size=32).double()
     if made_global:
         make_global(model)
-    twin = effssl.create_model("test_resnet", projector_dim=8, img_size=32)
+    twin = effssl.create_model("test_resnet", projector_dim=8, img_size=32).double()
     twin.load_state_dict(model.state_dict())
-    whole, small = torch.randn(6, 3, 32, 32), 2 + 3 * torch.randn(6, 3, 16, 16)
+    whole, small = (
+        scale * torch.randn(6, 3, size, size).double() for scale, size in ((1, 32), (3, 16))
+    )
     found = model.train()([whole, small])
     expected = twin.train()(whole)
     torch.testing.assert_close(found[:6], expected)
