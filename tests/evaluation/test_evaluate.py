@@ -225,6 +225,7 @@ def test_bad_options_are_named_before_anything_is_computed(
 def test_a_gpu_finds_what_the_cpu_finds(model, sources, found):
     net = copy.deepcopy(model).to("cuda")
     options = {"protocols": PROTOCOLS, "preset": "grey", "shares": (0.25,), "epochs": 1}
+    options["precision"] = "fp32"  # in bf16 some of these few images get other neighbors
     there = evaluate(net, *sources, seeds=(0,), **options)
     for key in ("k-NN 20", "linear"):
         expected = found.accuracy["pretrained"][key][0].top1
