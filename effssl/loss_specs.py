@@ -233,3 +233,8 @@ _SPECS = (
     ),
 )
 LOSSES: dict[str, LossSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def papers_of(loss: str) -> tuple[Paper, ...]:
+    """Return the publications of a loss besides `METHOD`; none of a loss of one's own."""
+    return LOSSES[loss].papers if loss in LOSSES else ()

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 
 from effssl.loss_specs import LOSSES
+from effssl.own import word_of
 
 _FORM = "{backbone}-{loss}-p{projector_dim}-aug{views}"
 _NAME = re.compile(
-    r"(?P<backbone>\w+(?:\.\w+)?)-(?P<loss>" + "|".join(LOSSES) + r")"
+    r"(?P<backbone>\w+(?:\.\w+)?)-(?P<loss>" + "|".join(LOSSES) + r"|own_\w+)"
     r"-p(?P<projector_dim>[1-9]\d*)-aug(?P<views>[1-9]\d*)(?:-(?P<data>[a-z0-9][a-z0-9.-]*))?",
     re.ASCII,
 )
@@ -40,7 +41,8 @@ class ModelName:
 
     Attributes:
         backbone: Name in timm, with the tag of the weights that training started from, if any.
-        loss: Name of the loss, a key of `effssl.loss_specs.LOSSES`.
+        loss: Name of the loss, a key of `effssl.loss_specs.LOSSES`, or ``own_`` and the name of a
+            function of one's own; see `loss_word`.
         projector_dim: Width D of the projector.
         views: Views per image.
         data: Training data, such as ``fashion-mnist``; None if the name does not say.
@@ -72,5 +74,15 @@ class ModelName:
     @property
     def timm_tag(self) -> str:
         """Tag of the weights in timm's form, such as ``barlow_p256_aug4``."""
-        parts = [LOSSES[self.loss].timm_tag, f"p{self.projector_dim}", f"aug{self.views}"]
+        spec = LOSSES.get(self.loss)
+        parts = [spec.timm_tag if spec else self.loss, f"p{self.projector_dim}", f"aug{self.views}"]
         return "_".join(parts + ([re.sub(r"\W", "_", self.data)] if self.data else []))
+
+
+def loss_word(loss: str) -> str:
+    """Return the word of a model's name for the loss of a configuration.
+
+    Args:
+        loss: Name of a built-in loss, or of one's own, such as ``package.module:function``.
+    """
+    return loss if loss in LOSSES else f"own_{word_of(loss)}"

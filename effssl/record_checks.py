@@ -20,6 +20,7 @@ _CONFIG: dict[str, Any] = {
     **dict.fromkeys(("lr", "weight_decay", "warmup_epochs"), float),
     **dict.fromkeys(("local_views", "local_size"), int),
     **dict.fromkeys(("pretrained", "local_pairs"), bool),
+    "ema": float | None,
     "local_scale": list[float],
     "view": dict[str, list[float] | float | bool],
 }

@@ -1,5 +1,6 @@
 """Every example is short, says how to run it, and runs."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import effssl
+from effssl.cli import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -25,7 +27,7 @@ def example(tmp_path, monkeypatch):
 
 def test_the_examples_are_short_and_say_how_to_run_them():
     examples = sorted(EXAMPLES.glob("*.py"))
-    names = {"pretrain", "own_loop", "finetune", "linear_probe", "publish"}
+    names = {"pretrain", "own_loop", "own_loss", "finetune", "linear_probe", "publish"}
     assert names <= {file.stem for file in examples}
     for file in examples:
         text = file.read_text()
@@ -48,6 +50,18 @@ def test_own_loop_makes_a_model_that_loads(example, capsys):
     assert "epoch 2: loss" in capsys.readouterr().out
     model = effssl.from_pretrained("own-model")
     assert model.backbone.pretrained_cfg["input_size"] == [1, 32, 32]
+
+
+def test_own_loss_runs_by_itself_and_by_its_name(example, monkeypatch):
+    example("own_loss.py")
+    name = json.loads(Path("runs/own-loss/config.json").read_text())["loss"]
+    assert name == "own_loss:near_and_spread"
+    monkeypatch.syspath_prepend(EXAMPLES)
+    flags = "--backbone test_convnext2 --patch-size 4 --in-chans 1 --img-size 32 --projector-dim 64"
+    more = "--views 2 --split train[:64] --batch-size 16 --max-steps 1 --cpu"
+    own = ["--loss", name, "--preset", "own_loss:crops"]
+    main(["pretrain", *flags.split(), *more.split(), *own])
+    assert Path("runs/test_convnext2-own_near_and_spread-p64-aug2/model").is_dir()
 
 
 @pytest.mark.parametrize(

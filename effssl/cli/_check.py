@@ -247,7 +247,8 @@ def _near_value(option: Option, value: str) -> str | None:
 
 
 def _choices(option: Option) -> list[str]:
-    return re.findall(r"[\w.-]+", option.metavar) if option.metavar.startswith("{") else []
+    choices = re.match(r"{([^}]*)}", option.metavar)
+    return re.findall(r"[\w.-]+", choices[1]) if choices else []
 
 
 def _words_for(flags: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from effssl.cli.recommend import Recommend
 from effssl.cli.report import Report
 from effssl.cli.views import Views
 from effssl.hints import options_as_flags
+from effssl.own import is_own
 from effssl.progress import Stage
 from effssl.shown import one_line, plain, shown
 from effssl.training._fields import names_where
@@ -173,7 +174,19 @@ def expand_config(args: Sequence[str]) -> list[str]:
     if known.config is None:
         return list(args)
     config = PretrainConfig.load(known.config)
+    without = names_where(config, "from_file", False)
+    given = {arg.partition("=")[0] for arg in others}
+    for name in ("loss", "preset"):
+        code = getattr(config, name)
+        if not is_own(code) or (name == "preset" and config.view.is_whole):
+            continue
+        if f"--{name}" not in given:
+            raise ValueError(
+                f"{known.config} names code of one's own, {name} {shown(code)}, which is not "
+                f"imported from a file: give --{name} {code} too, if you trust it"
+            )
+        without.add(name)
     if config.output is not None and not any(a.partition("=")[0] == "--output" for a in others):
         said = shown(config.output)
         logger.warning("output %s of %s is not taken from it: give --output", said, known.config)
-    return [*config.flags(without=names_where(config, "from_file", False)), *others]
+    return [*config.flags(without), *others]

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from effssl.own import FORM, OwnName, is_own
+
 _WANTED = {
     bool: "True or False",
     int: "a whole number",
@@ -136,6 +138,8 @@ def _words(kind: Any) -> float:
 
 
 def _metavar(kind: Any) -> str:
+    if kind is OwnName:
+        return "MODULE:NAME"
     if get_origin(kind) is Literal:
         return f"{{{','.join(get_args(kind))}}}"
     if get_origin(kind) is tuple:
@@ -155,7 +159,7 @@ def _in_words(kind: Any) -> str:
             what = _in_words(items[0])
             return what if what.startswith("one ") else f"{what.removeprefix('a ')}s"
         return "two numbers"
-    return _WANTED.get(kind, "None")
+    return FORM if kind is OwnName else _WANTED.get(kind, "None")
 
 
 def _reads(kind: Any, words: Sequence[str]) -> bool:
@@ -170,6 +174,8 @@ def _reads(kind: Any, words: Sequence[str]) -> bool:
         return False
     if kind is types.NoneType:
         return words[0] == "None"
+    if kind is OwnName:
+        return is_own(words[0])
     if get_origin(kind) is Literal:
         return words[0] in get_args(kind)
     if kind is bool:

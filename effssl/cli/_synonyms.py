@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 
 # words in a line mean the same; a command has one of them, or more
@@ -183,4 +184,6 @@ def command_for(word: str) -> str | None:
 
 def value_for(word: str) -> str | None:
     """Return the choice that a word of other libraries stands for, if there is one."""
-    return _VALUES.get(word.replace("_", "-"))
+    word = word.replace("_", "-")
+    near = difflib.get_close_matches(word, _VALUES, n=1, cutoff=0.75)  # misspelt
+    return _VALUES.get(word) or (_VALUES[near[0]] if near else None)

@@ -113,7 +113,6 @@ class Evaluate:
         from effssl.data.sources import is_public
         from effssl.evaluation import evaluate
         from effssl.hub._folder import with_earlier
-        from effssl.views.options import ViewOptions
 
         weights = self._weights()
         folder, encoder, trained = load_model(self.model, self.revision, self.cpu)
@@ -132,6 +131,9 @@ class Evaluate:
             self.test_share,
             labeled=self.protocols != ("spectrum",),
         )
+        from effssl.views.options import views_of
+
+        preset, view = views_of(trained)
         found = evaluate(
             encoder,
             train,
@@ -144,8 +146,8 @@ class Evaluate:
             epochs=self.epochs,
             lr=self.lr,
             layer_decay=self.layer_decay,
-            preset=trained.get("preset", "imagenet"),
-            view=ViewOptions.of(trained.get("view", {})),
+            preset=preset,
+            view=view,
             baselines=self.baselines,
             baselines_file=baselines_file(folder),
             max_broken=self.max_broken,

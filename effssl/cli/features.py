@@ -82,6 +82,7 @@ class Features:
         from effssl.data import load_source
         from effssl.evaluation import extract_features
         from effssl.views import MultiView, ViewOptions
+        from effssl.views.options import views_of
 
         _, encoder, trained = load_model(self.model, self.revision, self.cpu)
         dataset, image_column = images_of(self.model, trained, self.dataset, self.image_column)
@@ -96,8 +97,8 @@ class Features:
         )
         views = None
         if self.views:
-            options = ViewOptions() if self.preset else ViewOptions.of(trained.get("view", {}))
-            options = options.over(self.preset or trained.get("preset", "imagenet"))
+            preset, view = (self.preset, ViewOptions()) if self.preset else views_of(trained)
+            options = view.over(preset)
             views = MultiView(options, views=self.views, size=size)
         extract_features(
             encoder,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from effssl.background import BACKGROUND
 from effssl.cli._check import at_least, no_folder
 from effssl.cli._model import check_names
+from effssl.own import is_own
 from effssl.shown import one_line, plain
 from effssl.training._fields import Color, Column, Dataset, Split
-from effssl.training.config import GivenRange, Preset
+from effssl.training.config import GivenPreset, GivenRange, PretrainConfig
 from effssl.views.options import NO_CHANGES, ViewOptions
+
+if TYPE_CHECKING:
+    from effssl.views import MultiView
+    from effssl.views.own import OwnViews
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Views:
 
     dataset: Dataset = "fashion-mnist-sample"
     """Images to draw, as for pretrain."""
-    preset: Preset = "imagenet"
+    preset: GivenPreset = "imagenet"
     """What views look like, as for pretrain."""
     view: ViewOptions = NO_CHANGES
     """Changes of the preset, as for pretrain."""
@@ -71,10 +76,13 @@ class Views:
         from effssl.views._picture import draw_views
 
         view = ViewOptions.of(self.view)
-        multi_view = MultiView(view.over(self.preset), views=self.views, size=self.img_size)
         view.check_lengths(self.views, self.in_chans)
-        if note := channels_note(self.preset, multi_view.options, self.in_chans):
-            print(note, file=sys.stderr)
+        if is_own(self.preset):
+            multi_view = self._own(view)
+        else:
+            multi_view = MultiView(view.over(self.preset), views=self.views, size=self.img_size)
+            if note := channels_note(self.preset, multi_view.options, self.in_chans):
+                print(note, file=sys.stderr)
         source = load_source(
             self.dataset,
             self.split,
@@ -103,3 +111,13 @@ class Views:
             if isinstance(image, torch.Tensor):
                 print(plain(image_name(path, f"row {row}")))
         print(plain(f"{len(shown)} images with {self.views} views each: {self.output}"))
+
+    def _own(self, view: ViewOptions) -> MultiView | OwnViews:
+        """Import views of one's own, and try them."""
+        import torch
+
+        from effssl.training._own import Own, run_views
+
+        given = {name: getattr(self, name) for name in ("preset", "views", "img_size", "in_chans")}
+        config, own = Own().imported_for(PretrainConfig(view=view, **given))
+        return run_views(config, own, torch.device("cpu"))

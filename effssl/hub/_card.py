@@ -214,7 +214,8 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
     """Return the metadata that the Hub reads; see https://huggingface.co/docs/hub/model-cards."""
     trained = training.config or {}
     data = DATA_IDS.get(trained.get("dataset"), trained.get("dataset"))
-    loss = [LOSSES[config.name.loss].card_tag] if config.name else []
+    spec = LOSSES.get(config.name.loss) if config.name else None
+    loss = [spec.card_tag] if spec else []
     # one result for a protocol on a split, though it may have been measured in two precisions
     results = {
         (evaluation.dataset, evaluation.test_split, protocol): EvalResult(

@@ -18,8 +18,9 @@ from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, TRAINING, build_sketch
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
-from effssl.loss_specs import LOSSES, METHOD
+from effssl.loss_specs import LOSSES, METHOD, papers_of
 from effssl.model import SSLModel
+from effssl.own import is_own
 from effssl.records import TrainingRecord
 from effssl.views.options import ViewOptions
 
@@ -56,14 +57,14 @@ def card_content(
     if mode:
         image = 'from PIL import Image\n\nimage = Image.open("image.png")'
     name, trained = config.name, training.config or {}
-    papers = LOSSES[name.loss].papers if name else ()
+    papers = papers_of(name.loss) if name else ()
     return {
         "good_for": good_for(training.evaluation, trained.get("dataset")),
         "title": str(name or repo_id.partition("/")[2]),
         "repo_id": repo_id,
         "backbone": name.backbone if name else config.architecture,
         "architecture": config.architecture,
-        "loss": LOSSES[name.loss].title if name else None,
+        "loss": _title(name.loss) if name else None,
         "views": name.views if name else None,
         "of_sizes": _sizes(trained),
         "started_from": started_from(config, trained),
@@ -129,11 +130,12 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
         "Steps": f"{training.step:,} of {config['batch_size']:,} images",
         "Images seen": f"{training.images_seen:,}",
         "Views seen": f"{training.views_seen:,}",
-        "Views": f"preset {config['preset']}, {_sizes(config) or str(config['img_size']) + ' px'}"
+        "Views": f"{_preset(config)}, {_sizes(config) or str(config['img_size']) + ' px'}"
         + _changes(config),
         "Optimizer": f"{config['optimizer']}, lr {config['lr']:g}, scaled by the batch: "
         f"{config['lr_scaling']}; weight decay {config['weight_decay']:g}; cosine decay after a "
         f"warm-up of {config['warmup_epochs']:g} epochs or a tenth of the run",
+        **_average(config),
         "Seed": str(config["seed"]),
         "Precision": {"no": "float32"}.get(training.precision, training.precision),
         "Hardware": training.hardware,
@@ -150,10 +152,34 @@ def _command(training: TrainingRecord) -> str | None:
     return f"{training.command} --dataset path/to/images"  # else it would be that of the sample
 
 
+def _average(trained: Mapping[str, Any]) -> dict[str, str]:
+    if trained.get("ema") is None:
+        return {}
+    return {"Weights": f"exponential moving average over the steps, decay {trained['ema']:g}"}
+
+
 def _changes(config: Mapping[str, Any]) -> str:
     """Return in words what a run changed in its preset."""
     view = ViewOptions.of(config.get("view", {}))
     return f", with {view}" if view.given() else ""
+
+
+def own_code(trained: Mapping[str, Any]) -> list[str]:
+    """Return the names of code of one's own that a run used, which its record does not hold."""
+    found = [trained[name] for name in ("loss", "preset") if is_own(trained.get(name))]
+    whole = ViewOptions.of(trained.get("view", {})).is_whole
+    return [name for name in found if not (whole and name == trained.get("preset"))]
+
+
+def _title(loss: str) -> str:
+    if loss in LOSSES:
+        return LOSSES[loss].title
+    return f"a loss that is not part of effssl (`{loss.removeprefix('own_')}`)"
+
+
+def _preset(trained: Mapping[str, Any]) -> str:
+    name = trained["preset"]
+    return f"of one's own, `{name}`" if is_own(name) else f"preset {name}"
 
 
 def _values(config: ModelConfig) -> str:
@@ -173,6 +199,13 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
             + (f", beside local ones of {training.config['local_size']} px" if local else "")
             + (f", after what {before} was trained on" if before else "")
             + "; other images, sizes and tasks were not tried."
+        )
+    own = [name for name in own_code(training.config or {}) if name]
+    if own:
+        limits.append(
+            "The run is not reproducible from its configuration alone: "
+            + " and ".join(f"`{name}`" for name in own)
+            + " is code of those who trained it, which is not part of effssl."
         )
     for found in training.evaluation:
         limits += limits_of(found)

@@ -44,7 +44,7 @@ from effssl.hub._weights import (
     without_initial_values,
 )
 from effssl.model import SSLModel, build_backbone, untrained_cfg, warn_of_default_input
-from effssl.naming import ModelName
+from effssl.naming import ModelName, loss_word
 from effssl.records import EvaluationRecord, TrainingRecord
 from effssl.shown import one_line, shown
 
@@ -360,6 +360,7 @@ def _name(training: dict | None) -> ModelName | None:
     parts = [made.get(key) for key in ("backbone", "loss", "projector_dim", "views")]
     if type(parts[-1]) is type(made.get("local_views")) is int:
         parts[-1] += made["local_views"]
+    parts[1] = loss_word(str(parts[1]))
     try:
         return ModelName.parse(str(ModelName(*parts)))
     except ValueError:

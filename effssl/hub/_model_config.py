@@ -15,7 +15,7 @@ from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import read_json
 from effssl.hub._base import checked_base
 from effssl.hub._license import LICENSE, License
-from effssl.loss_specs import LOSSES, METHOD
+from effssl.loss_specs import METHOD, papers_of
 from effssl.model import BACKBONE_ARGS, SSLModel
 from effssl.naming import Base, ModelName
 from effssl.projector import LAYERS
@@ -99,7 +99,7 @@ def compose_config(
     name = model.name if name is None else name
     cfg = known_cfg(model.backbone.pretrained_cfg)
     if name is not None:
-        papers = [f"arXiv:{paper.arxiv}" for paper in (METHOD, *LOSSES[name.loss].papers)]
+        papers = [f"arXiv:{paper.arxiv}" for paper in (METHOD, *papers_of(name.loss))]
         cfg |= {"tag": name.timm_tag, "paper_ids": papers}
     ours = {"format": FORMAT_VERSION, "projector_dim": model.projector_dim}
     # earlier versions read folders of the usual projector, which has neither key

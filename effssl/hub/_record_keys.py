@@ -10,7 +10,7 @@ CONFIG = frozenset(
         "dataset split image_column label_column value_range background max_pixels streaming "
         "workers cache_gb max_broken views local_views local_size local_scale local_pairs view "
         "preset batch_size micro_batch epochs max_steps max_minutes optimizer lr lr_scaling "
-        "weight_decay warmup_epochs grad_clip precision compile deterministic seed cpu resume "
+        "weight_decay warmup_epochs ema grad_clip precision compile deterministic seed cpu resume "
         "overwrite checkpoint_steps checkpoint_minutes keep_checkpoints stop_when_disk_full "
         "timeout_minutes evaluate_every log_every tracker init init_projector projector_layers "
         "projector_hidden freeze_epochs layer_decay drop_path grad_checkpointing"

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from effssl.data._loader import DecodedImages, decode_size
 from effssl.data.sources import Source, load_source
+from effssl.own import is_own
 from effssl.report._svg import COLORS, Chart, draw
 from effssl.seeding import seeded_generator
 from effssl.training._views import create_views
@@ -126,8 +127,14 @@ def draw_sample(config: PretrainConfig, dataset: str | None, most: int) -> Sampl
     return Sample(source, labels, names, broken=len(rows) - len(kept), paths=source.paths())
 
 
-def views_picture(config: PretrainConfig, sample: Sample) -> str:
-    """Draw a few images and their views, those of each size below each other, as a data URL."""
+def views_picture(config: PretrainConfig, sample: Sample) -> str | None:
+    """Draw a few images and their views, those of each size below each other, as a data URL.
+
+    It is None for views of one's own: what made those may be anybody's code, which a report does
+    not run.
+    """
+    if is_own(config.preset) and not config.view.is_whole:
+        return None
     decoded = DecodedImages(sample.source, decode_size(config.img_size))
     images = decoded.__getitems__(_spread(sample, _SHOWN))
     whole = [image for image in images if isinstance(image, Tensor)]

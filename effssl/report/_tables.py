@@ -12,6 +12,7 @@ from effssl.evaluation._verdict import difference_rows, verdict
 from effssl.hub._folder import build_sketch
 from effssl.hub._model_config import read_config
 from effssl.loss_specs import LOSSES
+from effssl.own import is_object
 from effssl.records import EvaluationRecord, mean_and_spread
 from effssl.report._run import Run
 
@@ -43,7 +44,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
                 count = sum(parameter.numel() for parameter in module.parameters())
                 found[f"Parameters of the {part}"] = f"{count:,}"
             found["Width of the features"] = f"{model.num_features:,}"
-    found["Loss"] = f"{LOSSES[config.loss].title}, {config.projector_dim:,} wide"
+    spec = LOSSES.get(config.loss)
+    title = spec.title if spec else f"{config.loss}, of one's own"
+    found["Loss"] = f"{title}, {config.projector_dim:,} wide"
     found["Data"] = f"{config.dataset}, {config.split}"
     memory = [line["memory_mb"] for line in run.lines if line.get("memory_mb") is not None]
     if memory:
@@ -58,7 +61,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def command(run: Run) -> str:
-    """Return the command that starts the same run."""
+    """Return the command that starts the same run, or why there is none."""
+    if is_object(run.config.loss) or is_object(run.config.preset):
+        return "effssl.pretrain in Python, with the objects that it was given"
     flags = run.config.flags(without=("resume", "overwrite"))
     return shlex.join(["effssl", "pretrain", *flags])
 

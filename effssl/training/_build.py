@@ -19,25 +19,26 @@ from effssl.data._loader import Batch, BatchShard, EpochBatches, decode_size
 from effssl.data._stream import StreamBatches
 from effssl.data._workers import worker_count
 from effssl.data.sources import Source, is_public, load_source
-from effssl.losses import create_loss
 from effssl.model import SSLModel, check_input, create_model
 from effssl.optim import create_optimizer, create_schedule
 from effssl.progress import Stage
 from effssl.seeding import derived_seed
 from effssl.training._agreement import check_same_images, together
 from effssl.training._batches import create_batches, create_loader
+from effssl.training._ema import AveragedWeights
 from effssl.training._faults import NonFiniteGuard
 from effssl.training._online_evaluation import OnlineEvaluation
 from effssl.training._optim import check_lr, freeze_unused_parameters, keep_less, scaled_lr
+from effssl.training._own import Own, run_loss, run_views
 from effssl.training._run_images import place_of
 from effssl.training._staging import Stager
 from effssl.training._start import Start
 from effssl.training._state import RunState
 from effssl.training._step import TrainStep
-from effssl.training._views import create_views
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
 from effssl.views._channels import channels_note
+from effssl.views.own import OwnViews
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +82,16 @@ class RunParts:
     start: dict | None
 
 
-def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None) -> RunParts:
+def build(
+    config: PretrainConfig, accelerator: Accelerator, start: Start | None, own: Own
+) -> RunParts:
     """Build the parts of a run.
 
     Args:
         config: Configuration of the run.
         accelerator: Accelerator of the run.
         start: Weights to go on from; random ones if None.
+        own: Objects in the place of what the configuration names.
 
     Raises:
         ValueError: If the configuration does not fit the data, the backbone or the launcher.
@@ -104,18 +108,15 @@ def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None)
         images = inventory.fingerprint()
     check_same_images(config, images)
     config = replace(config, value_range=source.value_range)
-    views = create_views(config, {} if start is None else start.normalization)
-    if note := channels_note(config.preset, views[0].options, config.in_chans):
+    with together():
+        normalization = {} if start is None else start.normalization
+        views = run_views(config, own, accelerator.device, normalization)
+        loss_fn = run_loss(config, own, len(shard.places), accelerator.device)
+    note = channels_note(config.preset, views[0].options, config.in_chans)
+    if note and isinstance(views[0], MultiView):
         logger.info("%s", note)
-    loss_fn = create_loss(
-        config.loss,
-        dim=config.projector_dim,
-        weight=config.loss_weight,
-        multiview=config.multiview,
-        global_views=None if config.local_pairs else config.views,
-    )
     with Stage(f"create {config.backbone}"):
-        net = _create_model(config, views[0], start)
+        net = _create_model(config, views[0], start, own.model)
     if start is not None and start.public:
         public.add("init")
     if world_size > 1:
@@ -145,6 +146,7 @@ def build(config: PretrainConfig, accelerator: Accelerator, start: Start | None)
             scaler=accelerator.scaler,
             faults=_create_guard(config, net),
             broken=BrokenImages(batches.images, max_broken=config.max_broken),
+            average=_average(config, saved_model, accelerator.device),
         ),
         model=model,
         saved_model=saved_model,
@@ -230,9 +232,18 @@ def _create_guard(config: PretrainConfig, net: nn.Module) -> NonFiniteGuard:
     )
 
 
-def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | None) -> SSLModel:
+def _create_model(
+    config: PretrainConfig,
+    multi_view: MultiView | OwnViews,
+    start: Start | None,
+    own: SSLModel | None,
+) -> SSLModel:
     torch.manual_seed(derived_seed(config.seed, "weights"))
-    if start is None:
+    if own is not None:
+        model = copy.deepcopy(own)
+    elif start is not None:
+        model = start.build(config)
+    else:
         model = create_model(
             config.backbone,
             projector_dim=config.projector_dim,
@@ -244,8 +255,6 @@ def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | 
             drop_path=config.drop_path,
             dynamic_img_size=config.local_views > 0,
         )
-    else:
-        model = start.build(config)
     stats = multi_view.options.channel_stats(config.in_chans)
     model.set_input(config.img_size, *stats, config.value_range, config.background)
     if start is not None:
@@ -263,6 +272,12 @@ def _create_model(config: PretrainConfig, multi_view: MultiView, start: Start | 
     if config.grad_checkpointing:
         keep_less(model.backbone)
     return model.double() if config.precision == "fp64" else model
+
+
+def _average(
+    config: PretrainConfig, model: nn.Module, device: torch.device
+) -> AveragedWeights | None:
+    return None if config.ema is None else AveragedWeights(model, config.ema, device)
 
 
 def _online_evaluation(

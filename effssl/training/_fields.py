@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from tyro.conf import arg
 
 from effssl.hints import option
+from effssl.own import FORM, OwnName, is_own
 
 T = TypeVar("T")
 
@@ -121,8 +122,9 @@ def _has_type(hint: Any, value: Any) -> tuple[bool, str]:
     if choices:
         optional = type(None) in kinds
         allowed = value in choices or (optional and value is None)
+        allowed = allowed or (OwnName in kinds and is_own(value))
         numbers = "two numbers, or " if pairs else ""
-        ending = ", or None" if optional else ""
+        ending = ", or None" if optional else f", or {FORM}" if OwnName in kinds else ""
         return allowed, f"{numbers}one of {', '.join(choices)}{ending}"
     allowed = isinstance(value, (*kinds, int) if float in kinds else kinds)
     if isinstance(value, bool):  # bool is a subclass of int

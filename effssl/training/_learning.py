@@ -16,27 +16,35 @@ class LossScale:
         config: Configuration of the run.
 
     Attributes:
-        blank: Loss of projections that are the same for all images.
+        blank: Loss of projections that are the same for all images; NaN for a loss of one's own,
+            whose scale is not known.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
-        self._spec, self._dim = LOSSES[config.loss], config.projector_dim
-        weight = config.loss_weight
+        self._name, self._spec = config.loss, LOSSES.get(config.loss)
+        self._dim, weight = config.projector_dim, config.loss_weight
+        self.blank = math.nan
+        if self._spec is None:
+            return
         self._weight = self._spec.default_weight(self._dim) if weight is None else weight
         self.blank = self._spec.blank(self._dim, self._weight)
 
     def explain(self) -> str:
         """Return a sentence about what the loss and its parts can be."""
+        if self._spec is None:
+            return f"The loss is {self._name}, of one's own, whose scale is not known"
         return self._spec.explain(self._dim, self._weight)
 
     def nothing_learned(self, loss: float) -> bool:
         """Return whether a loss is about that of projections that do not tell images apart."""
-        return loss >= self._spec.nothing_from * self.blank
+        return self._spec is not None and loss >= self._spec.nothing_from * self.blank
 
     def of_loss(self, loss: float) -> str:
         """Return a loss beside its scale, such as ``loss 180.2 of 256``."""
         if not math.isfinite(loss):
             return f"loss {loss}"
+        if self._spec is None:
+            return f"loss {loss:.4g}"
         if loss > self.blank:
             return f"loss {loss:.4g}, above {self.blank:.4g}: nothing learned yet"
         said = f"loss {loss:.4g} of {self.blank:.4g}"
@@ -46,7 +54,7 @@ class LossScale:
         """Return parts of the loss beside their scales, such as ``invariance 0.6 of 1``."""
         said = []
         for name, value in parts.items():
-            scale = self._spec.parts.get(name)
+            scale = self._spec.parts.get(name) if self._spec else None
             of = "" if scale is None else f" of {scale.value(self._dim):.4g}"
             said.append(f"{name} {value:.3g}{of}")
         return ", ".join(said)

@@ -10,6 +10,8 @@ from collections.abc import Collection
 import torch
 from accelerate import Accelerator
 
+from effssl.hub._record_keys import COLUMNS
+from effssl.own import is_object, is_own
 from effssl.training._fields import names_where
 from effssl.training._metrics import read_history
 from effssl.training.config import PretrainConfig
@@ -43,14 +45,20 @@ def training_record(
             away looks like a name on the Hub.
         minutes: Minutes of training, over all launches.
     """
+    history = read_history(config.run_folder, step)
+    if is_own(config.loss):  # its parts may be called anything, and are in metrics.jsonl alone
+        history = {name: column for name, column in history.items() if name in COLUMNS}
     if_public = names_where(config, "published", "if public")
     private = names_where(config, "published", "no") | (if_public - set(public))
     flags = config.flags({"dataset"} | private | names_where(config, "saved", False))
     if "dataset" in public:  # also where it is the default
         flags += ["--dataset", config.dataset]
+    command = shlex.join(["effssl", "pretrain", *flags])
+    if any(map(is_object, (config.loss, config.preset))):
+        command = None  # there is none
     return {
         "config": config.values() | dict.fromkeys(private),
-        "command": shlex.join(["effssl", "pretrain", *flags]),
+        "command": command,
         "images": images,
         "step": step,
         "epoch": round(step / epoch_steps, 4),
@@ -61,7 +69,7 @@ def training_record(
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "versions": _versions(),
-        "history": read_history(config.run_folder, step),
+        "history": history,
     }
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from effssl.data._broken import BrokenImages
 from effssl.optim import take_groups_of
 from effssl.training._background import host_copy
+from effssl.training._ema import AveragedWeights
 from effssl.training._faults import NonFiniteGuard
 
 
@@ -25,6 +26,7 @@ class RunState:
         scaler: Gradient scaler of fp16, or None.
         faults: Counts of skipped steps.
         broken: Broken images met so far.
+        average: Moving average of the weights, if there is one.
         step: Number of steps done.
         images_seen: Images of the steps that trained, with repetition, over all processes.
         skipped_batches: Steps skipped because broken images left fewer than two of their images.
@@ -39,6 +41,7 @@ class RunState:
     scaler: torch.amp.GradScaler | None
     faults: NonFiniteGuard
     broken: BrokenImages
+    average: AveragedWeights | None = None
     step: int = 0
     images_seen: int = 0
     skipped_batches: int = 0
@@ -52,11 +55,19 @@ class RunState:
         """Minutes of training, over all launches."""
         return self.earlier_minutes + (time.perf_counter() - self.started) / 60
 
-    def state_dict(self, weights: dict[str, torch.Tensor]) -> dict:
+    @property
+    def published(self) -> nn.Module:
+        """Model that is evaluated and published: the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def state_dict(
+        self, weights: dict[str, torch.Tensor], published: dict[str, torch.Tensor]
+    ) -> dict:
         """Return what `load_state_dict` takes, apart from the step; tensors are on the CPU.
 
         Args:
-            weights: Copy of the model's state on the CPU, which the model folder is made of too.
+            weights: Copy of the model's state on the CPU.
+            published: Copy of the state of `published`, which the model folder is made of.
         """
         state = {
             "model": weights,
@@ -69,6 +80,8 @@ class RunState:
             "tracker_id": self.tracker_id,
             "minutes": self.minutes,
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict(published)
         if self.scaler is not None:
             state["scaler"] = self.scaler.state_dict()
         return state
@@ -84,6 +97,8 @@ class RunState:
             self.broken.num_images, state["broken"], max_broken=self.broken.max_broken
         )
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         take_groups_of(self.optimizer, state["optimizer"], self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         # a run that had another precision saved no scaler: it starts afresh

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView
-from effssl.views.options import PRESETS
+from effssl.views.options import DEFAULTS, PRESETS
 
 
 def create_views(
@@ -23,8 +23,8 @@ def create_views(
         normalization: ``mean`` and ``std`` of the weights that the run goes on from. They replace
             those of the preset; options that are given come first.
     """
-    preset = replace(PRESETS[config.preset], **(normalization or {}))
-    options = config.view.over(preset)
+    preset = PRESETS.get(config.preset, DEFAULTS)  # one's own is all in `view`
+    options = config.view.over(replace(preset, **(normalization or {})))
     whole = MultiView(options, views=config.views, size=config.img_size)
     if not config.local_views:
         return [whole]

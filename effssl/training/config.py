@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from tyro.conf import arg
 
@@ -19,7 +19,8 @@ from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import load_json
 from effssl.hints import did_you_mean, nearest, option, options_as_flags
 from effssl.loss_specs import LossName
-from effssl.naming import ModelName
+from effssl.naming import ModelName, loss_word
+from effssl.own import FromFile, OwnName, is_own
 from effssl.training._fields import (
     Color,
     Column,
@@ -58,6 +59,9 @@ ValueRange = tuple[float, float] | Literal["auto"]
 GivenRange = Annotated[ValueRange | None, arg(metavar="LOW HIGH | auto")]
 InitProjector = Literal["on", "off"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+_LOSSES, _PRESETS = (f"{{{','.join(get_args(one))}}}|MODULE:NAME" for one in (LossName, Preset))
+GivenLoss = Annotated[LossName | OwnName, arg(metavar=_LOSSES)]
+GivenPreset = Annotated[Preset | OwnName, arg(metavar=_PRESETS)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,8 +102,9 @@ class PretrainConfig:
     drop_path: float = setting(0.0, least=0, most=1)
     """Probability that the last residual block is skipped for an image (stochastic depth), rising
     to that from block to block; drawn in each process on its own."""
-    loss: LossName = setting("bt")
-    """Loss: bt (Barlow Twins), vicreg or spectral."""
+    loss: GivenLoss = setting("bt")
+    """Loss: bt (Barlow Twins), vicreg, spectral, or a function of one's own of projections
+    (V, N, D), such as my_losses:contrast for contrast in my_losses.py of the current folder."""
     loss_weight: float | None = setting(None, above=0)
     """Weight of the orthogonality term in bt (lambd) and spectral (beta), or of the invariance and
     variance terms in vicreg, whose covariance term has weight 1. If None, it follows from
@@ -146,12 +151,13 @@ class PretrainConfig:
     """Side of a local view in pixels, at most img_size."""
     local_scale: tuple[float, float] = setting((0.05, 0.25))
     """Bounds of a local view's share of the image area. With local views, the upper one is also the
-    least share of the other views, unless the preset has a larger one."""
+    least share of the other views, unless the preset has a larger one or view.scale is given."""
     local_pairs: bool = setting(False)
     """Whether the loss compares local views with each other too, and not only with the others."""
-    preset: Preset = setting("imagenet")
+    preset: GivenPreset = setting("imagenet")
     """Augmentations of the views: grey suits 1 channel, multispectral any number of channels,
-    microscopy and aerial images without an up."""
+    microscopy and aerial images without an up; or ViewOptions or a function of one's own, such as
+    my_views:make."""
     view: ViewOptions = setting(NO_CHANGES)
     """Changes of the preset, such as --view.flip 0; options that are None are those of the
     preset."""
@@ -178,6 +184,10 @@ class PretrainConfig:
     warmup_epochs: float = setting(10.0, least=0)
     """Epochs of linear warm-up, at most a tenth of the run, before cosine decay to zero."""
 
+    ema: float | None = setting(None, least=0, most=0.999999)
+    """Decay of an exponential moving average of the weights, such as 0.999; the average is what is
+    published and evaluated. It warms up, so that short runs forget the initial weights too. No
+    average if None."""
     layer_decay: float | None = setting(None, least=0, most=1)
     """Factor of the learning rate from each layer to the one below, to go on from a large backbone:
     0.65 to 0.9 are usual. The same rate for all if None."""
@@ -248,6 +258,7 @@ class PretrainConfig:
                 f"{option('value_range')} must rise from LOW to HIGH; got {self.value_range}"
             )
         color_of(self.background)
+        self._check_own_loss()
         self.view.check_lengths(self.views, self.in_chans)
         _check_local_views(self)
         if self.output is not None:
@@ -258,6 +269,15 @@ class PretrainConfig:
                 "anew"
             )
 
+    def _check_own_loss(self) -> None:
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("loss_weight", "multiview") if is_own(self.loss) else ():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{option(name)} is for the losses of effssl, and {option('loss')} is "
+                    f"{self.loss}: leave it out, and set such values in the function"
+                )
+
     def flags(self, without: Collection[str] = ()) -> list[str]:
         """Return the command-line flags of all fields that are not at their defaults.
 
@@ -266,6 +286,8 @@ class PretrainConfig:
         """
         flags, defaults = [], type(self)().values()
         for name, value in self.values().items():
+            if name == "preset" and is_own(value) and self.view.is_whole:
+                continue  # nothing of it is left
             if name == "view" and name not in without:
                 flags += self.view.flags()
             elif value != defaults[name] and name not in without:
@@ -307,6 +329,9 @@ class PretrainConfig:
             raise ValueError(f"{path}: dataset must be text; got {dataset!r}")
         if values.keys() >= _OF_A_RUN:
             values = BEFORE | values
+        for name in ("loss", "preset"):
+            if is_own(values.get(name)):
+                values[name] = FromFile(values[name])
         try:
             with options_as_flags(False):  # the file has the names of the fields
                 config = cls(**values)
@@ -350,7 +375,8 @@ class PretrainConfig:
                 f"{option('backbone')} is that of {option('init')} {self.init!r}: give "
                 f"{option('output')} to name the run"
             )
-        return str(ModelName(self.backbone, self.loss, self.projector_dim, self.all_views))
+        loss = loss_word(self.loss)
+        return str(ModelName(self.backbone, loss, self.projector_dim, self.all_views))
 
     @property
     def all_views(self) -> int:

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,14 +17,16 @@ from torch import Tensor
 from effssl.distributed import all_reduce_max, is_lost_connection, rows_known
 from effssl.hub._folder import is_model_folder, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
+from effssl.model import SSLModel
 from effssl.processes import check_main_guard, explain_lost_workers
-from effssl.training._agreement import check_same_flags
+from effssl.training._agreement import check_same_flags, together
 from effssl.training._background import BackgroundWriter, host_copy
 from effssl.training._build import RunParts, build
 from effssl.training._checkpoint import save_checkpoint
 from effssl.training._launch import create_accelerator, explain_determinism
 from effssl.training._monitor import Monitor, start_tracker
 from effssl.training._optim import top_rate
+from effssl.training._own import Own
 from effssl.training._record import training_record
 from effssl.training._run_folder import (
     MODEL,
@@ -37,13 +40,20 @@ from effssl.training._step import StepOutput
 from effssl.training._stop import SAVE, Requests, StopSignals, raise_for, signal_of
 from effssl.training._update import Update
 from effssl.training.config import PretrainConfig
+from effssl.views import MultiView, ViewOptions
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 60.0  # seconds without a sign of life from a process, while a GPU waits for it
 
 
-def pretrain(config: PretrainConfig) -> Path:
+def pretrain(
+    config: PretrainConfig,
+    *,
+    loss: Callable | None = None,
+    views: Callable | ViewOptions | MultiView | None = None,
+    model: SSLModel | None = None,
+) -> Path:
     """Pretrain a backbone, in this process alone or in each process of a launcher.
 
     The result is a function of the configuration: the order of images and the views are drawn from
@@ -52,8 +62,16 @@ def pretrain(config: PretrainConfig) -> Path:
     a model folder at the end of every epoch. After SIGTERM or SIGINT the run finishes its step,
     saves a checkpoint and ends.
 
+    Objects are recorded by their names, and a run is resumed with objects of the same names only.
+
     Args:
         config: Configuration of the run.
+        loss: Function of projections (V, N, D) in place of ``config.loss``. It returns a scalar;
+            with a keyword ``return_parts`` also a dict of scalars by name.
+        views: Views in place of ``config.preset``: options, or a function that makes views; see
+            `effssl.views.own.OwnViews`.
+        model: Model to start from, which stays as it is; it determines the backbone, the projector
+            and the channels.
 
     Returns:
         Path of the model folder, for `from_pretrained`.
@@ -69,14 +87,16 @@ def pretrain(config: PretrainConfig) -> Path:
         SystemExit: With code 143, after SIGTERM.
         KeyboardInterrupt: After SIGINT.
         RuntimeError: If a process imports the script that started it, which calls this function.
+        TypeError: If an object is of the wrong kind.
     """
     check_main_guard("effssl.pretrain")
-    config = named(config)
+    own = Own(loss, views, model)
+    config = named(own.named_in(config))
     accelerator = create_accelerator(config)
     with heartbeat(), explain_lost_workers("effssl.pretrain"):
         try:
             with explain_determinism(config.backbone or str(config.init)):
-                stopped_by = _train(config, accelerator)
+                stopped_by = _train(config, accelerator, own)
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not is_lost_connection(error):
                 raise
@@ -87,12 +107,14 @@ def pretrain(config: PretrainConfig) -> Path:
     return config.run_folder / MODEL
 
 
-def _train(config: PretrainConfig, accelerator: Accelerator) -> int:
+def _train(config: PretrainConfig, accelerator: Accelerator, own: Own) -> int:
     """Train to the end or to a signal; return the signal's number, else 0."""
+    with together():
+        config, own = own.imported_for(config)
     check_same_flags(config)
     with held_run_folder(config, is_main_process=accelerator.is_main_process) as checked:
         found, start = find_start(checked, is_main_process=accelerator.is_main_process)
-        run = _Run(accelerator, build(found, accelerator, start))
+        run = _Run(accelerator, build(found, accelerator, start, own))
         run.open_folder()
         with StopSignals() as signals:
             return run.train(signals)
@@ -129,7 +151,7 @@ class _Run:
         # a run may be stopped after its checkpoint is written and before the model folder is
         if not is_model_folder(folder) or read_training(folder).get("step") != self.state.step:
             if self.accelerator.is_main_process:
-                self._save_model(host_copy(self.state.model.state_dict()), last=False)
+                self._save_model(host_copy(self.state.published.state_dict()), last=False)
                 self.writer.finish()
 
     def train(self, signals: StopSignals) -> int:
@@ -191,6 +213,8 @@ class _Run:
         state.step += 1
         if self.update.is_good(loss, norm_value):
             self.update.step(norm, norm_value)
+            if state.average is not None and math.isfinite(norm_value):  # the weights changed
+                state.average.update(state.model)
             faults.good_step()
             state.images_seen += sum(batch.images)
         else:
@@ -252,7 +276,9 @@ class _Run:
         if (step / self.epoch_steps) % every and step < self.parts.total_steps:
             return {}
         with monitor.aside():
-            return evaluation(self.state.model, self.accelerator.device, self.accelerator.autocast)
+            return evaluation(
+                self.state.published, self.accelerator.device, self.accelerator.autocast
+            )
 
     def _save_if_due(self, request: int, monitor: Monitor) -> None:
         step, every = self.state.step, self.config.checkpoint_steps
@@ -298,18 +324,22 @@ class _Run:
 
     def _write(self, *, last: bool, model: bool) -> None:
         """Queue a checkpoint and the model folder, and wait for the last ones."""
-        weights = host_copy(self.state.model.state_dict())
-        self._save_checkpoint(weights, last=last)
+        published = weights = host_copy(self.state.model.state_dict())
+        if self.state.average is not None:
+            published = host_copy(self.state.published.state_dict())
+        self._save_checkpoint(weights, published, last=last)
         if model:
-            self._save_model(weights, last=last)
+            self._save_model(published, last=last)
         if last:
             self.writer.finish()
 
-    def _save_checkpoint(self, weights: dict[str, Tensor], *, last: bool) -> None:
+    def _save_checkpoint(
+        self, weights: dict[str, Tensor], published: dict[str, Tensor], *, last: bool
+    ) -> None:
         folder, step, saved = (
             self.config.run_folder,
             self.state.step,
-            self.state.state_dict(weights),
+            self.state.state_dict(weights, published),
         )
         stop, keep = self.config.stop_when_disk_full or last, self.config.keep_checkpoints
 

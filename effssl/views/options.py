@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from effssl.hints import did_you_mean, option
+from effssl.own import is_own
 from effssl.shown import shown
 
 Range = Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")]
@@ -98,12 +99,19 @@ class ViewOptions:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every field is given, so that a preset would change nothing."""
+        return len(self.given()) == len(dataclasses.fields(self))
+
     def over(self, preset: str | ViewOptions) -> ViewOptions:
         """Return the options of a preset with the given ones of these in their place.
 
         Raises:
             ValueError: If there is no such preset.
         """
+        if isinstance(preset, str) and is_own(preset):
+            preset = DEFAULTS  # beneath options that leave nothing open
         if isinstance(preset, str):
             if preset not in PRESETS:
                 hint = did_you_mean(preset, PRESETS)
@@ -178,8 +186,23 @@ NO_CHANGES = _Flags()
 """Default of a field of the command line whose flags are options."""
 
 
+def views_of(trained: Mapping[str, Any]) -> tuple[str, ViewOptions]:
+    """Return the preset of a training and what it changed in it, for views like its own.
+
+    Nothing is imported. For views that a function of one's own made, it is the default preset with
+    their mean and std.
+
+    Args:
+        trained: Configuration of the training, or an empty one.
+    """
+    preset, view = trained.get("preset", "imagenet"), ViewOptions.of(trained.get("view", {}))
+    return "imagenet" if is_own(preset) and not view.is_whole else preset, view
+
+
 def describe(preset: str, view: ViewOptions) -> str:
     """Return in words a preset and what is changed in it, such as ``cifar with flip 0``."""
+    if is_own(preset):
+        return preset
     return f"{preset} with {view}" if view.given() else preset
 
 

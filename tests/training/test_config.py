@@ -63,6 +63,7 @@ OTHERS = {
     "loss_weight": [0.02, 25.0],
     "layer_decay": [0.75, 1.0],
     "freeze_epochs": [1, 5],
+    "ema": [0.999, 0.0],
     "grad_clip": [1.0, 1e-3],
     "grad_checkpointing": [True],
     "precision": ["fp16", "fp64"],
@@ -113,7 +114,7 @@ def parse(args):
     "field, value, message",
     [
         ("views", 1, "views must be 2 or more"),
-        ("loss", "simclr", "loss must be one of bt, vicreg, spectral; got 'simclr'"),
+        ("loss", "simclr", "loss must be one of bt, vicreg, spectral, or .*; got 'simclr'"),
         ("multiview", "all", "multiview must be one of pairs, mean"),
         ("preset", "gray", "preset must be one of cifar, stl, imagenet, grey, .*; got 'gray'"),
         ("precision", "fp8", "precision must be one of auto, fp32, bf16, fp16"),
@@ -391,7 +392,7 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
     for value in WRONG:
         right = type(value) in kinds(field) or (type(value) is int and float in kinds(field))
         right = right and field != "background"  # none is the name of a color
-        right = right and not (field in AT_MOST_ONE and value in (3, 2.5))
+        right = right and not (field in (*AT_MOST_ONE, "ema") and value in (3, 2.5))
         right = right or (field == "view" and value == {})
         file.write_text(json.dumps({field: value}))
         if right:
