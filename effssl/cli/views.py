@@ -120,4 +120,4 @@ class Views:
 
         given = {name: getattr(self, name) for name in ("preset", "views", "img_size", "in_chans")}
         config, own = Own().imported_for(PretrainConfig(view=view, **given))
-        return run_views(config, own, torch.device("cpu"))
+        return run_views(config, own, torch.device("cpu"), {})[0]

@@ -143,7 +143,8 @@ def run_views(
     if others:
         raise ValueError(
             f"{option('view.' + others[0])} does nothing to views of one's own, {config.preset}: "
-            f"leave it out ({option('view.mean')} and {option('view.std')} say what they are normalized by)"
+            f"leave it out ({option('view.mean')} and {option('view.std')} say what they are "
+            "normalized by)"
         )
     options = config.view.over(replace(DEFAULTS, **normalization))
     made = OwnViews(
