@@ -24,7 +24,9 @@ NOT_RUN = {
     "# sketch of lightly 1.6.0; not run": "another library",
     "# sketch of stable-pretraining; not run": "another library",
 }
-OF_OTHERS = set("num_processes nproc_per_node config-path config-name config scale help device".split())
+OF_OTHERS = set(
+    "num_processes nproc_per_node config-path config-name config scale help device".split()
+)
 """Flags of accelerate, torchrun, solo-learn, examples and benchmarks that the text mentions."""
 SMALL = 'backbone="test_resnet", img_size=32, views=2, batch_size=4, max_steps=1, cpu=True, '
 ids = [str(page.relative_to(ROOT)) for page in PAGES]
