@@ -20,7 +20,7 @@ from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
 from effssl.loss_specs import LOSSES, METHOD, papers_of
 from effssl.model import SSLModel
-from effssl.own import is_own
+from effssl.own import is_object, is_own
 from effssl.records import TrainingRecord
 from effssl.views.options import ViewOptions
 
@@ -167,6 +167,8 @@ def _changes(config: Mapping[str, Any]) -> str:
 def own_code(trained: Mapping[str, Any]) -> list[str]:
     """Return the names of code of one's own that a run used, which its record does not hold."""
     found = [trained[name] for name in ("loss", "preset") if is_own(trained.get(name))]
+    if is_object(str(trained.get("init"))):
+        found.append(trained["init"])
     whole = ViewOptions.of(trained.get("view", {})).is_whole
     return [name for name in found if not (whole and name == trained.get("preset"))]
 

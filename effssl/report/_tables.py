@@ -62,7 +62,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 def command(run: Run) -> str:
     """Return the command that starts the same run, or why there is none."""
-    if is_object(run.config.loss) or is_object(run.config.preset):
+    if any(map(is_object, (run.config.loss, run.config.preset, str(run.config.init)))):
         return "effssl.pretrain in Python, with the objects that it was given"
     flags = run.config.flags(without=("resume", "overwrite"))
     return shlex.join(["effssl", "pretrain", *flags])

@@ -117,7 +117,7 @@ def build(
         logger.info("%s", note)
     with Stage(f"create {config.backbone}"):
         net = _create_model(config, views[0], start, own.model)
-    if start is not None and start.public:
+    if (start is not None and start.public) or own.model is not None:
         public.add("init")
     if world_size > 1:
         net = make_global(net)

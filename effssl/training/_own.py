@@ -11,7 +11,7 @@ from torch import Tensor
 from effssl.hints import option
 from effssl.losses import create_loss
 from effssl.model import SSLModel
-from effssl.own import import_own, is_own, name_of, takes
+from effssl.own import import_own, is_object, is_own, name_of, takes
 from effssl.shown import shown
 from effssl.training._views import create_views
 from effssl.training.config import PretrainConfig
@@ -70,6 +70,11 @@ class Own:
             ValueError: If something cannot be imported, or is of the wrong kind.
         """
         loss, views = self.loss, self.views
+        if self.model is None and is_object(str(config.init)):
+            raise ValueError(
+                f"{option('init')} {config.init} was a model in Python: give it to effssl.pretrain "
+                "again"
+            )
         if loss is None and is_own(config.loss):
             loss = import_own(config.loss, "loss")
             if not callable(loss):
@@ -100,15 +105,16 @@ def run_loss(config: PretrainConfig, own: Own, rows: int, device: torch.device) 
     Raises:
         ValueError: If a loss of one's own fails, or gives no scalar or no gradient.
     """
+    global_views = None if config.local_pairs else config.views
     if own.loss is None:
         return create_loss(
             config.loss,
             dim=config.projector_dim,
             weight=config.loss_weight,
             multiview=config.multiview,
-            global_views=None if config.local_pairs else config.views,
+            global_views=global_views,
         )
-    loss = OwnLoss(own.loss, config.loss)
+    loss = OwnLoss(own.loss, config.loss, global_views)
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     loss.try_on((config.all_views, rows, config.projector_dim), device, dtype)
     return loss
@@ -167,13 +173,18 @@ class OwnLoss:
 
     Args:
         function: Function of projections (V, n, D) that returns a scalar, and with the keyword
-            ``return_parts``, if it has that, also a dict of scalars.
+            ``return_parts``, if it has that, also a dict of scalars. It gets ``global_views``, the
+            number of views that are not local and come first, if it has that keyword.
         name: Its name, for errors.
+        global_views: That number; None if all pairs of views count.
     """
 
-    def __init__(self, function: Callable, name: str) -> None:
+    def __init__(self, function: Callable, name: str, global_views: int | None = None) -> None:
         self.function, self.name = function, name
         self.has_parts = takes(function, "return_parts")
+        self.keywords: dict = {"return_parts": True} if self.has_parts else {}
+        if takes(function, "global_views"):
+            self.keywords["global_views"] = global_views
 
     def __call__(
         self, z: Tensor, *, return_parts: bool = False
@@ -186,7 +197,7 @@ class OwnLoss:
     def _compute(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         z = z if z.dtype == torch.float64 else z.float()
         with torch.autocast(z.device.type, enabled=False):
-            found = self.function(z, return_parts=True) if self.has_parts else self.function(z)
+            found = self.function(z, **self.keywords)
         return found if self.has_parts else (found, {})
 
     def try_on(self, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
@@ -241,6 +252,7 @@ def _of_model(model: SSLModel) -> dict:
     cfg, hidden = model.backbone.pretrained_cfg, model.projector_hidden
     return {
         "backbone": cfg["architecture"],
+        "init": name_of(model),
         "projector_dim": model.projector_dim,
         "projector_layers": model.projector_layers,
         "projector_hidden": None if hidden == model.projector_dim else hidden,

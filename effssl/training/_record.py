@@ -54,7 +54,7 @@ def training_record(
     if "dataset" in public:  # also where it is the default
         flags += ["--dataset", config.dataset]
     command = shlex.join(["effssl", "pretrain", *flags])
-    if any(map(is_object, (config.loss, config.preset))):
+    if any(map(is_object, (config.loss, config.preset, str(config.init)))):
         command = None  # there is none
     return {
         "config": config.values() | dict.fromkeys(private),

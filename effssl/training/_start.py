@@ -31,6 +31,7 @@ from effssl.hub._model_config import (
 from effssl.hub.pull import find_model, public_name
 from effssl.model import SSLModel, args_of, build_backbone, check_backbone
 from effssl.naming import Base
+from effssl.own import is_object
 from effssl.shown import shown
 from effssl.training._agreement import together
 from effssl.training._checkpoint import checkpoints
@@ -247,6 +248,8 @@ def _read(config: PretrainConfig) -> Start | None:
 def _found(config: PretrainConfig) -> Start | None:
     """Find the weights that a configuration names, and read them."""
     name = config.init
+    if name is not None and is_object(name):
+        return None  # a model that was given in Python
     if config.pretrained:
         if name not in (None, TIMM):
             raise ValueError(

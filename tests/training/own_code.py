@@ -22,6 +22,11 @@ def same_as_bt(z, *, return_parts=False):
     return barlow_twins(z, lambd=0.04, return_parts=return_parts)
 
 
+def of_global_views(z, *, return_parts=False, global_views):
+    assert global_views == 2
+    return barlow_twins(z, lambd=0.04, return_parts=return_parts, global_views=global_views)
+
+
 def plain(z):
     return vicreg(z)
 

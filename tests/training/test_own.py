@@ -136,6 +136,13 @@ def test_a_model_of_ones_own_is_where_a_run_starts(tmp_path):
     assert made.projector_dim == 24
     pairs = zip(made.parameters(), model.parameters(), strict=True)
     assert all(torch.allclose(one, other, atol=1e-9) for one, other in pairs)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init"] == "object(SSLModel)"
+    check_publishable(folder, folder)
+    assert "`object(SSLModel)` is code" in compose_card(folder, "org/name")
+    resumed = dataclasses.replace(config, resume=True, max_steps=2)
+    effssl.pretrain(resumed, model=model)
+    with pytest.raises(ValueError, match="cannot resume .* init was 'object"):
+        effssl.pretrain(resumed)
     with pytest.raises(TypeError, match="model must be an SSLModel with a projector"):
         effssl.pretrain(config, model=torch.nn.Linear(2, 2))
 
@@ -212,7 +219,20 @@ def test_what_does_not_go_with_code_of_ones_own_is_said(tmp_path):
         effssl.pretrain(tiny(tmp_path, views=4, preset="own_code:too_few"))
     with pytest.raises(ValueError, match="makes 3 views of 32 px, and the configuration says 2"):
         effssl.pretrain(tiny(tmp_path), views=MultiView("grey", views=3, size=32))
+    with pytest.raises(ValueError, match="local_views adds crops to built-in views"):
+        effssl.pretrain(
+            tiny(tmp_path, views=4, preset="own_code:by_image", local_views=1, local_size=16)
+        )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_is_told_which_views_are_not_local_if_it_takes_that(tmp_path):
+    local = {"local_views": 2, "local_size": 16} | ALIKE
+    one = tiny(tmp_path / "a", loss="own_code:of_global_views", **local)
+    other = tiny(tmp_path / "b", **local)
+    effssl.pretrain(one)
+    effssl.pretrain(other)
+    assert_equal(weights(one), weights(other))
 
 
 def test_flags_and_files_of_a_configuration_keep_the_names(tmp_path):
