@@ -112,7 +112,8 @@ def build(
         normalization = {} if start is None else start.normalization
         views = run_views(config, own, accelerator.device, normalization)
         loss_fn = run_loss(config, own, len(shard.places), accelerator.device)
-    note = channels_note(config.preset, views[0].options, config.in_chans)
+    # of the preset, which the mean and std of weights to go on from do not change
+    note = channels_note(config.preset, config.view.over(config.preset), config.in_chans)
     if note and isinstance(views[0], MultiView):
         logger.info("%s", note)
     with Stage(f"create {config.backbone}"):

@@ -143,7 +143,7 @@ def test_flags_that_contradict_each_other_are_refused(model, photos, capsys):
     line = refused(capsys, model, data, "--test-share", "0.5", *SPECTRUM)
     assert "--test-share does not go with --protocols spectrum" in line
     line = refused(capsys, model, data, "--test-share", "1.5")
-    assert "test_share must be above 0 and below 1, got 1.5" in line
+    assert "test-share must be above 0 and below 1, got 1.5" in line
 
 
 def test_a_missing_split_is_told_with_its_flag_and_those_that_there_are(model, photos, capsys):

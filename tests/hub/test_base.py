@@ -78,6 +78,7 @@ def test_the_license_of_a_repository_may_stand_in_its_card_alone(tmp_path, hub):
 def saved(tmp_path, base, license=None):
     torch.manual_seed(0)
     model = effssl.create_model("test_resnet", projector_dim=8, img_size=32)
+    model.set_input(32, (0.5,) * 3, (0.5,) * 3)
     model.base = base
     effssl.save_pretrained(model, tmp_path / "m", license=license)
     return tmp_path / "m"

@@ -8,8 +8,8 @@ from runs import metrics, tiny
 
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std
-from effssl.training import _build
 from effssl.training import _collapse as collapse
+from effssl.training import _own
 from effssl.training._collapse import (
     LEAST_RANK,
     LEAST_STD,
@@ -135,14 +135,14 @@ def test_the_alarm_takes_two_lines_after_a_tenth_of_the_run_and_is_sounded_once(
 
 
 def test_a_run_that_collapses_says_so_once(tmp_path, caplog, monkeypatch):
-    def to_zero(name, *, dim, weight, multiview):
+    def to_zero(name, **options):
         def loss(z, return_parts):
             size = z.square().sum(-1).mean()
             return size, {"size": size.detach()}
 
         return loss
 
-    monkeypatch.setattr(_build, "create_loss", to_zero)
+    monkeypatch.setattr(_own, "create_loss", to_zero)
     effssl.pretrain(tiny(tmp_path, epochs=6, lr=0.1, log_every=1, evaluate_every=0))
     said = warnings_of(caplog)
     alarms = [message for message in said if "try a lower lr" in message]

@@ -27,7 +27,7 @@ from runs import (
 import effssl
 from effssl import PretrainConfig
 from effssl.atomic import replacing_folder, write_json
-from effssl.training import _build, loop
+from effssl.training import _own, loop
 from effssl.training._checkpoint import load_checkpoint
 from effssl.training._faults import NonFiniteGuard
 
@@ -190,7 +190,7 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, monkeypatch):
 
 def spoil(monkeypatch, steps, *, loss=True):
     """Make the loss, or else only its gradient, not finite at some of the steps of a process."""
-    create_loss, calls = _build.create_loss, [0]
+    create_loss, calls = _own.create_loss, [0]
 
     def create_spoilt(*args, **kwargs):
         loss_fn = create_loss(*args, **kwargs)
@@ -208,7 +208,7 @@ def spoil(monkeypatch, steps, *, loss=True):
 
         return spoilt
 
-    monkeypatch.setattr(_build, "create_loss", create_spoilt)
+    monkeypatch.setattr(_own, "create_loss", create_spoilt)
 
 
 def pretrain(output, **changes):
