@@ -107,7 +107,7 @@ def has_deep_key(image: PIL.Image.Image) -> bool:
 def with_scaled_key(image: PIL.Image.Image) -> PIL.Image.Image:
     """Return an image whose transparent gray has 8 bits, as its pixels do.
 
-    Of a PNG file of 2 or 4 bits Pillow scales the pixels alone. It must not be loaded yet.
+    Pillow scales only the pixels of a PNG file of 2 or 4 bits. The image must not be loaded yet.
     """
     step, key = _LEVELS.get(_png_rawmode(image) or ""), _png_key(image)
     if step is None or not isinstance(key, int):
