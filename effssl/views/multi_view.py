@@ -222,7 +222,7 @@ class MultiView:
         if images.mode[0] in "IF":  # Pillow would clip at 255
             raise ValueError(f"images of mode {images.mode!r}: scale them to 8 bits first")
         if images.mode not in ("L", "RGB", "RGBA"):
-            transparent = images.has_transparency_data
-            images = images.convert("RGBA" if transparent else "RGB")
-            images = on_color(images, color_of(BACKGROUND)) if transparent else images
+            color = color_of(BACKGROUND) if images.has_transparency_data else None
+            images = images.convert("RGBA" if color else "RGB")
+            images = on_color(images, color) if color else images
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from tyro.conf import arg
 
@@ -12,8 +12,17 @@ from effssl.hints import did_you_mean, option
 from effssl.own import is_own
 from effssl.shown import shown
 
-Range = Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")]
-Switch = Annotated[bool | None, arg(metavar="True|False")]
+if TYPE_CHECKING:  # every option of a `MultiView` has a value
+    Number: TypeAlias = float
+    Numbers: TypeAlias = tuple[float, ...]
+    Range: TypeAlias = tuple[float, float]
+    Switch: TypeAlias = bool
+else:
+    Number = float | None
+    Numbers = tuple[float, ...] | None
+    Range = Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")]
+    Switch = Annotated[bool | None, arg(metavar="True|False")]
+AS_IN_PRESET: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,44 +36,44 @@ class ViewOptions:
         ValueError: If a value has the wrong type or is out of bounds.
     """
 
-    scale: Range = None
+    scale: Range = AS_IN_PRESET
     """Bounds of the crop's share of the image area."""
-    ratio: Range = None
+    ratio: Range = AS_IN_PRESET
     """Bounds of the crop's width / height."""
-    flip: float | None = None
+    flip: Number = AS_IN_PRESET
     """Probability of a left-right flip."""
-    vertical_flip: float | None = None
+    vertical_flip: Number = AS_IN_PRESET
     """Probability of an up-down flip."""
-    quarter_turns: Switch = None
+    quarter_turns: Switch = AS_IN_PRESET
     """Whether views are turned by 0, 1, 2 or 3 quarter turns, each as likely."""
-    rotate: float | None = None
+    rotate: Number = AS_IN_PRESET
     """Largest angle in degrees, at most 180, by which views are turned to either side."""
-    jitter: float | None = None
+    jitter: Number = AS_IN_PRESET
     """Probability that brightness, contrast, saturation and hue are changed."""
-    brightness: float | None = None
+    brightness: Number = AS_IN_PRESET
     """Half-width of the brightness factor."""
-    contrast: float | None = None
+    contrast: Number = AS_IN_PRESET
     """Half-width of the contrast factor."""
-    saturation: float | None = None
+    saturation: Number = AS_IN_PRESET
     """Half-width of the saturation factor; RGB only."""
-    hue: float | None = None
+    hue: Number = AS_IN_PRESET
     """Largest turn of the hue as a share of the circle, at most 0.5; RGB only."""
-    per_channel: Switch = None
+    per_channel: Switch = AS_IN_PRESET
     """Whether every channel has its own brightness and contrast factor, and its contrast is about
     its own mean."""
-    grey: float | None = None
+    grey: Number = AS_IN_PRESET
     """Probability that the view loses its color; RGB only."""
-    blur: tuple[float, ...] | None = None
+    blur: Numbers = AS_IN_PRESET
     """Probability of Gaussian blur for each view; with more views than values the values repeat."""
-    sigma: Range = None
+    sigma: Range = AS_IN_PRESET
     """Bounds of the blur's standard deviation in pixels of the view."""
-    solarize: tuple[float, ...] | None = None
+    solarize: Numbers = AS_IN_PRESET
     """Probability for each view, as for blur, that pixels from 128 / 255 on are inverted."""
-    erase: float | None = None
+    erase: Number = AS_IN_PRESET
     """Probability that a box of 2 to 33 % of the view becomes the mean color."""
-    mean: tuple[float, ...] | None = None
+    mean: Numbers = AS_IN_PRESET
     """Value to subtract from pixels in [0, 1]; one for each channel, or one for all."""
-    std: tuple[float, ...] | None = None
+    std: Numbers = AS_IN_PRESET
     """Value to divide by afterwards; one for each channel, or one for all."""
 
     def __post_init__(self) -> None:
@@ -228,6 +237,8 @@ def _checked(name: str, value: Any) -> Any:
     if isinstance(value, list):  # from a file
         value = tuple(value)
     numbers = value if isinstance(value, tuple) else (value,)
+    low: float
+    high: float
     right = all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers)
     right = right and isinstance(value, tuple) == (name in _RANGES or name in _LISTS)
     if name in _NUMBERS:
