@@ -28,11 +28,8 @@ class ChunkStatistics:
             if isinstance(module, _BatchNorm) and module.track_running_stats
         ]
         self._batches: list[Tensor] = [norm.get_buffer("num_batches_tracked") for norm in norms]
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for norm in norms:
-            for buffer in (norm.get_buffer("running_mean"), norm.get_buffer("running_var")):
-                by_dtype.setdefault(buffer.dtype, []).append(buffer)
-        self._groups = list(by_dtype.values())
+        names = ("running_mean", "running_var")
+        self._groups = _by_dtype([norm.get_buffer(name) for norm in norms for name in names])
 
     @contextmanager
     def one_update(self) -> Iterator[ChunkStatistics]:
@@ -93,26 +90,11 @@ class ChunkStatistics:
 
 
 @contextmanager
-def restored_statistics(model: nn.Module) -> Iterator[None]:
-    """Put the running statistics of batch norms back after what passes through the model.
-
-    Unlike `kept_statistics` it changes nothing of what is computed and saved meanwhile.
-    """
-    buffers = [
-        buffer
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for buffer in module.buffers(recurse=False)
-    ]
-    before = [buffer.clone() for buffer in buffers]
-    yield
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.copy_(value)
-
-
-@contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norms in train mode leave their running statistics as they are.
+    """Leave the running statistics of batch norms in train mode as they are.
+
+    They are put back afterwards, so that what is computed and saved meanwhile is the same as
+    without: blocks that are computed again in the backward pass save the same tensors again.
 
     Args:
         model: Model that normalizes by the statistics of each batch inside this context.
@@ -122,13 +104,22 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         if isinstance(module, _BatchNorm) and module.track_running_stats and module.training
     ]
-    for norm in norms:
-        norm.track_running_stats = False
+    groups = _by_dtype([buffer for norm in norms for buffer in norm.buffers(recurse=False)])
+    before = [_copies(group) for group in groups]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for group, values in zip(groups, before, strict=True):
+            # data: a graph holds these buffers and refuses them if changed, but in train mode a
+            # gradient does not depend on them
+            torch._foreach_copy_([buffer.data for buffer in group], values)
+
+
+def _by_dtype(tensors: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

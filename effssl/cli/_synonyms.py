@@ -20,15 +20,24 @@ _SAME = tuple(
     dataset data data-path data-dir data-root data-folder d train-dir train-data root folder input
     delete-all clear clean purge all
     dry-run n noop
+    drop-path drop-path-rate stochastic-depth stochastic-depth-prob
+    ema ema-decay model-ema model-ema-decay ema-momentum use-ema
     epochs epoch e num-epochs n-epochs max-epochs num-train-epochs ep
     evaluate-every eval-every eval-freq eval-interval val-interval
+    freeze-epochs freeze freeze-backbone frozen-epochs freeze-encoder
+    grad-checkpointing gradient-checkpointing use-checkpoint activation-checkpointing
     grad-clip clip clip-grad clip-grad-norm max-grad-norm gradient-clip-val
     image-column image-key image-col
     img-size image-size imgsz input-size image-res resolution crop-size size res
     in-chans channels in-channels num-channels n-channels chans
+    init init-from weights pretrained-weights pretrained-path initial-checkpoint finetune load-from
     k knn-k nb-knn num-neighbors n-neighbors neighbors
     keep-checkpoints save-total-limit max-checkpoints
     label-column label label-key label-col target target-column
+    layer-decay layer-wise-lr-decay layerwise-lr-decay llrd lr-decay-rate
+    local-scale local-crops-scale
+    local-size local-crop-size local-crops-size local-img-size
+    local-views local-crops local-crops-number num-local-crops n-local-crops multi-crop
     log-every log-interval log-freq print-freq print-every logging-steps
     loss objective method algorithm criterion ssl-method
     loss-weight lambd lambda lmbda beta off-diagonal-weight
@@ -45,6 +54,8 @@ _SAME = tuple(
     precision amp fp16 bf16 half mixed-precision dtype
     preset augmentation augment aug augs transform transforms augmentations
     private visibility
+    projector-hidden hidden-dim proj-hidden-dim projector-hidden-dim mlp-dim
+    projector-layers proj-layers num-layers nlayers head-layers
     projector-dim projector proj-dim projection-dim out-dim embedding-dim emb-dim dim proj
     protocols protocol tasks eval-protocol metrics
     resume continue resume-from auto-resume ckpt checkpoint resume-from-checkpoint

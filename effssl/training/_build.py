@@ -19,6 +19,7 @@ from effssl.data._loader import Batch, BatchShard, EpochBatches, decode_size
 from effssl.data._stream import StreamBatches
 from effssl.data._workers import worker_count
 from effssl.data.sources import Source, is_public, load_source
+from effssl.hints import option
 from effssl.model import SSLModel, check_input, create_model
 from effssl.optim import create_optimizer, create_schedule
 from effssl.progress import Stage
@@ -128,8 +129,8 @@ def build(
     frozen_steps = config.freeze_epochs * len(batches)
     if frozen_steps >= total_steps:
         raise ValueError(
-            f"freeze_epochs {config.freeze_epochs} leaves none of the {total_steps} steps to train "
-            "the backbone in: give fewer, or more epochs"
+            f"{option('freeze_epochs')} {config.freeze_epochs} leaves none of the "
+            f"{total_steps} steps to train the backbone in: give fewer, or more epochs"
         )
     optimizer, schedule = _create_optimizer(config, net, total_steps, len(batches))
     loader = _create_loader(config, accelerator, source, batches, inventory)

@@ -8,6 +8,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from effssl.hints import option
 from effssl.model import SSLModel
 from effssl.seeding import seeded_generator
 
@@ -100,8 +101,8 @@ def keep_less(backbone: nn.Module) -> None:
         backbone.set_grad_checkpointing(True)
     except (AssertionError, AttributeError) as error:
         raise ValueError(
-            f"grad_checkpointing does not go with backbone {name!r}: timm cannot compute its "
-            "blocks again; leave it out, and give micro_batch to save memory"
+            f"{option('grad_checkpointing')} does not go with backbone {name!r}: timm cannot "
+            f"compute its blocks again; leave it out, and give {option('micro_batch')} to save memory"
         ) from error
 
 

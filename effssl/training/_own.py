@@ -13,7 +13,7 @@ from effssl.losses import create_loss
 from effssl.model import SSLModel
 from effssl.own import import_own, is_object, is_own, name_of, takes
 from effssl.shown import shown
-from effssl.training._views import create_views
+from effssl.training._views import create_views, larger_scale
 from effssl.training.config import PretrainConfig
 from effssl.views import MultiView, ViewOptions
 from effssl.views.options import DEFAULTS
@@ -60,6 +60,11 @@ class Own:
         if self.model is not None:
             if config.init is not None or config.pretrained:
                 raise ValueError("init and a model are both weights to start from: leave one out")
+            if config.drop_path:
+                raise ValueError(
+                    "drop_path does nothing to a model that is given: leave it out, and give it to "
+                    "effssl.create_model"
+                )
             changes |= _of_model(self.model)
         return replace(config, **changes)
 
@@ -231,7 +236,11 @@ class OwnLoss:
 
 
 def _over(config: PretrainConfig, views: ViewOptions | MultiView) -> ViewOptions:
-    """Return all options of views, with what the configuration changes."""
+    """Return all options of views, with what the configuration changes.
+
+    What nobody gave is as beside a preset: mean and std are left to the weights to go on from, and
+    beside local views the other crops are the larger ones.
+    """
     if isinstance(views, MultiView):
         if (views.views, views.size) != (config.views, config.img_size):
             raise ValueError(
@@ -239,7 +248,13 @@ def _over(config: PretrainConfig, views: ViewOptions | MultiView) -> ViewOptions
                 f"{config.views} of {config.img_size} px: give the same"
             )
         views = views.options
-    return config.view.over(views.over(DEFAULTS))
+    given = config.view.given() | views.given()
+    whole = config.view.over(views.over(DEFAULTS))
+    if config.local_views and "scale" not in given:
+        whole = replace(whole, scale=larger_scale(whole.scale, config.local_scale))
+    if config.init is not None or config.pretrained:
+        whole = replace(whole, **dict.fromkeys({"mean", "std"} - given.keys()))
+    return whole
 
 
 def _of_model(model: SSLModel) -> dict:

@@ -146,7 +146,7 @@ class Start:
         if not loaded:
             return "a fresh projector, since they have none"
         if config.init_projector == "off":
-            return "a fresh projector, as init_projector says"
+            return f"a fresh projector, as {option('init_projector')} says"
         expected = model.projector.state_dict()
         if {k: v.shape for k, v in loaded.items()} == {k: v.shape for k, v in expected.items()}:
             model.projector.load_state_dict(loaded)
@@ -162,9 +162,10 @@ class Start:
         if found is not None and found != config.value_range:
             logger.warning(
                 "the weights of %s were trained with the stored values %g to %g as black and "
-                "white, and value_range is %s here: give the same for images of that kind",
+                "white, and %s is %s here: give the same for images of that kind",
                 self.base.model,
                 *found,
+                option("value_range"),
                 config.value_range,
             )
 

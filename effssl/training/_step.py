@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from effssl.chunk_statistics import ChunkStatistics, restored_statistics
+from effssl.chunk_statistics import ChunkStatistics, kept_statistics
 from effssl.distributed import all_reduce_, rows_known, world_size
 from effssl.seeding import derived_seed
 from effssl.training._staging import StagedBatch
@@ -106,7 +106,7 @@ class TrainStep:
             z = self._pass(self._project, batch, step, 0)
         loss, parts = self.loss_fn(z, return_parts=True)
         # batch norms must not count a batch again when their outputs are computed again
-        with restored_statistics(self.net.backbone) if self.recomputes else nullcontext():
+        with kept_statistics(self.net.backbone) if self.recomputes else nullcontext():
             self.accelerator.backward(loss)
         if not watch:
             return StepOutput(loss.detach(), parts, None, None)

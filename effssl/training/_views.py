@@ -28,12 +28,18 @@ def create_views(
     whole = MultiView(options, views=config.views, size=config.img_size)
     if not config.local_views:
         return [whole]
-    low, high = options.scale
     larger = options
     if config.view.scale is None:
-        larger = replace(options, scale=(max(low, config.local_scale[1]), high))
+        larger = replace(options, scale=larger_scale(options.scale, config.local_scale))
     smaller = replace(options, scale=config.local_scale)
     return [
         MultiView(larger, views=config.views, size=config.img_size),
         MultiView(smaller, views=config.local_views, size=config.local_size),
     ]
+
+
+def larger_scale(
+    scale: tuple[float, float], local_scale: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the bounds of crops beside local ones, at least as large as the largest of those."""
+    return max(scale[0], local_scale[1]), scale[1]

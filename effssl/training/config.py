@@ -271,7 +271,7 @@ class PretrainConfig:
 
     def _check_own_loss(self) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in ("loss_weight", "multiview") if is_own(self.loss) else ():
+        for name in ("loss_weight", "multiview", "local_pairs") if is_own(self.loss) else ():
             if getattr(self, name) != defaults[name]:
                 raise ValueError(
                     f"{option(name)} is for the losses of effssl, and {option('loss')} is "

@@ -110,8 +110,12 @@ class ViewOptions:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every field is given, so that a preset would change nothing."""
-        return len(self.given()) == len(dataclasses.fields(self))
+        """Whether every field is given, mean and std apart: those may be of weights to go on from.
+
+        So a preset would change nothing. For a function of one's own only mean and std are given.
+        """
+        names = {field.name for field in dataclasses.fields(self)}
+        return names - self.given().keys() <= {"mean", "std"}
 
     def over(self, preset: str | ViewOptions) -> ViewOptions:
         """Return the options of a preset with the given ones of these in their place.

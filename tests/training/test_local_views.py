@@ -172,3 +172,21 @@ def test_running_statistics_are_those_of_the_first_size(made_global):
     model.train()(small)
     counts = [b for name, b in model.backbone.named_buffers() if name.endswith("tracked")]
     assert counts and all(count == 2 for count in counts)  # both tracked again
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_blocks_that_are_computed_again_change_nothing_for_views_of_two_sizes(
+    tmp_path, micro_batch
+):
+    found = []
+    for again in (False, True):
+        config = tiny(
+            tmp_path / str(again),
+            **LOCAL | {"local_views": 1, "max_steps": 2, "precision": "fp64"},
+            micro_batch=micro_batch,
+            grad_checkpointing=again,
+            evaluate_every=0,
+        )
+        found.append(effssl.from_pretrained(effssl.pretrain(config)).state_dict())
+    for name, value in found[0].items():  # running statistics of batch norms are among them
+        torch.testing.assert_close(found[1][name], value, msg=name)

@@ -20,7 +20,9 @@ from effssl.loss_specs import LOSSES
 from effssl.naming import ModelName
 from effssl.own import name_of
 from effssl.report import write_report
+from effssl.training._own import Own
 from effssl.views import MultiView, ViewOptions
+from effssl.views.options import DEFAULTS
 from effssl.views.own import OwnViews
 
 ALIKE = {"epochs": 1, "evaluate_every": 0}
@@ -209,7 +211,8 @@ def test_the_card_names_the_code_and_cites_no_built_in_loss(run):
 
 
 def test_what_does_not_go_with_code_of_ones_own_is_said(tmp_path):
-    for option, value in {"loss_weight": 2.0, "multiview": "mean"}.items():
+    unused = {"loss_weight": 2.0, "multiview": "mean", "local_pairs": True}
+    for option, value in unused.items():
         with pytest.raises(ValueError, match=f"{option} is for the losses of effssl"):
             PretrainConfig(loss="own_code:plain", **{option: value})
     config = tiny(tmp_path, preset="own_code:by_image", view=ViewOptions(flip=0.0))
@@ -233,6 +236,25 @@ def test_a_loss_is_told_which_views_are_not_local_if_it_takes_that(tmp_path):
     effssl.pretrain(one)
     effssl.pretrain(other)
     assert_equal(weights(one), weights(other))
+
+
+def test_drop_path_is_refused_beside_a_model_to_which_it_would_do_nothing(tmp_path):
+    model = effssl.create_model("test_resnet", projector_dim=16, in_chans=1, img_size=32)
+    with pytest.raises(ValueError, match="drop_path does nothing to a model that is given"):
+        effssl.pretrain(tiny(tmp_path, drop_path=0.1), model=model)
+
+
+def test_options_of_ones_own_leave_what_they_do_not_give_to_weights_and_local_views(tmp_path):
+    config = tiny(tmp_path, init="timm", local_views=1, local_size=16, local_scale=(0.05, 0.3))
+    own = Own(views=ViewOptions(flip=0.0))
+    view = own.named_in(config).view
+    assert view.scale == (0.3, 1.0) and view.mean is None and view.std is None and view.is_whole
+    view = Own(views=ViewOptions(scale=(0.2, 1.0), mean=(0.1,))).named_in(config).view
+    assert view.scale == (0.2, 1.0) and view.mean == (0.1,) and view.std is None
+    whole = MultiView("grey", views=2, size=32)
+    assert Own(views=whole).named_in(config).view == whole.options
+    view = own.named_in(dataclasses.replace(config, init=None, local_views=0)).view
+    assert (view.scale, view.mean) == (DEFAULTS.scale, DEFAULTS.mean)
 
 
 def test_flags_and_files_of_a_configuration_keep_the_names(tmp_path):
