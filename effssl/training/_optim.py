@@ -102,7 +102,8 @@ def keep_less(backbone: nn.Module) -> None:
     except (AssertionError, AttributeError) as error:
         raise ValueError(
             f"{option('grad_checkpointing')} does not go with backbone {name!r}: timm cannot "
-            f"compute its blocks again; leave it out, and give {option('micro_batch')} to save memory"
+            f"compute its blocks again; leave it out, and give {option('micro_batch')} to save "
+            "memory"
         ) from error
 
 
