@@ -425,6 +425,8 @@ def check_input(model: SSLModel, local_size: int | None = None) -> None:
             "images of several sizes, such as a ResNet, ConvNeXt or ViT"
         )
         shape = (shape[0], local_size, local_size)
+        if getattr(model.backbone, "dynamic_img_size", None) is False:  # it was built elsewhere
+            advice = "make it by effssl.create_model(..., dynamic_img_size=True)"
     training = model.training
     try:
         with torch.inference_mode():

@@ -85,7 +85,8 @@ def card_content(
         "has_spectrum": any(found.spectrum for found in training.evaluation),
         "has_history": bool(training.history),
         "figures": dict(zip(("loss", "spectrum"), FIGURES, strict=True)),
-        "command": _command(training),
+        "command": _command(config, training),
+        "has_start": not _starts_from_private(config, trained),
         "has_data": trained.get("dataset") is not None,
         "training": _training(training),
         "limits": _limits(config, training),
@@ -145,11 +146,21 @@ def _training(training: TrainingRecord) -> list[tuple[str, str]]:
     return list(rows.items())
 
 
-def _command(training: TrainingRecord) -> str | None:
-    """Return the command of the training, with a place to name images where they are private."""
-    if training.command is None or "--dataset" in training.command.split():
-        return training.command
-    return f"{training.command} --dataset path/to/images"  # else it would be that of the sample
+def _command(config: ModelConfig, training: TrainingRecord) -> str | None:
+    """Return the command of the training, with places to name what is private."""
+    command = training.command
+    if command is None:
+        return None
+    if _starts_from_private(config, training.config or {}):
+        command += " --init path/to/weights"  # else it would start from random ones
+    if "--dataset" not in command.split():
+        command += " --dataset path/to/images"  # else it would be that of the sample
+    return command
+
+
+def _starts_from_private(config: ModelConfig, trained: Mapping[str, Any]) -> bool:
+    """Return whether a training went on from weights that others cannot load."""
+    return config.base is not None and not (trained.get("init") or trained.get("pretrained"))
 
 
 def _average(trained: Mapping[str, Any]) -> dict[str, str]:

@@ -134,6 +134,7 @@ def test_a_model_of_ones_own_is_where_a_run_starts(tmp_path):
     config = tiny(tmp_path, backbone="resnet18", max_steps=1, lr=1e-12, evaluate_every=0)
     folder = effssl.pretrain(config, model=model)
     assert_equal(dict(model.state_dict()), before)
+    assert json.loads((folder / "training.json").read_text())["command"] is None  # it has no name
     made = effssl.from_pretrained(folder)
     assert made.projector_dim == 24
     pairs = zip(made.parameters(), model.parameters(), strict=True)
@@ -236,6 +237,12 @@ def test_a_loss_is_told_which_views_are_not_local_if_it_takes_that(tmp_path):
     effssl.pretrain(one)
     effssl.pretrain(other)
     assert_equal(weights(one), weights(other))
+
+
+def test_a_model_for_one_size_says_how_it_is_made_for_local_views_too(tmp_path):
+    model = effssl.create_model("vit_tiny_patch16_224", projector_dim=16, in_chans=1, img_size=32)
+    with pytest.raises(ValueError, match="32.*make it by .*dynamic_img_size=True"):
+        effssl.pretrain(tiny(tmp_path, local_views=1, local_size=16), model=model)
 
 
 def test_drop_path_is_refused_beside_a_model_to_which_it_would_do_nothing(tmp_path):

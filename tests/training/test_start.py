@@ -256,6 +256,8 @@ def test_only_weights_that_others_can_load_are_named(tmp_path, init):
     assert ("--init" in training["command"]) == named
     prepare(folder, "org/m")
     card = (folder / "README.md").read_text()
+    assert (" --init path/to/weights" in card) != named
+    assert ("those that this training began with are not published" in card) != named
     assert "secret" not in card + json.dumps(training) + (folder / "config.json").read_text()
     name = PACKAGED if named else "test_convnext2-spectral-p256-aug4"
     assert f"from the weights {name}," in " ".join(card.split())
