@@ -184,10 +184,6 @@ class PretrainConfig:
     warmup_epochs: float = setting(10.0, least=0)
     """Epochs of linear warm-up, at most a tenth of the run, before cosine decay to zero."""
 
-    ema: float | None = setting(None, least=0, most=0.999999)
-    """Decay of an exponential moving average of the weights, such as 0.999; the average is what is
-    published and evaluated. It warms up, so that short runs forget the initial weights too. No
-    average if None."""
     layer_decay: float | None = setting(None, least=0, most=1)
     """Factor of the learning rate from each layer to the one below, to go on from a large backbone:
     0.65 to 0.9 are usual. The same rate for all if None."""
@@ -196,6 +192,10 @@ class PretrainConfig:
     included, stays as it is."""
     grad_clip: float | None = setting(None, above=0, on_resume="warn")
     """Largest norm of the gradient; a larger gradient is scaled down to it."""
+    ema: float | None = setting(None, least=0, most=0.999999)
+    """Decay of an exponential moving average of the weights, such as 0.999; the average is what is
+    published and evaluated. It warms up, so that short runs forget the initial weights too. No
+    average if None."""
 
     precision: Precision = setting("auto", on_resume="warn")
     """Precision of the backbone; auto is bf16 where the hardware supports it, else fp32. Losses are
