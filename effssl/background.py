@@ -8,6 +8,8 @@ import re
 import PIL.Image
 from PIL import ImageColor
 
+from effssl.hints import option
+
 BACKGROUND = "white"
 """Background of transparent pixels if none is given."""
 DROP = "drop"
@@ -39,8 +41,8 @@ def color_of(background: str | None) -> tuple[int, int, int] | None:
         red, green, blue = ImageColor.getrgb(background)
     except (ValueError, TypeError):
         raise ValueError(
-            f"background must be a color such as white, black, gray or #ff8800, or {DROP} for the "
-            f"colors beneath transparency; got {str(background)[:100]!r}"
+            f"{option('background')} must be a color such as white, black, gray or #ff8800, or "
+            f"{DROP} for the colors beneath transparency; got {str(background)[:100]!r}"
         ) from None
     return red, green, blue
 

@@ -16,7 +16,8 @@ import effssl
 
 def load(model: torch.nn.Module, split: str) -> torch.utils.data.TensorDataset:
     """Decode, resize and normalize the labelled images of a split of the sample."""
-    source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=1)
+    channels = model.pretrained_cfg["input_size"][0]
+    source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=channels)
     transform = effssl.create_transform(model)
     images, labels = zip(*((transform(image), label) for image, label in source), strict=True)
     return torch.utils.data.TensorDataset(torch.stack(images), torch.tensor(labels))

@@ -15,6 +15,11 @@ from accelerate.utils import set_seed
 import effssl
 
 
+def images_of(rows: list[tuple[torch.Tensor, int]]) -> list[torch.Tensor]:
+    """Return the images of a batch, which may be of any sizes, without their labels."""
+    return [image for image, _ in rows]
+
+
 def main(
     split: str = "train",
     epochs: int = 4,
@@ -30,11 +35,13 @@ def main(
     model = effssl.create_model("test_convnext2", in_chans=1, patch_size=4, views=views)
     loss_fn = effssl.create_loss("vicreg", dim=model.projector_dim)  # or any function of (V, N, D)
     source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=1)
-    loader = torch.utils.data.DataLoader(source, batch_size, True, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        source, batch_size, shuffle=True, drop_last=True, collate_fn=images_of
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for epoch in range(epochs):
-        for images, _ in loader:  # uint8, (N, C, H, W), all of 28 px; and labels
+        for images in loader:  # uint8, N times (C, H, W)
             x = views(images)  # (V, N, C, S, S), normalized
             z = model(x.flatten(0, 1), project=True).unflatten(0, x.shape[:2])  # (V, N, D)
             loss = loss_fn(z)

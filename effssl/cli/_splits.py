@@ -52,6 +52,11 @@ def open_splits(
             return None, _unlabeled(load)
         return None, _named(load, test_split, "--test-split")
     train = _named(load, train_split, "--train-split")
+    if train.label_column is None:
+        raise ValueError(
+            f"the images of split {train.split} have no labels: give labelled ones with --dataset, "
+            f"or measure without labels by --protocols spectrum --test-split {train.split}"
+        )
     load = partial(load, value_range=train.value_range)  # not found anew if it is auto
     if test_split is not None:
         return train, _named(load, test_split, "--test-split")

@@ -34,5 +34,9 @@ class Pretrain:
 
         folder = pretrain(self.config)
         if is_main_process():
+            from effssl.hub._folder import read_training
+
             name = plain(str(folder))
-            print(f"model folder: {name}\nevaluate it:  effssl evaluate {name}")
+            labeled = "knn" in read_training(folder).get("history", {})
+            data = "" if labeled else " --dataset path/to/labelled"
+            print(f"model folder: {name}\nevaluate it:  effssl evaluate {name}{data}")

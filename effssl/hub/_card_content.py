@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from effssl.background import DROP
 from effssl.hub._card_evaluation import (
     data_name,
     evaluation_content,
@@ -107,6 +108,11 @@ def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> li
         f"crop of {side} px, {_values(config)}, mean {_numbers(cfg['mean'])}, std "
         f"{_numbers(cfg['std'])}"
     )
+    if config.background != DROP and cfg["input_size"][0] in (1, 3):
+        transform += (
+            f"; transparent pixels are laid on {config.background}, by effssl alone: lay them "
+            "there before another library drops them"
+        )
     facts += [("Features", f"{model.num_features:,}"), ("Transform", transform)]
     files = [(name, file, "") for name, file in config.files.items()]
     files += [
@@ -221,7 +227,7 @@ def _limits(config: ModelConfig, training: TrainingRecord) -> list[str]:
             + " is code of those who trained it, which is not part of effssl."
         )
     for found in training.evaluation:
-        limits += limits_of(found)
+        limits += limits_of(found, named=len(training.evaluation) > 1)
     limits.append("Features repeat whatever bias the images have; nothing was done about it.")
     return limits
 

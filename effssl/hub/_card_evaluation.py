@@ -72,9 +72,15 @@ def probe_content(evaluations: Sequence[EvaluationRecord]) -> dict | None:
     return None
 
 
-def limits_of(found: EvaluationRecord) -> list[str]:
-    """Return sentences on where the features are not better than a baseline."""
-    return [f"{sentence}." for _, sentence in not_better(found)]
+def limits_of(found: EvaluationRecord, *, named: bool) -> list[str]:
+    """Return sentences on where the features are not better than a baseline.
+
+    Args:
+        found: Evaluation with labels.
+        named: Whether the sentences name its images, as beside another evaluation.
+    """
+    images = f", on {found.test_images:,} images of {data_name(found.dataset)}" if named else ""
+    return [f"{sentence}{images}." for _, sentence in not_better(found)]
 
 
 def _class_names(names: Sequence[str]) -> str:

@@ -262,8 +262,10 @@ def _create_model(
     if start is not None:
         start.describe(model)
     check_input(model)
+    _warn_of_unseen_pixels(model, config.img_size)
     if config.local_views:
         check_input(model, config.local_size)
+        _warn_of_unseen_pixels(model, config.local_size)
     frozen = freeze_unused_parameters(model) if start is None else start.freeze(model)
     if frozen:
         logger.info(
@@ -280,6 +282,19 @@ def _average(
     config: PretrainConfig, model: nn.Module, device: torch.device
 ) -> AveragedWeights | None:
     return None if config.ema is None else AveragedWeights(model, config.ema, device)
+
+
+def _warn_of_unseen_pixels(model: SSLModel, size: int) -> None:
+    """Warn if the patches of a ViT-like backbone leave a rest of each view."""
+    patch = getattr(getattr(model.backbone, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and (rest := size % patch[0]):
+        logger.warning(
+            "views of %d px are no multiple of the patch of %d px: the backbone does not see their "
+            "last %d px",
+            size,
+            patch[0],
+            rest,
+        )
 
 
 def _online_evaluation(

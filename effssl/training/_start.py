@@ -91,6 +91,7 @@ class Start:
         if not self.is_resume:
             self._log(model, self._take_projector(model, config))
             self._compare_range(config)
+            self._compare_size(config)
         return model
 
     def _backbone(self, args: dict, config: PretrainConfig) -> nn.Module:
@@ -167,6 +168,17 @@ class Start:
                 *found,
                 option("value_range"),
                 config.value_range,
+            )
+
+    def _compare_size(self, config: PretrainConfig) -> None:
+        size = self.config.pretrained_cfg.get("input_size", (config.img_size,))[-1]
+        if size != config.img_size:
+            logger.info(
+                "these weights are of images of %d px, this run is of %d px: %s %d keeps theirs",
+                size,
+                config.img_size,
+                option("img_size"),
+                size,
             )
 
     def _log(self, model: SSLModel, projector: str) -> None:

@@ -116,6 +116,7 @@ def _train(config: PretrainConfig, accelerator: Accelerator, own: Own) -> int:
         found, start = find_start(checked, is_main_process=accelerator.is_main_process)
         run = _Run(accelerator, build(found, accelerator, start, own))
         run.open_folder()
+        run.measure_start()
         with StopSignals() as signals:
             return run.train(signals)
 
@@ -154,6 +155,16 @@ class _Run:
                 self._save_model(host_copy(self.state.published.state_dict()), last=False)
                 self.writer.finish()
 
+    def measure_start(self) -> None:
+        """Measure the accuracy before training, if it is measured during training too.
+
+        Nothing is lost by a signal meanwhile, so it ends the process at once.
+        """
+        evaluation = self.parts.evaluation
+        if self.state.step == 0 and evaluation is not None:
+            device, autocast = self.accelerator.device, self.accelerator.autocast
+            self.state.knn_start = evaluation.accuracy(self.state.model, device, autocast)
+
     def train(self, signals: StopSignals) -> int:
         """Train to the end or to a signal; return the signal's number, else 0."""
         state, parts = self.state, self.parts
@@ -165,10 +176,6 @@ class _Run:
             checkpoint_minutes=self.config.checkpoint_minutes,
         )
         state.started = time.perf_counter()
-        evaluation = parts.evaluation
-        if state.step == 0 and evaluation is not None:
-            device, autocast = self.accelerator.device, self.accelerator.autocast
-            state.knn_start = evaluation.accuracy(state.model, device, autocast)
         monitor = Monitor(
             self.accelerator,
             self.config,

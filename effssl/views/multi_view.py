@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -208,15 +209,21 @@ class MultiView:
         return self.render(images.flatten(), plan, channels=channels, dtype=dtype)
 
     def __call__(
-        self, images: Tensor | Image.Image, generator: torch.Generator | None = None
+        self,
+        images: Tensor | Sequence[Tensor] | Image.Image,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Compute random views of a batch, (V, N, C, S, S), or of one PIL image, (V, C, S, S).
+
+        A batch is a tensor (N, C, H, W), or a sequence of N images (C, H, W) of any sizes.
 
         In ``datasets``: ``with_transform(lambda rows: {"views": [f(i) for i in rows["image"]]})``.
         """
         if isinstance(images, Tensor):
             draws = self.draw(len(images), generator, channels=images.shape[1])
             return self.apply(images, draws)
+        if isinstance(images, Sequence):
+            return self._of_several_sizes(images, generator)
         from torchvision.transforms.functional import pil_to_tensor
 
         if images.mode[0] in "IF":  # Pillow would clip at 255
@@ -226,3 +233,14 @@ class MultiView:
             images = images.convert("RGBA" if color else "RGB")
             images = on_color(images, color) if color else images
         return self(pil_to_tensor(images).unsqueeze(0), generator).squeeze(1)
+
+    def _of_several_sizes(
+        self, images: Sequence[Tensor], generator: torch.Generator | None
+    ) -> Tensor:
+        channels = images[0].shape[0]
+        sizes = torch.tensor([image.shape[1:] for image in images])
+        values = channels * sizes.prod(1)
+        draws = self.draw(len(images), generator, channels=channels)
+        plan = self.plan(draws, sizes, values.cumsum(0) - values, channels=channels)
+        pixels = torch.cat([image.flatten() for image in images])
+        return self.render(pixels, plan, channels=channels)

@@ -205,3 +205,9 @@ def test_a_run_keeps_its_baselines_beside_the_model_and_publishes_none(
     capfd.readouterr()
     main(["push", str(run), "me/x", "--dry-run"])
     assert "baselines.json" not in capfd.readouterr().out
+
+
+def test_images_without_labels_are_told_with_what_to_do(model, photos, capsys):
+    line = refused(capsys, model, f"{photos(flat=4)}/flat")
+    assert "have no labels: give labelled ones with --dataset" in line
+    assert "--protocols spectrum --test-split train" in line

@@ -348,3 +348,12 @@ def test_two_epochs_from_weights_are_worth_more_than_two_from_scratch(tmp_path):
             top1[name] = knn(a, labels[0], b, labels[1], k=(20,))[20].top1
         print(f"seed {seed}: " + ", ".join(f"{name} {value:.1f}" for name, value in top1.items()))
         assert top1["weights"] > top1["scratch"] + 1
+
+
+def test_another_size_and_pixels_that_no_patch_holds_are_told(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="effssl"):
+        given = {"init": PACKAGED, "backbone": None, "projector_dim": 256, "img_size": 64}
+        started_model(tiny(tmp_path / "a", **given))
+        started_model(tiny(tmp_path / "b", backbone="vit_tiny_patch16_224", img_size=30))
+    assert "of images of 32 px, this run is of 64 px: img_size 32 keeps theirs" in caplog.text
+    assert "30 px are no multiple of the patch of 16 px: the backbone does not" in caplog.text

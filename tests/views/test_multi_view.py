@@ -109,3 +109,16 @@ def test_a_transparent_picture_is_laid_on_white():
     for picture in (nothing, palette):
         assert views(picture).shape == (1, 3, 16, 16) and views(picture).min() > 0.999
     assert views(Image.new("P", (16, 16))).max() < 0.001
+
+
+def test_a_list_of_images_of_several_sizes_is_a_batch_as_padded_ones_are():
+    images = [torch.randint(256, (3, 20 + i, 31 - 2 * i)).byte() for i in range(4)]
+    padded = torch.zeros(4, 3, 23, 31, dtype=torch.uint8)
+    for place, image in zip(padded, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    multi_view = MultiView("imagenet", views=3, size=16)
+    draws = multi_view.draw(4, torch.Generator().manual_seed(3))
+    expected = multi_view.apply(padded, draws, sizes)
+    found = multi_view(images, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
