@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from effssl.losses import create_loss as create_loss
     from effssl.model import SSLModel as SSLModel
     from effssl.model import create_model as create_model
-    from effssl.model import list_models as list_models
     from effssl.recommendation import recommend as recommend
+    from effssl.timm_backbone import list_models as list_models
     from effssl.training.config import PretrainConfig as PretrainConfig
     from effssl.training.loop import pretrain as pretrain
     from effssl.transform import create_transform as create_transform
@@ -41,7 +41,7 @@ _NAMES = {
     "create_transform": "effssl.transform",
     "extract_features": "effssl.hub.features",
     "from_pretrained": "effssl.hub.pull",
-    "list_models": "effssl.model",
+    "list_models": "effssl.timm_backbone",
     "list_pretrained": "effssl.hub.pull",
     "pretrain": "effssl.training.loop",
     "push_to_hub": "effssl.hub.push",

@@ -21,6 +21,7 @@ LAYERS = (
         "naming",
         "optim",
         "projector",
+        "timm_backbone",
     },
     {"record_checks", "record_tables"},
     {"records"},

@@ -9,8 +9,9 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from effssl.model import SSLModel, build_backbone
+from effssl.model import SSLModel
 from effssl.seeding import derived_seed
+from effssl.timm_backbone import build_backbone
 
 ENCODERS = ("raw pixels", "random initialisation", "pretrained")
 Baselines = Literal["none", "raw", "random", "all"]

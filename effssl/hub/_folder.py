@@ -43,10 +43,11 @@ from effssl.hub._weights import (
     save_weights,
     without_initial_values,
 )
-from effssl.model import SSLModel, build_backbone, untrained_cfg, warn_of_default_input
+from effssl.model import SSLModel, warn_of_default_input
 from effssl.naming import ModelName, loss_word
 from effssl.records import EvaluationRecord, TrainingRecord
 from effssl.shown import one_line, shown
+from effssl.timm_backbone import build_backbone, untrained_cfg
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from effssl.foreign import read_json
 from effssl.hub._base import checked_base
 from effssl.hub._license import LICENSE, License
 from effssl.loss_specs import METHOD, papers_of
-from effssl.model import BACKBONE_ARGS, SSLModel
+from effssl.model import SSLModel
 from effssl.naming import Base, ModelName
 from effssl.projector import LAYERS
 from effssl.shown import shown
+from effssl.timm_backbone import BACKBONE_ARGS
 
 FORMAT_VERSION = 1
 WEIGHT_FILES = {"backbone": "model.safetensors", "projector": "projector.safetensors"}

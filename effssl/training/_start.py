@@ -29,10 +29,11 @@ from effssl.hub._model_config import (
     read_config,
 )
 from effssl.hub.pull import find_model, public_name
-from effssl.model import SSLModel, args_of, build_backbone, check_backbone
+from effssl.model import SSLModel
 from effssl.naming import Base
 from effssl.own import is_object
 from effssl.shown import shown
+from effssl.timm_backbone import args_of, build_backbone, check_backbone
 from effssl.training._agreement import together
 from effssl.training._checkpoint import checkpoints
 from effssl.training._optim import freeze_unused_parameters

@@ -40,7 +40,7 @@ from effssl.evaluation import extract_features, knn, linear_probe, spectrum
 from effssl.evaluation.evaluate import ENCODERS, random_twin
 from effssl.evaluation.knn import K
 from effssl.hub._folder import read_training
-from effssl.model import BACKBONE_ARGS
+from effssl.timm_backbone import BACKBONE_ARGS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "model_cards" / "results.csv"
