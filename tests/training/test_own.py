@@ -20,6 +20,7 @@ from effssl.loss_specs import LOSSES
 from effssl.naming import ModelName
 from effssl.own import name_of
 from effssl.report import write_report
+from effssl.training._checkpoint import load_checkpoint
 from effssl.training._own import Own
 from effssl.views import MultiView, ViewOptions
 from effssl.views.options import DEFAULTS
@@ -40,9 +41,7 @@ def planted(tmp_path, monkeypatch):
 
 
 def weights(config):
-    return torch.load(
-        sorted((config.run_folder / "checkpoints").glob("*"))[-1] / "state.pt", weights_only=True
-    )["model"]
+    return load_checkpoint(config.run_folder)["model"]
 
 
 def test_a_loss_by_its_name_trains_as_the_built_in_one_that_it_calls(tmp_path):
