@@ -25,9 +25,9 @@ from effssl.hub._model_config import (
     ModelConfig,
     checked_config,
     compose_config,
-    known_cfg,
     read_config,
 )
+from effssl.hub._pretrained_cfg import known_cfg
 from effssl.hub.pull import find_model, public_name
 from effssl.model import SSLModel
 from effssl.naming import Base
