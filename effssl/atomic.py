@@ -210,6 +210,14 @@ def wait_for_folder(path: Path, seconds: float = 1.0) -> None:
         time.sleep(0.001)
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is there, also one that is being renewed."""
+    if path.is_dir():
+        return True
+    wait_for_folder(path)
+    return path.is_dir()
+
+
 def _earlier_folders(path: Path) -> list[Path]:
     return [left for left in _left_beside(path) if left.suffix == _EARLIER]
 

@@ -26,6 +26,9 @@ PACKAGED = {
 """Folders of the models in the package, by their names."""
 
 
+_TRIES = 3  # a folder that is renewed meanwhile has no name for a moment
+
+
 def check_model_name(name: str) -> None:
     """Check that a model is here, or can be looked for on the Hub.
 
@@ -35,6 +38,15 @@ def check_model_name(name: str) -> None:
     Raises:
         FileNotFoundError: If it is a path that leads to no folder, or to one without a model.
     """
+    for left in reversed(range(_TRIES)):
+        try:
+            return _check_model_name(name)
+        except FileNotFoundError:
+            if not left:
+                raise
+
+
+def _check_model_name(name: str) -> None:
     kind, _, rest = name.partition(":")
     if kind == "hf-hub":
         return

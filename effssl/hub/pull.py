@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
+from effssl.atomic import is_folder
 from effssl.hub._errors import hub_errors, retried
 from effssl.hub._folder import is_model_folder, load_folder
 from effssl.hub._model_config import WEIGHT_FILES, read_config
@@ -99,7 +100,7 @@ def find_model(
         revision = revision or at or None
         if not HUB_MODEL.fullmatch(name):
             raise FileNotFoundError(f"{name!r} is no repository: one on the Hub is owner/name")
-    elif local.is_dir():
+    elif is_folder(local):
         return local / "model" if (local / "model" / "config.json").is_file() else local
     elif name in PACKAGED:
         if revision is not None:
