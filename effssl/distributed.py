@@ -81,6 +81,14 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
+def from_first_process(x: Tensor) -> Tensor:
+    """Return the first process's ``x``, of one shape on all, without a gradient."""
+    if world_size() > 1:
+        x = x.contiguous()
+        dist.broadcast(x, 0)
+    return x
+
+
 def gather(x: Tensor) -> Tensor:
     """Gather ``x``, of one shape on all W processes, without a gradient: (W, ...)."""
     if world_size() == 1:

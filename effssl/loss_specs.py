@@ -4,10 +4,11 @@ A new loss is a function in ``effssl/losses/<function>.py`` and a record here. T
 of models, the command line, model cards and reports read the record. This module imports no torch,
 so that ``effssl --help`` answers at once; therefore it is not part of ``effssl.losses``.
 
-The default weights are those that Agrawal et al. (`METHOD`) found best for each width D of the
-projector, with batches of 512 images and 2 views (CIFAR-10, ResNet-50). Between two of their widths
-the weight is interpolated linearly in (log D, log weight); beyond them it is that of the nearest
-width. A narrower projector needs a stronger pull toward orthogonality.
+The default weights of Barlow Twins and VICReg are those that Agrawal et al. (`METHOD`) found best
+for each width D of the projector, with batches of 512 images and 2 views (CIFAR-10, ResNet-50).
+Between two of their widths the weight is interpolated linearly in (log D, log weight); beyond them
+it is that of the nearest width. A narrower projector needs a stronger pull toward orthogonality.
+The weights of the losses of others are their authors', for every D.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-LossName = Literal["bt", "vicreg", "spectral"]  # the names in LOSSES, for type checkers and tyro
+# the names in LOSSES, for type checkers and tyro
+LossName = Literal["bt", "vicreg", "spectral", "simclr", "sigreg", "coding_rate", "wmse"]
 
 BARLOW_TWINS_LAMBD = {
     64: 0.04,
@@ -37,6 +39,8 @@ BARLOW_TWINS_LAMBD = {
     8192: 0.0008,
 }
 VICREG_WEIGHT = {64: 20, 128: 20, 256: 25, 512: 25, 1024: 25, 2048: 75, 4096: 200, 8192: 800}
+LEAST_IMAGES = 2
+"""Least number of images of a batch for a loss, unless its record says more."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,33 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Shape of the projections of a batch.
+
+    Attributes:
+        views: Number of views, V.
+        images: Number of images on all processes, N.
+        dim: Width of the projector, D.
+        global_views: Number of views of which one is in each pair that counts, G.
+    """
+
+    views: int
+    images: int
+    dim: int
+    global_views: int
+
+
+@dataclass(frozen=True)
 class Scale:
     """Scale of a part of a loss, which is 0 at best.
 
     Attributes:
         when: When the part is ``value``, in words that follow "for".
-        value: Map the width D of the projector to the value of the part then.
+        value: Map the shape of the projections to the value of the part then.
     """
 
     when: str
-    value: Callable[[int], float]
+    value: Callable[[Shape], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +93,15 @@ class LossSpec:
     Attributes:
         name: Name in configurations and in names of models.
         function: Name of the function, and of its module in ``effssl.losses``.
-        weights: Arguments of the function that the configured weight sets.
+        weights: Arguments of the function that the configured weight sets; none if empty.
         default_weight: Map the width D of the projector to the default weight.
-        blank: Map D and the weight to the loss of projections that are the same for all images.
+        most_weight: Largest weight.
+        blank: Map the shape of the projections and the weight to the loss of projections that are
+            the same for all images.
         nothing_from: Share of ``blank`` from which on nothing is learned.
         parts: Scale of each part that the function returns, by name.
+        least_images: Map the width D of the projector to the least number of images of a batch.
+        draws: Whether the function draws at random, by its argument ``generator``.
         multiview: Forms for more than two views; the function takes ``multiview`` if there are two.
         title: Name in sentences and tables.
         card_tag: Tag of model cards.
@@ -86,30 +111,49 @@ class LossSpec:
 
     name: LossName
     function: str
-    weights: tuple[str, ...]
-    default_weight: Callable[[int], float]
-    blank: Callable[[int, float], float]
+    weights: tuple[str, ...] = ()
+    default_weight: Callable[[int], float] = lambda dim: math.nan
+    most_weight: float = math.inf
+    blank: Callable[[Shape, float], float]
     nothing_from: float
     parts: Mapping[str, Scale]
+    least_images: Callable[[int], int] = lambda dim: LEAST_IMAGES
+    draws: bool = False
     multiview: tuple[str, ...] = ("pairs",)
     title: str
     card_tag: str
     timm_tag: str
     papers: tuple[Paper, ...] = ()
 
-    def explain(self, dim: int, weight: float) -> str:
+    def check_weight(self, weight: float, name: str) -> None:
+        """Raise ValueError if the loss has no weight, or not such a one.
+
+        Args:
+            weight: Weight that is given.
+            name: What it is called where it was given.
+        """
+        if not self.weights:
+            raise ValueError(f"the loss {self.name} has no weight: leave {name} out")
+        if not 0 <= weight <= self.most_weight:
+            most = "0 or more" if self.most_weight == math.inf else f"0 to {self.most_weight:g}"
+            raise ValueError(
+                f"{name} is the {self.weights[0]} of the loss {self.name}, {most}; got {weight}"
+            )
+
+    def explain(self, shape: Shape, weight: float) -> str:
         """Return a sentence about the scale of the loss and its parts.
 
         Args:
-            dim: Width D of the projector.
+            shape: Shape of the projections of a batch.
             weight: Weight of the loss.
         """
         parts = ", ".join(
-            f"{name} {scale.value(dim):.4g} for {scale.when}" for name, scale in self.parts.items()
+            f"{name} {scale.value(shape):.4g} for {scale.when}"
+            for name, scale in self.parts.items()
         )
         title = self.title[0].upper() + self.title[1:]
         return (
-            f"{title} is {self.blank(dim, weight):.4g} where nothing is learned, and lower is "
+            f"{title} is {self.blank(shape, weight):.4g} where nothing is learned, and lower is "
             f"better; its parts are 0 at best, {parts}"
         )
 
@@ -134,6 +178,21 @@ def vicreg_weight(dim: int) -> float:
 def spectral_beta(dim: int) -> float:
     """Return the default weight of the orthogonality term of the spectral loss: 1 for every D."""
     return 1.0
+
+
+def simclr_temperature(dim: int) -> float:
+    """Return the default temperature of SimCLR: 0.2 for every D."""
+    return 0.2
+
+
+def sigreg_lambd(dim: int) -> float:
+    """Return the default share of the statistic in SIGReg: 0.05, the authors', for every D."""
+    return 0.05
+
+
+def coding_rate_invariance(dim: int) -> float:
+    """Return the default weight of invariance beside the coding rate: 200, the authors'."""
+    return 200.0
 
 
 def _interpolate(table: Mapping[int, float], dim: int) -> float:
@@ -180,6 +239,68 @@ VICREG = Paper(
   year={2022}
 }""",
 )
+SIMCLR = Paper(
+    arxiv="2002.05709",
+    bibtex="""@inproceedings{chen2020simple,
+  title={A Simple Framework for Contrastive Learning of Visual Representations},
+  author={Chen, Ting and Kornblith, Simon and Norouzi, Mohammad and Hinton, Geoffrey},
+  booktitle={International Conference on Machine Learning},
+  year={2020}
+}""",
+)
+LEJEPA = Paper(
+    arxiv="2511.08544",
+    bibtex="""@misc{balestriero2025lejepa,
+  title={{LeJEPA}: Provable and Scalable Self-Supervised Learning Without the Heuristics},
+  author={Balestriero, Randall and LeCun, Yann},
+  year={2025},
+  eprint={2511.08544},
+  archivePrefix={arXiv}
+}""",
+)
+EMP_SSL = Paper(
+    arxiv="2304.03977",
+    bibtex="""@misc{tong2023empssl,
+  title={{EMP-SSL}: Towards Self-Supervised Learning in One Training Epoch},
+  author={Tong, Shengbang and Chen, Yubei and Ma, Yi and LeCun, Yann},
+  year={2023},
+  eprint={2304.03977},
+  archivePrefix={arXiv}
+}""",
+)
+W_MSE = Paper(
+    arxiv="2007.06346",
+    bibtex="""@inproceedings{ermolov2021whitening,
+  title={Whitening for Self-Supervised Representation Learning},
+  author={Ermolov, Aleksandr and Siarohin, Aliaksandr and Sangineto, Enver and Sebe, Nicu},
+  booktitle={International Conference on Machine Learning},
+  year={2021}
+}""",
+)
+_ZERO_STATISTIC = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))
+"""Statistic of Epps and Pulley of N numbers that are all 0, divided by N."""
+
+
+def _unrelated_from_mean(shape: Shape) -> float:
+    """Return the mean squared distance of views from the mean of the global ones.
+
+    It is that of views that are unrelated and of variance 1: 1 - 1/G for a global view, which is
+    part of the mean, and 1 + 1/G for another.
+    """
+    views, g = shape.views, shape.global_views
+    return (g * (1 - 1 / g) + (views - g) * (1 + 1 / g)) / views
+
+
+def _largest_rate(shape: Shape, eps: float = 0.2) -> float:
+    """Return the coding rate of rows that are spread evenly over all directions."""
+    rank = min(shape.images, shape.dim)
+    return rank / 2 * math.log1p(shape.dim / (rank * eps))
+
+
+def _least_rate(shape: Shape, eps: float = 0.2) -> float:
+    """Return the coding rate of rows that are all the same."""
+    return math.log1p(shape.dim / eps) / 2
+
 
 _SPECS = (
     LossSpec(
@@ -187,11 +308,11 @@ _SPECS = (
         function="barlow_twins",
         weights=("lambd",),
         default_weight=barlow_twins_lambd,
-        blank=lambda dim, weight: dim,
+        blank=lambda shape, weight: shape.dim,
         nothing_from=0.93,
         parts={
-            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 1),
-            "redundancy": Scale(_SAME_DIMENSIONS, lambda dim: dim - 1),
+            "invariance": Scale(_UNRELATED_VIEWS, lambda shape: 1),
+            "redundancy": Scale(_SAME_DIMENSIONS, lambda shape: shape.dim - 1),
         },
         multiview=("pairs", "mean"),
         title="Barlow Twins",
@@ -204,12 +325,12 @@ _SPECS = (
         function="vicreg",
         weights=("invariance", "variance"),
         default_weight=vicreg_weight,
-        blank=lambda dim, weight: 0.99 * weight,  # 1e-4 is added to the variance
+        blank=lambda shape, weight: 0.99 * weight,  # 1e-4 is added to the variance
         nothing_from=0.95,
         parts={
-            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 2),
-            "variance": Scale(_SAME_IMAGES, lambda dim: 0.99),
-            "covariance": Scale(_SAME_DIMENSIONS, lambda dim: 2 * (dim - 1)),
+            "invariance": Scale(_UNRELATED_VIEWS, lambda shape: 2),
+            "variance": Scale(_SAME_IMAGES, lambda shape: 0.99),
+            "covariance": Scale(_SAME_DIMENSIONS, lambda shape: 2 * (shape.dim - 1)),
         },
         title="VICReg",
         card_tag="vicreg",
@@ -221,18 +342,90 @@ _SPECS = (
         function="spectral",
         weights=("beta",),
         default_weight=spectral_beta,
-        blank=lambda dim, weight: dim * weight,
+        blank=lambda shape, weight: shape.dim * weight,
         nothing_from=1.0,  # it falls by 1 at most for each dimension that a batch fills
         parts={
-            "invariance": Scale(_UNRELATED_VIEWS, lambda dim: 1),
-            "orthogonality": Scale(_SAME_IMAGES, lambda dim: 1),
+            "invariance": Scale(_UNRELATED_VIEWS, lambda shape: 1),
+            "orthogonality": Scale(_SAME_IMAGES, lambda shape: 1),
         },
         title="the spectral loss",
         card_tag="spectral-contrastive",  # stays, since published cards have it
         timm_tag="spectral",
     ),
+    LossSpec(
+        name="simclr",
+        function="simclr",
+        weights=("temperature",),
+        default_weight=simclr_temperature,
+        blank=lambda shape, weight: math.log1p(shape.views * (shape.images - 1)),
+        nothing_from=0.97,
+        parts={
+            "invariance": Scale(_UNRELATED_VIEWS, lambda shape: 1),
+            "uniformity": Scale(_SAME_IMAGES, lambda shape: 1),
+        },
+        title="SimCLR",
+        card_tag="simclr",
+        timm_tag="simclr",
+        papers=(SIMCLR,),
+    ),
+    LossSpec(
+        name="sigreg",
+        function="sigreg",
+        weights=("lambd",),
+        default_weight=sigreg_lambd,
+        most_weight=1.0,
+        blank=lambda shape, weight: weight * _ZERO_STATISTIC * shape.images,
+        nothing_from=0.95,
+        parts={
+            "invariance": Scale(_UNRELATED_VIEWS, _unrelated_from_mean),
+            "normality": Scale("projections that are all 0", lambda shape: _ZERO_STATISTIC),
+        },
+        draws=True,
+        title="SIGReg",
+        card_tag="sigreg",
+        timm_tag="sigreg",
+        papers=(LEJEPA,),
+    ),
+    LossSpec(
+        name="coding_rate",
+        function="coding_rate",
+        weights=("invariance",),
+        default_weight=coding_rate_invariance,
+        blank=lambda shape, weight: _largest_rate(shape) - _least_rate(shape),
+        nothing_from=0.95,
+        parts={
+            "invariance": Scale(
+                _UNRELATED_VIEWS, lambda shape: 1 - math.sqrt(shape.global_views) / shape.views
+            ),
+            "rate": Scale(
+                _SAME_IMAGES, lambda shape: 1 - _least_rate(shape) / _largest_rate(shape)
+            ),
+        },
+        title="the coding rate",
+        card_tag="emp-ssl",
+        timm_tag="codingrate",
+        papers=(EMP_SSL,),
+    ),
+    LossSpec(
+        name="wmse",
+        function="wmse",
+        blank=lambda shape, weight: 2,
+        nothing_from=0.97,
+        parts={"invariance": Scale(_UNRELATED_VIEWS, lambda shape: 1)},
+        least_images=lambda dim: dim + 1,
+        draws=True,
+        title="W-MSE",
+        card_tag="w-mse",
+        timm_tag="wmse",
+        papers=(W_MSE,),
+    ),
 )
 LOSSES: dict[str, LossSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def least_images(loss: str, dim: int) -> int:
+    """Return the least number of images of a batch for a loss at a width of the projector."""
+    return LOSSES[loss].least_images(dim) if loss in LOSSES else LEAST_IMAGES
 
 
 def papers_of(loss: str) -> tuple[Paper, ...]:

@@ -14,12 +14,16 @@ BLOCK_ELEMENTS = 2**21
 ACCELERATOR_BLOCK_BYTES = 2**28
 
 
+def elements(z: Tensor) -> int:
+    """Return how many elements of the type and device of z a block has."""
+    on_cpu = z.device.type == "cpu"
+    return BLOCK_ELEMENTS if on_cpu else ACCELERATOR_BLOCK_BYTES // z.element_size()
+
+
 def row_blocks(z: Tensor) -> tuple[Tensor, ...]:
     """Split z, shape (V, N, D), into blocks of consecutive rows, without a copy."""
     views, _, dim = z.shape
-    on_cpu = z.device.type == "cpu"
-    elements = BLOCK_ELEMENTS if on_cpu else ACCELERATOR_BLOCK_BYTES // z.element_size()
-    return z.split(max(1, elements // (views * dim)), dim=1)
+    return z.split(max(1, elements(z) // (views * dim)), dim=1)
 
 
 def add_up(blocks: Iterable[Tensor]) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any
 
 from effssl.hints import did_you_mean
 from effssl.loss_specs import LOSSES
-from effssl.losses._projections import check_weights
 
 
 def create_loss(
@@ -21,21 +20,24 @@ def create_loss(
     """Create a loss, with the default weight for the width of the projector unless one is given.
 
     Args:
-        name: "bt" (Barlow Twins), "vicreg" or "spectral".
+        name: "bt" (Barlow Twins), "vicreg", "spectral", "simclr", "sigreg", "coding_rate" or
+            "wmse".
         dim: Width D of the projector, >= 1.
         weight: Weight of orthogonality in bt (lambd) and spectral (beta); in vicreg that of both
-            invariance and variance, beside a covariance of 1. If None, the default for the width
-            dim, see `effssl.loss_specs`; in spectral 1.
+            invariance and variance, beside a covariance of 1; temperature of simclr, share of the
+            statistic in sigreg (lambd), weight of invariance in coding_rate; wmse has none. If
+            None, the default for the width dim, see `effssl.loss_specs`.
         multiview: "pairs" or "mean", see ``barlow_twins``; the other losses have one form, "pairs".
         global_views: Number of global views, which come first in z; pairs of two others do not
             count. All pairs count if None.
 
     Returns:
-        A function of z, shape (V, N, D), with the keyword ``return_parts``.
+        A function of z, shape (V, N, D), with the keyword ``return_parts``, and for a loss that
+        draws at random ``generator``.
 
     Raises:
-        ValueError: If the name is unknown, dim < 1, the weight is negative, or the loss has no such
-            multi-view form.
+        ValueError: If the name is unknown, dim < 1, the weight is not one of the loss, or the loss
+            has no such multi-view form.
     """
     if name not in LOSSES:
         hint = did_you_mean(name, LOSSES)
@@ -44,9 +46,9 @@ def create_loss(
         raise ValueError(f"dim must be the projector's width, 1 or more, got {dim}")
     if multiview not in ("pairs", "mean"):
         raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
-    if weight is not None:
-        check_weights(weight=weight)
     spec = LOSSES[name]
+    if weight is not None:
+        spec.check_weight(weight, "weight")
     if multiview not in spec.multiview:
         able = " and ".join(repr(loss.name) for loss in LOSSES.values() if "mean" in loss.multiview)
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from effssl.loss_specs import LOSSES
+from effssl.loss_specs import LOSSES, Shape
 from effssl.training.config import PretrainConfig
 
 
@@ -22,18 +22,20 @@ class LossScale:
 
     def __init__(self, config: PretrainConfig) -> None:
         self._name, self._spec = config.loss, LOSSES.get(config.loss)
-        self._dim, weight = config.projector_dim, config.loss_weight
+        views, dim, weight = config.all_views, config.projector_dim, config.loss_weight
+        global_views = views if config.local_pairs else config.views
+        self._shape = Shape(views, config.batch_size, dim, global_views)
         self.blank = math.nan
         if self._spec is None:
             return
-        self._weight = self._spec.default_weight(self._dim) if weight is None else weight
-        self.blank = self._spec.blank(self._dim, self._weight)
+        self._weight = self._spec.default_weight(dim) if weight is None else weight
+        self.blank = self._spec.blank(self._shape, self._weight)
 
     def explain(self) -> str:
         """Return a sentence about what the loss and its parts can be."""
         if self._spec is None:
             return f"The loss is {self._name}, of one's own, whose scale is not known"
-        return self._spec.explain(self._dim, self._weight)
+        return self._spec.explain(self._shape, self._weight)
 
     def nothing_learned(self, loss: float) -> bool:
         """Return whether a loss is about that of projections that do not tell images apart."""
@@ -55,7 +57,7 @@ class LossScale:
         said = []
         for name, value in parts.items():
             scale = self._spec.parts.get(name) if self._spec else None
-            of = "" if scale is None else f" of {scale.value(self._dim):.4g}"
+            of = "" if scale is None else f" of {scale.value(self._shape):.4g}"
             said.append(f"{name} {value:.3g}{of}")
         return ", ".join(said)
 

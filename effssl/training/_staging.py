@@ -14,7 +14,6 @@ from effssl.distributed import gather_counts
 from effssl.seeding import seeded_generator
 from effssl.views import MultiView
 
-LEAST_IMAGES = 2  # of a global batch, for the statistics of a loss
 _FUSED = "cuda"  # type of device whose kernels read the plan on the device
 
 

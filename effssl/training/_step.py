@@ -12,7 +12,8 @@ from torch import Tensor
 
 from effssl.chunk_statistics import ChunkStatistics, kept_statistics
 from effssl.distributed import all_reduce_, rows_known, world_size
-from effssl.seeding import derived_seed
+from effssl.own import takes
+from effssl.seeding import derived_seed, seeded_generator
 from effssl.training._staging import StagedBatch
 from effssl.views import MultiView
 
@@ -51,7 +52,7 @@ class TrainStep:
         model: The prepared `SSLModel`.
         views: Views of each size.
         loss_fn: Loss of projections of shape (V, n, D), from `create_loss`.
-        seed: Seed of the run, for dropout.
+        seed: Seed of the run, for dropout and what the loss draws.
         fp64: Compute in float64.
         in_chunks: Pass the chunks of a batch one at a time.
         frozen_steps: Steps at the start in which the backbone is frozen.
@@ -74,6 +75,7 @@ class TrainStep:
         self.accelerator = accelerator
         self.model, self.net = model, accelerator.unwrap_model(model)
         self.views, self.loss_fn = views, loss_fn
+        self.loss_draws = takes(loss_fn, "generator")
         self.seed, self.fp64, self.in_chunks = seed, fp64, in_chunks
         self.frozen_steps, self.recomputes = frozen_steps, recomputes
         self.dtype = torch.float64 if fp64 else torch.float32
@@ -104,7 +106,7 @@ class TrainStep:
         hook = self.net.projector.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         with hook:
             z = self._pass(self._project, batch, step, 0)
-        loss, parts = self.loss_fn(z, return_parts=True)
+        loss, parts = self._loss(z, step)
         # batch norms must not count a batch again when their outputs are computed again
         with kept_statistics(self.net.backbone) if self.recomputes else nullcontext():
             self.accelerator.backward(loss)
@@ -122,7 +124,7 @@ class TrainStep:
                     features.append(self._pass(self._features, batch, step, i))
             sizes = [part.shape[1] for part in features]
             features = torch.cat(features, dim=1).requires_grad_()
-            output = self._project_features(features, watch)
+            output = self._project_features(features, step, watch)
             statistics.weigh(None)
             for i, grad in zip(passes, features.grad.split(sizes, dim=1), strict=True):
                 self._pass(self._features, batch, step, i).backward(grad)
@@ -134,21 +136,29 @@ class TrainStep:
         with torch.no_grad():
             features = [self._pass(self._features, batch, step, i) for i in _passes(batch)]
         backbone.train()
-        output = self._project_features(torch.cat(features, dim=1), watch)
+        output = self._project_features(torch.cat(features, dim=1), step, watch)
         self._average_gradients()
         return output
 
-    def _project_features(self, features: Tensor, watch: bool) -> StepOutput:
+    def _loss(self, z: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and its parts; what it draws depends on the seed and the step alone."""
+        if self.loss_draws:
+            generator = seeded_generator(self.seed, "loss", step)
+            return self.loss_fn(z, return_parts=True, generator=generator)
+        return self.loss_fn(z, return_parts=True)
+
+    def _project_features(self, features: Tensor, step: int, watch: bool) -> StepOutput:
         """Write the gradient of the projector, and that of the features if they need one.
 
         Args:
             features: Features of all views of a batch, (V, n, F).
+            step: Number of steps done before.
             watch: Also return features and projections.
         """
         with self.accelerator.autocast():
             z = self.net.projector(features.flatten(0, 1))
         z = z.reshape(*features.shape[:2], z.shape[-1])
-        loss, parts = self.loss_fn(z, return_parts=True)
+        loss, parts = self._loss(z, step)
         self.accelerator.backward(loss)
         watched = (features[0].detach(), z[0].detach()) if watch else (None, None)
         return StepOutput(loss.detach(), parts, *watched)

@@ -18,7 +18,7 @@ from effssl.atomic import write_json
 from effssl.background import BACKGROUND, DROP, color_of
 from effssl.foreign import load_json
 from effssl.hints import did_you_mean, nearest, option, options_as_flags
-from effssl.loss_specs import LossName
+from effssl.loss_specs import LOSSES, LossName, least_images
 from effssl.naming import ModelName, loss_word
 from effssl.own import FromFile, OwnName, is_own
 from effssl.training._fields import (
@@ -103,12 +103,15 @@ class PretrainConfig:
     """Probability that the last residual block is skipped for an image (stochastic depth), rising
     to that from block to block; drawn in each process on its own."""
     loss: GivenLoss = setting("bt")
-    """Loss: bt (Barlow Twins), vicreg, spectral, or a function of one's own of projections
-    (V, N, D), such as my_losses:contrast for contrast in my_losses.py of the current folder."""
+    """Loss: bt (Barlow Twins), vicreg, spectral, simclr (NT-Xent), sigreg (LeJEPA), coding_rate
+    (EMP-SSL), wmse (W-MSE), or a function of one's own of projections (V, N, D), such as
+    my_losses:contrast for contrast in my_losses.py of the current folder."""
     loss_weight: float | None = setting(None, above=0)
     """Weight of the orthogonality term in bt (lambd) and spectral (beta), or of the invariance and
-    variance terms in vicreg, whose covariance term has weight 1. If None, it follows from
-    projector_dim, and is 1 for spectral."""
+    variance terms in vicreg, whose covariance term has weight 1; temperature of simclr, share of
+    the statistic in sigreg (lambd), weight of invariance in coding_rate; wmse has none. If None,
+    it follows from projector_dim in bt and vicreg, and is 1, 0.2, 0.05 and 200 in spectral, simclr,
+    sigreg and coding_rate."""
     multiview: MultiViewForm = setting("pairs")
     """How bt compares more than two views: every pair, or each view with the mean of the others."""
 
@@ -258,7 +261,7 @@ class PretrainConfig:
                 f"{option('value_range')} must rise from LOW to HIGH; got {self.value_range}"
             )
         color_of(self.background)
-        self._check_own_loss()
+        self._check_loss()
         self.view.check_lengths(self.views, self.in_chans)
         _check_local_views(self)
         if self.output is not None:
@@ -269,7 +272,16 @@ class PretrainConfig:
                 "anew"
             )
 
-    def _check_own_loss(self) -> None:
+    def _check_loss(self) -> None:
+        least = least_images(self.loss, self.projector_dim)
+        if self.batch_size < least:
+            raise ValueError(
+                f"{option('loss')} {self.loss} needs {least} or more images in a batch for "
+                f"{option('projector_dim')} {self.projector_dim}; {option('batch_size')} is "
+                f"{self.batch_size}: take a larger batch or a narrower projector"
+            )
+        if self.loss in LOSSES and self.loss_weight is not None:
+            LOSSES[self.loss].check_weight(self.loss_weight, option("loss_weight"))
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in ("loss_weight", "multiview", "local_pairs") if is_own(self.loss) else ():
             if getattr(self, name) != defaults[name]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from effssl.distributed import all_reduce_max, is_lost_connection, rows_known
 from effssl.hub._folder import is_model_folder, read_training, save_pretrained
 from effssl.liveness import heartbeat, lost_connection, silent_processes, wait_with_others
+from effssl.loss_specs import least_images
 from effssl.model import SSLModel
 from effssl.processes import check_main_guard, explain_lost_workers
 from effssl.training._agreement import check_same_flags, together
@@ -34,7 +35,7 @@ from effssl.training._run_folder import (
     open_run_folder,
     tolerate_disk_full,
 )
-from effssl.training._staging import LEAST_IMAGES, StagedBatch, StagedBatches
+from effssl.training._staging import StagedBatch, StagedBatches
 from effssl.training._start import find_start, named
 from effssl.training._step import StepOutput
 from effssl.training._stop import SAVE, Requests, StopSignals, raise_for, signal_of
@@ -131,6 +132,7 @@ class _Run:
         self.update = Update(
             self.state.model, self.state.optimizer, self.state.scaler, self.config.grad_clip
         )
+        self.least_images = least_images(self.config.loss, self.config.projector_dim)
 
     def open_folder(self) -> None:
         """Create the run folder, or restore the state of the run in it."""
@@ -204,7 +206,7 @@ class _Run:
         state, faults = self.state, self.state.faults
         state.broken.add(batch.broken)
         self.parts.schedule.step_update(state.step)
-        if sum(batch.images) < LEAST_IMAGES:
+        if sum(batch.images) < self.least_images:
             return self._skip(batch, batches, monitor)
         state.optimizer.zero_grad()
         faults.before_step()
@@ -253,7 +255,7 @@ class _Run:
                 state.step,
                 sum(batch.images),
                 self.config.batch_size,
-                LEAST_IMAGES,
+                self.least_images,
             )
         more = self._evaluate(monitor)
         lr = top_rate(state.optimizer)

@@ -19,11 +19,12 @@ from pathlib import Path
 import tyro
 
 from effssl import PretrainConfig
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_specs import LOSSES, barlow_twins_lambd
 
 WIDTHS = (64, 256, 1024, 8192)
 REFERENCE_WIDTH = 8192
 SMALL_WIDTH = 256
+LOSS_WIDTHS = (64, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +118,22 @@ def longer(scale: Scale) -> Iterator[PretrainConfig]:
     yield scale.run(views=4, epochs=4, loss="spectral")
 
 
+def losses(scale: Scale) -> Iterator[PretrainConfig]:
+    """Which loss is best, with 4 views of an image and equal epochs, at each of two widths?"""
+    for dim in LOSS_WIDTHS:
+        for name, spec in LOSSES.items():
+            if spec.least_images(dim) <= scale.reference.batch_size:
+                yield scale.run(views=4, loss=name, projector_dim=dim)
+
+
 def first(scale: Scale) -> Iterator[PretrainConfig]:
     """What does the first command of README.md reach?"""
     yield scale.reference
 
 
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
-    study.__name__: study for study in (views, width, data, form, weight, vicreg, longer, first)
+    study.__name__: study
+    for study in (views, width, data, form, weight, vicreg, longer) + (losses, first)
 }
 _ONE_SEED = ("weight", "vicreg", "longer")
 
@@ -233,9 +243,28 @@ IMAGENET100 = Scale(
 README = Scale(
     readme_command(), images=10_000, test_split="test", width_batch_size=64, studies=("first",)
 )
+# the backbone and views of README.md; W-MSE at width 256 would take a batch of more than 256 images
+LOSS_SCALE = Scale(
+    PretrainConfig(
+        **_FASHION,
+        backbone="convnext_zepto_rms",
+        patch_size=4,
+        projector_dim=LOSS_WIDTHS[-1],
+        views=4,
+        batch_size=128,
+        epochs=3,
+        lr=2e-3,
+        cpu=True,
+    ),
+    images=10_000,
+    test_split="test",
+    width_batch_size=128,
+    studies=("losses",),
+)
 SCALES = {
     "readme": (README,),
     "cpu": (CPU,),
+    "losses": (LOSS_SCALE,),
     "gpu": (GPU,),
     "paper": (CIFAR10, STL10, IMAGENET100),
 }

@@ -1,6 +1,7 @@
 """Run the experiments of one scale, or resume them, and collect their results in a table.
 
     python examples/reproduce/run.py --scale cpu               # hours on two cores
+    python examples/reproduce/run.py --scale losses            # an hour and a half on two cores
     python examples/reproduce/run.py --scale gpu               # minutes a run on one GPU
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
@@ -202,11 +203,12 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
 
 
 def main(
-    scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu",
+    scale: Literal["readme", "cpu", "losses", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
     study: tuple[
-        Literal["form", "views", "width", "data", "weight", "vicreg", "longer", "first"], ...
+        Literal["form", "views", "width", "data", "weight", "vicreg", "longer", "losses", "first"],
+        ...,
     ] = tuple(STUDIES),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float | None = None,
@@ -215,7 +217,8 @@ def main(
     """Run the experiments that have no line in the table yet.
 
     Args:
-        scale: cpu, gpu, paper, or readme for the first command of README.md.
+        scale: cpu, losses (every loss at two widths), gpu, paper, or readme for the first command
+            of README.md.
         runs: Parent of the run folders; their models are kept.
         results: Path of the table.
         study: Studies to run; experiments.py says what each asks.
