@@ -34,8 +34,7 @@ class _AllRows(torch.autograd.Function):
 
 def _shuffled(counts: list[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Draw an order of the images of all processes, as rows of what `_AllRows` gathers."""
-    place = generator.device if generator else "cpu"
-    order = torch.randperm(sum(counts), generator=generator, device=place)
+    order = torch.randperm(sum(counts), generator=generator, device=generator and generator.device)
     order = order.to(device, non_blocking=True)  # else the host waits
     if len(counts) == 1:
         return order
@@ -47,11 +46,10 @@ def _shuffled(counts: list[int], generator: torch.Generator | None, device: torc
 def _whiten(x: Tensor, eps: float) -> Tensor:
     """Whiten rows by the inverse Cholesky factor of their covariance; shape (..., n, D)."""
     x = x - x.mean(-2, keepdim=True)
-    covariance = x.mT @ x / (x.shape[-2] - 1)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    ridge = eps * diagonal.mean(-1, keepdim=True) + 1e-30  # so that rows all the same become 0
-    covariance = covariance + ridge.expand_as(diagonal).diag_embed()
-    factor, _ = torch.linalg.cholesky_ex(covariance)  # it does not wait for the device
+    ridge = eps * x.square().mean((-2, -1), keepdim=True) + 1e-30  # rows all the same become 0
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    covariance = x.mT @ x / (x.shape[-2] - 1) + ridge * identity
+    factor = torch.linalg.cholesky_ex(covariance).L  # it does not wait for the device
     return torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
 
 
@@ -86,12 +84,10 @@ def wmse(
 
         mean_{n, a < b} (2 - 2 cos(w_an, w_bn))
 
-    without a sum over pairs, in float64. It is 2 for unrelated views and for projections that are
-    the same for all images.
+    in float64 and without pairs. It is 2 for unrelated views, and for projections all the same.
 
     This equals the code of Ermolov et al. for eps 0 and an N that size divides, as their code asks.
-    Here eps times the mean variance is added to the diagonal of each covariance, so that dimensions
-    may be dependent. They take 2 D images: 128 for D = 64, 256 for D = 128.
+    Here eps times the mean variance is added to each covariance. They take 2 D images.
 
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
@@ -99,8 +95,8 @@ def wmse(
         size: Least number of images of a sub-batch, unless there are fewer images; 2 D if None.
         eps: Ridge relative to the mean variance, >= 0.
         generator: Source of the order, of process 0 for all; torch's default one if None.
-        global_views: Number of global views, G, which come first in z; pairs of two others do not
-            count. All pairs count if None.
+        global_views: Number of global views, G, which come first in z; all if None. Pairs of two
+            others do not count.
         return_parts: Also return the detached "invariance", 1 minus the mean cosine: half the loss.
 
     Returns:
@@ -115,20 +111,19 @@ def wmse(
     with torch.autocast(z.device.type, enabled=False):
         if not eps >= 0:
             raise ValueError(f"eps is a share of the mean variance, 0 or more, got {eps}")
-        views, _, dim = z.shape
-        g = check_global_views(global_views, views)
+        g = check_global_views(global_views, len(z))
         images, processes = sum(counts), len(counts)
-        number = _sub_batches(images, dim, size)
+        number = _sub_batches(images, z.shape[-1], size)
         parts = _shuffled(counts, generator, z.device).tensor_split(number)
         own = parts[dist.get_rank() :: processes] if processes > 1 else parts
         rows = _AllRows.apply(z, counts) if processes > 1 else z
-        dtype = torch.float32 if z.device.type == "mps" else torch.float64
-        cosines = rows[:, :0].sum(dtype=dtype)  # on the graph if this process has no sub-batch
+        cosines = rows[:, :0].double().sum()  # on the graph if this process has no sub-batch
         for length in {len(part) for part in own}:
             index = torch.stack([part for part in own if len(part) == length])
-            w = normalize(_whiten(rows[:, index].to(dtype), eps), dim=-1)  # (V, parts, n, D)
+            w = normalize(_whiten(rows[:, index].double(), eps), dim=-1)  # (V, parts, n, D)
             squares, total = w[:g].square().sum(), w[:g].sum(0)
             cosines = cosines + ((total * (total + 2 * w[g:].sum(0))).sum() - squares) / 2
-        cosine = all_reduce_sum(cosines) / (images * count_pairs(views, g))
-        invariance = (1 - cosine).to(z.dtype)
-    return (2 * invariance, {"invariance": invariance.detach()}) if return_parts else 2 * invariance
+        invariance = (1 - all_reduce_sum(cosines) / (images * count_pairs(len(z), g))).to(z.dtype)
+    if not return_parts:
+        return 2 * invariance
+    return 2 * invariance, {"invariance": invariance.detach()}

@@ -14,10 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from effssl.distributed import all_reduce_sum
 from effssl.losses import _gram as gram
-from effssl.losses import barlow_twins, spectral, vicreg
+from effssl.losses import barlow_twins, coding_rate, sigreg, simclr, spectral, vicreg, wmse
 
 WEIGHTS = (25.0, 15.0, 2.0)
 GLOBAL = 2  # of the views, where not all pairs count
+
+
+def wider(z: torch.Tensor) -> torch.Tensor:
+    return torch.cat([z, z.square()], -1)
+
+
+def own_generator() -> torch.Generator:
+    """Different on each process, so that only what process 0 draws gives the expected loss."""
+    return torch.Generator().manual_seed(1 + dist.get_rank())
+
+
 LOSSES = {
     "barlow_twins pairs": (
         lambda z: barlow_twins(z, lambd=0.03),
@@ -56,6 +67,42 @@ LOSSES = {
     "spectral with global views": (
         lambda z: spectral(z, beta=0.7, global_views=GLOBAL),
         lambda z: references.spectral(z, 0.7, GLOBAL),
+    ),
+    "coding rate": (
+        lambda z: coding_rate(z, eps=0.3, invariance=7.0),
+        lambda z: references.coding_rate(z, 0.3, 7.0),
+    ),
+    "coding rate of wider projections with global views": (
+        lambda z: coding_rate(wider(z), eps=0.3, invariance=7.0, global_views=GLOBAL),
+        lambda z: references.coding_rate(wider(z), 0.3, 7.0, GLOBAL),
+    ),
+    "wmse": (
+        lambda z: wmse(z[..., :3], size=5, generator=own_generator()),
+        lambda z: references.wmse(z[..., :3], references.sub_batches(z.shape[1], 5, 1), 1e-6),
+    ),
+    "wmse with global views": (
+        lambda z: wmse(z[..., :3], size=5, generator=own_generator(), global_views=GLOBAL),
+        lambda z: references.wmse(
+            z[..., :3], references.sub_batches(z.shape[1], 5, 1), 1e-6, GLOBAL
+        ),
+    ),
+    "simclr": (
+        lambda z: simclr(z, temperature=0.5),
+        lambda z: references.simclr(z, 0.5),
+    ),
+    "simclr, debiased, with global views": (
+        lambda z: simclr(z, temperature=0.5, positive_prior=0.1, global_views=GLOBAL),
+        lambda z: references.simclr(z, 0.5, 0.1, GLOBAL),
+    ),
+    "sigreg": (
+        lambda z: sigreg(z, lambd=0.3, directions=7, generator=own_generator()),
+        lambda z: references.sigreg(z, 0.3, references.random_directions(z.shape[2], 7, 1)),
+    ),
+    "sigreg with global views": (
+        lambda z: sigreg(
+            z, lambd=0.3, directions=7, generator=own_generator(), global_views=GLOBAL
+        ),
+        lambda z: references.sigreg(z, 0.3, references.random_directions(z.shape[2], 7, 1), GLOBAL),
     ),
 }
 SPLITS = {

@@ -1,5 +1,6 @@
 """The losses typed again from papers and authors' code, slow and plain, on one process."""
 
+import math
 from itertools import combinations
 
 import torch
@@ -134,3 +135,123 @@ def views_of_images(views: int, images: int, dim: int, *, seed: int = 0) -> Tens
 
     z = normal(images, dim) + 0.5 * normal(images, 1) + 0.7 * normal(views, images, dim)
     return z * (0.3 + normal(dim).abs()) + normal(views, 1, dim)
+
+
+def coding_rate(z: Tensor, eps: float, invariance: float, global_views: int | None = None):
+    """tsb0601/EMP-SSL@8fc3758, loss.py and main.py, and a constant that makes it 0 at best."""
+    rank = min(z.shape[1:])
+    constant = rank / 2 * math.log(1 + z.shape[2] / (rank * eps)) + invariance
+    return coding_rate_of_authors(z, eps, invariance, global_views) + constant
+
+
+def coding_rate_of_authors(
+    z: Tensor, eps: float, invariance: float, global_views: int | None = None
+):
+    """tsb0601/EMP-SSL@8fc3758, loss.py and main.py, whose network scales the rows."""
+    z = F.normalize(z, dim=-1)
+    loss_tcr = 0
+    for w in z.mT:
+        p, m = w.shape
+        scalar = p / (m * eps)
+        logdet = torch.logdet(torch.eye(p, dtype=w.dtype) + scalar * w.matmul(w.T))
+        loss_tcr = loss_tcr - logdet / 2.0
+    z_avg = z[:global_views].mean(dim=0)
+    z_sim = sum(F.cosine_similarity(view, z_avg, dim=1).mean() for view in z)
+    return invariance * -z_sim / len(z) + loss_tcr / len(z)
+
+
+def whitened(x: Tensor, eps: float) -> Tensor:
+    """htdt/self-supervised@d9662c8, methods/whitening.py, but for the relative ridge."""
+    xn = x - x.mean(0)
+    f_cov = xn.T @ xn / (len(x) - 1)
+    f_cov = f_cov + eps * xn.square().mean() * torch.eye(x.shape[1], dtype=x.dtype)
+    return xn @ torch.inverse(torch.linalg.cholesky(f_cov)).T
+
+
+def wmse(z: Tensor, parts: list[Tensor], eps: float, global_views: int | None = None) -> Tensor:
+    """htdt/self-supervised@d9662c8, methods/w_mse.py and norm_mse.py; parts are sub-batches."""
+    out = torch.empty_like(z)
+    for idx in parts:
+        for i in range(len(z)):
+            out[i, idx] = whitened(z[i, idx], eps)
+    losses = [
+        2 - 2 * (F.normalize(x0) * F.normalize(x1)).sum(dim=-1).mean()
+        for x0, x1 in with_global(out, global_views)
+    ]
+    return torch.stack(losses).mean()
+
+
+def sub_batches(images: int, size: int, seed: int) -> list[Tensor]:
+    """A random cut into nearly equal parts of the size or more."""
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    number = max(1, images // size)
+    return [part.clone() for part in order.tensor_split(number)]
+
+
+def simclr(
+    z: Tensor, temperature: float, prior: float = 0.0, global_views: int | None = None
+) -> Tensor:
+    """Every ordered pair of views in turn; Chuang et al., Eq. 8, with all partners of a view."""
+    views, images, _ = z.shape
+    leading = views if global_views is None else global_views
+    z = z / z.norm(dim=-1, keepdim=True)
+    terms = []
+    for v in range(views):
+        partners = [w for w in range(views) if w != v and (v < leading or w < leading)]
+        for n in range(images):
+            others = [z[u, m] for u in range(views) for m in range(images) if m != n]
+            negatives = torch.exp(torch.stack(others) @ z[v, n] / temperature)
+            positives = [torch.exp(z[v, n] @ z[w, n] / temperature) for w in partners]
+            total = negatives.sum()
+            if prior:
+                mean = (negatives.mean() - prior * torch.stack(positives).mean()) / (1 - prior)
+                total = len(others) * mean.clamp(min=math.exp(-1 / temperature))
+            terms += [-torch.log(positive / (positive + total)) for positive in positives]
+    return torch.stack(terms).mean()
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
+    """google-research/simclr objective.py: cross entropy of each row against all others."""
+    z1, z2 = (z / z.norm(dim=1, keepdim=True) for z in (z1, z2))
+    masks = 1e9 * torch.eye(len(z1), dtype=z1.dtype)
+    labels = torch.arange(len(z1))
+    logits_a = torch.cat([z1 @ z2.T, z1 @ z1.T - masks], 1) / temperature
+    logits_b = torch.cat([z2 @ z1.T, z2 @ z2.T - masks], 1) / temperature
+    return (F.cross_entropy(logits_a, labels) + F.cross_entropy(logits_b, labels)) / 2
+
+
+def debiased_of_two(out_1: Tensor, out_2: Tensor, temperature: float, tau_plus: float) -> Tensor:
+    """chingyaoc/DCL main.py, for rows of length 1."""
+    batch_size = len(out_1)
+    out = torch.cat([out_1, out_2], dim=0)
+    neg = torch.exp(out @ out.T / temperature)
+    mask = ~torch.eye(batch_size, dtype=torch.bool).repeat(2, 2)
+    neg = neg.masked_select(mask).view(2 * batch_size, -1)
+    pos = torch.exp(torch.sum(out_1 * out_2, dim=-1) / temperature)
+    pos = torch.cat([pos, pos], dim=0)
+    count = batch_size * 2 - 2
+    estimate = (-tau_plus * count * pos + neg.sum(dim=-1)) / (1 - tau_plus)
+    estimate = torch.clamp(estimate, min=count * math.e ** (-1 / temperature))
+    return (-torch.log(pos / (pos + estimate))).mean()
+
+
+def random_directions(dim: int, number: int, seed: int) -> Tensor:
+    """Unit vectors, (D, M), as the loss draws them."""
+    a = torch.randn(dim, number, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(a, dim=0).double()
+
+
+def sigreg(z: Tensor, lambd: float, a: Tensor, global_views: int | None = None) -> Tensor:
+    """Balestriero and LeCun, Algorithms 1 and 2: 17 knots from -5 to 5, cosines and sines."""
+    views, images, _ = z.shape
+    t = torch.linspace(-5, 5, 17, dtype=z.dtype)
+    normal = torch.exp(-0.5 * t**2)
+    centers = z[:global_views].mean(0)
+    invariance = statistic = 0
+    for view in z:
+        invariance = invariance + (centers - view).square().mean() / views
+        x_t = (view @ a).unsqueeze(2) * t  # (N, M, T)
+        real, imaginary = torch.cos(x_t).mean(0), torch.sin(x_t).mean(0)
+        errors = ((real - normal) ** 2 + imaginary**2) * normal
+        statistic = statistic + images * torch.trapezoid(errors, t, dim=1).mean() / views
+    return (1 - lambd) * invariance + lambd * statistic
