@@ -4,11 +4,12 @@ A new loss is a function in ``effssl/losses/<function>.py`` and a record here. T
 of models, the command line, model cards and reports read the record. This module imports no torch,
 so that ``effssl --help`` answers at once; therefore it is not part of ``effssl.losses``.
 
-The default weights of Barlow Twins and VICReg are those that Agrawal et al. (`METHOD`) found best
-for each width D of the projector, with batches of 512 images and 2 views (CIFAR-10, ResNet-50).
-Between two of their widths the weight is interpolated linearly in (log D, log weight); beyond them
-it is that of the nearest width. A narrower projector needs a stronger pull toward orthogonality.
-The weights of the losses of others are their authors', for every D.
+The default weights of Barlow Twins and VICReg are those that Agrawal et al.
+(`effssl.papers.METHOD`) found best for each width D of the projector, with batches of 512 images
+and 2 views (CIFAR-10, ResNet-50). Between two of their widths the weight is interpolated linearly
+in (log D, log weight); beyond them it is that of the nearest width. A narrower projector needs a
+stronger pull toward orthogonality. SIGReg and the coding rate have their authors' weights, for
+every D.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from effssl.papers import (
+    BARLOW_TWINS,
+    EMP_SSL,
+    LEJEPA,
+    SIMCLR,
+    VICREG,
+    W_MSE,
+    Paper,
+)
 
 # the names in LOSSES, for type checkers and tyro
 LossName = Literal["bt", "vicreg", "spectral", "simclr", "sigreg", "coding_rate", "wmse"]
@@ -41,19 +52,6 @@ BARLOW_TWINS_LAMBD = {
 VICREG_WEIGHT = {64: 20, 128: 20, 256: 25, 512: 25, 1024: 25, 2048: 75, 4096: 200, 8192: 800}
 LEAST_IMAGES = 2
 """Least number of images of a batch for a loss, unless its record says more."""
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A publication.
-
-    Attributes:
-        arxiv: Identifier on arXiv.
-        bibtex: Entry for a bibliography.
-    """
-
-    arxiv: str
-    bibtex: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class LossSpec:
         title: Name in sentences and tables.
         card_tag: Tag of model cards.
         timm_tag: First word of the weights' tag in timm's form.
-        papers: Publications besides `METHOD`.
+        papers: Publications besides `effssl.papers.METHOD`.
     """
 
     name: LossName
@@ -137,7 +135,7 @@ class LossSpec:
         if not 0 <= weight <= self.most_weight:
             most = "0 or more" if self.most_weight == math.inf else f"0 to {self.most_weight:g}"
             raise ValueError(
-                f"{name} is the {self.weights[0]} of the loss {self.name}, {most}; got {weight}"
+                f"{name} is the {self.weights[0]} of the loss {self.name}, {most}, got {weight}"
             )
 
     def explain(self, shape: Shape, weight: float) -> str:
@@ -211,72 +209,6 @@ def _interpolate(table: Mapping[int, float], dim: int) -> float:
 _UNRELATED_VIEWS, _SAME_IMAGES = "unrelated views", "images that are all the same"
 _SAME_DIMENSIONS = "dimensions that are all the same"
 
-METHOD = Paper(  # small projectors and many views, for every loss
-    arxiv="2312.10725",
-    bibtex="""@inproceedings{agrawal2024harnessing,
-  title={Harnessing small projectors and multiple views for efficient vision pretraining},
-  author={Agrawal, Kumar Krishna and Ghosh, Arna and Sodhani, Shagun and Oberman, Adam and
-    Richards, Blake},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2024}
-}""",
-)
-BARLOW_TWINS = Paper(
-    arxiv="2103.03230",
-    bibtex="""@inproceedings{zbontar2021barlow,
-  title={Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
-  author={Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
-  booktitle={International Conference on Machine Learning},
-  year={2021}
-}""",
-)
-VICREG = Paper(
-    arxiv="2105.04906",
-    bibtex="""@inproceedings{bardes2022vicreg,
-  title={{VICReg}: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},
-  author={Bardes, Adrien and Ponce, Jean and LeCun, Yann},
-  booktitle={International Conference on Learning Representations},
-  year={2022}
-}""",
-)
-SIMCLR = Paper(
-    arxiv="2002.05709",
-    bibtex="""@inproceedings{chen2020simple,
-  title={A Simple Framework for Contrastive Learning of Visual Representations},
-  author={Chen, Ting and Kornblith, Simon and Norouzi, Mohammad and Hinton, Geoffrey},
-  booktitle={International Conference on Machine Learning},
-  year={2020}
-}""",
-)
-LEJEPA = Paper(
-    arxiv="2511.08544",
-    bibtex="""@misc{balestriero2025lejepa,
-  title={{LeJEPA}: Provable and Scalable Self-Supervised Learning Without the Heuristics},
-  author={Balestriero, Randall and LeCun, Yann},
-  year={2025},
-  eprint={2511.08544},
-  archivePrefix={arXiv}
-}""",
-)
-EMP_SSL = Paper(
-    arxiv="2304.03977",
-    bibtex="""@misc{tong2023empssl,
-  title={{EMP-SSL}: Towards Self-Supervised Learning in One Training Epoch},
-  author={Tong, Shengbang and Chen, Yubei and Ma, Yi and LeCun, Yann},
-  year={2023},
-  eprint={2304.03977},
-  archivePrefix={arXiv}
-}""",
-)
-W_MSE = Paper(
-    arxiv="2007.06346",
-    bibtex="""@inproceedings{ermolov2021whitening,
-  title={Whitening for Self-Supervised Representation Learning},
-  author={Ermolov, Aleksandr and Siarohin, Aliaksandr and Sangineto, Enver and Sebe, Nicu},
-  booktitle={International Conference on Machine Learning},
-  year={2021}
-}""",
-)
 _ZERO_STATISTIC = math.sqrt(2 * math.pi) * (1 - math.sqrt(2) + 1 / math.sqrt(3))
 """Statistic of Epps and Pulley of N numbers that are all 0, divided by N."""
 
@@ -429,5 +361,5 @@ def least_images(loss: str, dim: int) -> int:
 
 
 def papers_of(loss: str) -> tuple[Paper, ...]:
-    """Return the publications of a loss besides `METHOD`; none of a loss of one's own."""
+    """Return the publications of a loss besides that of the method; none of one of one's own."""
     return LOSSES[loss].papers if loss in LOSSES else ()

@@ -78,7 +78,8 @@ def said(capsys):
         ("pretrain --workers x", "--workers must be a whole number or None; got 'x'"),
         (
             "pretrain --loss vicregg",
-            "one of bt, vicreg, spectral or package.module:name; got 'vicregg'; did you mean",
+            "one of bt, vicreg, spectral, simclr, sigreg, coding_rate, wmse or "
+            "package.module:name; got 'vicregg'; did you mean",
         ),
         ("pretrain --loss barlow_twins", "got 'barlow_twins'; did you mean 'bt'?"),
         ("pretrain --value-range 0", "must be two numbers, auto or None; got '0'"),

@@ -152,6 +152,14 @@ _COMMANDS = {
 
 _VALUES = {
     "barlow": "bt",
+    "nt-xent": "simclr",
+    "ntxent": "simclr",
+    "infonce": "simclr",
+    "lejepa": "sigreg",
+    "emp-ssl": "coding_rate",
+    "empssl": "coding_rate",
+    "coding-rate": "coding_rate",
+    "w-mse": "wmse",
     "barlow-twins": "bt",
     "barlowtwins": "bt",
     "vic-reg": "vicreg",

@@ -19,9 +19,10 @@ from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, TRAINING, build_sketch
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
-from effssl.loss_specs import LOSSES, METHOD, papers_of
+from effssl.loss_specs import LOSSES, papers_of
 from effssl.model import SSLModel
 from effssl.own import is_object, is_own
+from effssl.papers import METHOD
 from effssl.records import TrainingRecord
 from effssl.views.options import ViewOptions
 

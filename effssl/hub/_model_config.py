@@ -16,9 +16,10 @@ from effssl.foreign import read_json
 from effssl.hub._base import checked_base
 from effssl.hub._license import LICENSE, License
 from effssl.hub._pretrained_cfg import check_cfg, known_cfg
-from effssl.loss_specs import METHOD, papers_of
+from effssl.loss_specs import papers_of
 from effssl.model import SSLModel
 from effssl.naming import Base, ModelName
+from effssl.papers import METHOD
 from effssl.projector import LAYERS
 from effssl.shown import shown
 from effssl.timm_backbone import BACKBONE_ARGS

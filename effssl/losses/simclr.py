@@ -5,10 +5,12 @@ Representations", ICML 2020, https://arxiv.org/abs/2002.05709.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from effssl.distributed import all_reduce_sum
 from effssl.losses._negatives import log_sum_of_negatives
@@ -77,8 +79,7 @@ def simclr(
         g = check_global_views(global_views, views)
         negatives = views * (images - 1)
         z = F.normalize(z, dim=-1)
-        of_images = z.transpose(0, 1)
-        positive = of_images @ of_images.mT / temperature  # (n, V, V), of each view with each
+        positive = _ProductsOfViews.apply(z) / temperature  # (n, V, V)
         counted = _counted_pairs(views, g).to(z.device, non_blocking=True)
         negative = log_sum_of_negatives(z, counts, temperature, tf32=half).T  # (n, V)
         found = negative
@@ -94,6 +95,23 @@ def simclr(
         means = (negative - 1 / temperature).exp().sum() / negatives
         cosines, means = all_reduce_sum(torch.stack([cosines, means]))
     return loss, {"invariance": 1 - cosines / pairs, "uniformity": means / (views * images)}
+
+
+class _ProductsOfViews(torch.autograd.Function):
+    """Compute the products of the views of each image, shape (n, V, V), without autocast."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        of_images = z.transpose(0, 1)
+        return of_images @ of_images.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        with torch.autocast(z.device.type, enabled=False):
+            return ((grad + grad.mT) @ z.transpose(0, 1)).transpose(0, 1)
 
 
 def _counted_pairs(views: int, global_views: int) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import timm
 
 from effssl import PretrainConfig
+from effssl.loss_specs import LOSSES
 from effssl.naming import ModelName
 
 
@@ -12,9 +13,7 @@ def test_the_names_of_all_backbones_print_as_they_parse():
     assert len(names) > 1000
     for i, backbone in enumerate(names):
         data = [None, "fashion-mnist", "imagenet-1k"][i % 3]
-        name = ModelName(
-            backbone, ["bt", "vicreg", "spectral"][i % 3], 2**i % 8191 + 1, i + 2, data
-        )
+        name = ModelName(backbone, list(LOSSES)[i % len(LOSSES)], 2**i % 8191 + 1, i + 2, data)
         assert ModelName.parse(str(name)) == ModelName.parse(f"org/{name}") == name
 
 
@@ -29,7 +28,7 @@ def test_a_name_says_what_the_configuration_does():
 @pytest.mark.parametrize(
     "name",
     [
-        *("resnet50", "resnet50-bt-p256", "resnet50-bt-p0-aug4", "resnet50-simclr-p256-aug4"),
+        *("resnet50", "resnet50-bt-p256", "resnet50-bt-p0-aug4", "resnet50-swav-p256-aug4"),
         *("resnet50-bt-p256-aug4-", "resnet50-bt-p256-aug4/x y", "-bt-p2-aug2", ""),
     ],
 )

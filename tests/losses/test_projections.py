@@ -6,14 +6,33 @@ import pytest
 import torch
 from references import relative_difference, value_and_gradient, views_of_images
 
-from effssl.losses import barlow_twins, spectral, vicreg
+from effssl.losses import (
+    barlow_twins,
+    coding_rate,
+    sigreg,
+    simclr,
+    spectral,
+    vicreg,
+    wmse,
+)
 
 
 def barlow_twins_mean(z, **weights):
     return barlow_twins(z, multiview="mean", **weights)
 
 
+def seeded_sigreg(z):
+    return sigreg(z, generator=torch.Generator().manual_seed(0))
+
+
+def seeded_wmse(z):
+    if isinstance(z, torch.Tensor) and z.dim() == 3:
+        z = z[..., :5]  # since it takes more images than dimensions
+    return wmse(z, generator=torch.Generator().manual_seed(0))
+
+
 LOSSES = [barlow_twins, barlow_twins_mean, vicreg, spectral]
+LOSSES += [simclr, seeded_sigreg, coding_rate, seeded_wmse]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

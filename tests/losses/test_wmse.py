@@ -1,5 +1,7 @@
 """wmse: its formula, its sub-batches, its invariances, what it makes of a collapse."""
 
+import importlib
+
 import pytest
 import references
 import torch
@@ -35,8 +37,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_every_image_is_in_one_sub_batch_and_sizes_differ_by_one_at_most(
     monkeypatch, images, size, expected
 ):
-    from effssl.losses import wmse as module
-
+    module = importlib.import_module("effssl.losses.wmse")  # the name is that of the function too
     seen = []
     whiten = module._whiten
     monkeypatch.setattr(module, "_whiten", lambda x, eps: seen.append(x) or whiten(x, eps))

@@ -8,6 +8,7 @@ from runs import metrics, tiny
 
 import effssl
 from effssl.evaluation.spectrum import effective_rank, unit_std
+from effssl.loss_specs import LOSSES
 from effssl.training import _collapse as collapse
 from effssl.training import _own
 from effssl.training._collapse import (
@@ -152,7 +153,7 @@ def test_a_run_that_collapses_says_so_once(tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.parametrize("projector_dim", [64, 1024])
-@pytest.mark.parametrize("loss", ["bt", "vicreg", "spectral"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_healthy_run_raises_no_alarm(tmp_path, caplog, loss, projector_dim):
     config = tiny(
         tmp_path,

@@ -114,7 +114,7 @@ def parse(args):
     "field, value, message",
     [
         ("views", 1, "views must be 2 or more"),
-        ("loss", "simclr", "loss must be one of bt, vicreg, spectral, or .*; got 'simclr'"),
+        ("loss", "swav", "loss must be one of bt, vicreg, .*, wmse, or .*; got 'swav'"),
         ("multiview", "all", "multiview must be one of pairs, mean"),
         ("preset", "gray", "preset must be one of cifar, stl, imagenet, grey, .*; got 'gray'"),
         ("precision", "fp8", "precision must be one of auto, fp32, bf16, fp16"),

@@ -12,6 +12,7 @@ from runs import TINY, Killed, kill, launch, metrics, tiny, torchrun
 
 import effssl
 from effssl import PretrainConfig, cli
+from effssl.loss_specs import LOSSES
 from effssl.optim import create_optimizer
 from effssl.training._run_folder import check_run_folder
 
@@ -55,7 +56,7 @@ def test_two_steps_of_any_backbone_give_a_model_that_loads(tmp_path, backbone, i
     assert features.shape == (2, model.num_features) and features.isfinite().all()
 
 
-@pytest.mark.parametrize("loss", ["bt", "vicreg", "spectral"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_goes_down(tmp_path, loss):
     effssl.pretrain(tiny(tmp_path, loss=loss, epochs=8, lr=5e-3, log_every=1))
     lines = metrics(tmp_path / "run")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from effssl import MultiView, PretrainConfig, create_model
 from effssl.batch_norm import make_global
 from effssl.data._loader import BatchShard, collate
+from effssl.loss_specs import LOSSES
 from effssl.losses import create_loss
 from effssl.training._optim import keep_less
 from effssl.training._staging import Stager
@@ -130,7 +131,7 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     )
 
 
-@pytest.mark.parametrize("loss", ["bt", "vicreg", "spectral"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("precision, tolerance", [("fp64", 1e-12), ("fp32", 1e-5)])
 def test_chunks_give_the_gradient_of_the_whole_batch(loss, precision, tolerance):
     step = partial(Step, loss=loss, precision=precision, **CONVNEXT)

@@ -57,7 +57,7 @@ def test_a_loss_by_its_name_trains_as_the_built_in_one_that_it_calls(tmp_path):
 @pytest.mark.parametrize(
     "loss, said",
     [
-        ("brlow", "must be one of bt, vicreg, spectral or package.module:name; got 'brlow'; did"),
+        ("brlow", "wmse or package.module:name; got 'brlow'; did"),
         ("no_such_code:f", "there is no module 'no_such_code' in"),
         ("own_code:plan", "has no 'plan'; did you mean 'plain'? give package.module:name"),
         ("own_code.py:plain", "a module is named without .py"),
