@@ -34,9 +34,9 @@ class _Rate(torch.autograd.Function):
         ctx.scale, ctx.tf32 = dim / (sum(counts) * eps), tf32
         rows = gather_rows(z, longest) if ctx.by_images and len(counts) > 1 else z
         with tf32_products(tf32, z.device):
-            matrices = (
-                torch.bmm(rows, rows.mT) if ctx.by_images else all_reduce_(torch.bmm(z.mT, z))
-            )
+            matrices = torch.bmm(rows, rows.mT) if ctx.by_images else torch.bmm(z.mT, z)
+        if not ctx.by_images:
+            all_reduce_(matrices)
         matrices.mul_(ctx.scale).diagonal(dim1=1, dim2=2).add_(1)
         factors, _ = torch.linalg.cholesky_ex(matrices)  # it does not wait for the device
         first = dist.get_rank() * longest if len(counts) > 1 else 0

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from effssl.device import to_device
 from effssl.distributed import all_reduce_sum, from_first_process
 from effssl.loss_specs import sigreg_lambd
 from effssl.losses._characteristic import characteristic_sums
@@ -84,14 +85,14 @@ def sigreg(
         invariance = all_reduce_sum(distances) / (views * images * dim)
         # drawn in one precision on the CPU, so that they are the same everywhere
         a = torch.randn(dim, directions, generator=generator)
-        a = from_first_process(F.normalize(a, dim=0).to(z, non_blocking=True))
+        a = from_first_process(to_device(F.normalize(a, dim=0).to(z.dtype), z.device))
         step = LAST_KNOT / KNOTS
         sums = all_reduce_sum(characteristic_sums(z, a, step=step, knots=KNOTS, tf32=half))
         knots = step * torch.arange(1, KNOTS + 1, dtype=z.dtype)
         normal = (-knots.square() / 2).exp()
         weights = 2 * step * normal  # of both t and -t
         weights[-1] /= 2
-        normal, weights = torch.stack([normal, weights]).to(z.device, non_blocking=True)
+        normal, weights = to_device(torch.stack([normal, weights]), z.device)
         cosines, sines = (sums / images).unbind(-1)  # (V, M, K)
         errors = (cosines - normal).square() + sines.square()  # 0 at t = 0
         normality = (errors @ weights).mean()

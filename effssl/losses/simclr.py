@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from effssl.device import to_device
 from effssl.distributed import all_reduce_sum
 from effssl.losses._negatives import log_sum_of_negatives
 from effssl.losses._pairs import check_global_views, count_pairs
@@ -80,7 +81,7 @@ def simclr(
         negatives = views * (images - 1)
         z = F.normalize(z, dim=-1)
         positive = _ProductsOfViews.apply(z) / temperature  # (n, V, V)
-        counted = _counted_pairs(views, g).to(z.device, non_blocking=True)
+        counted = to_device(_counted_pairs(views, g), z.device)
         negative = log_sum_of_negatives(z, counts, temperature, tf32=half).T  # (n, V)
         found = negative
         if positive_prior:

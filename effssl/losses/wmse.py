@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
-from effssl.distributed import all_reduce_, all_reduce_sum, gather_rows
+from effssl.device import to_device
+from effssl.distributed import all_reduce_, all_reduce_sum, from_first_process, gather_rows
 from effssl.losses._pairs import check_global_views, count_pairs
 from effssl.losses._projections import check_projections
+from effssl.losses._whiten import whiten
 
 
 class _AllRows(torch.autograd.Function):
@@ -32,25 +34,19 @@ class _AllRows(torch.autograd.Function):
         return all_reduce_(grad.contiguous().clone())[:, ctx.own], None
 
 
-def _shuffled(counts: list[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Draw an order of the images of all processes, as rows of what `_AllRows` gathers."""
-    order = torch.randperm(sum(counts), generator=generator, device=generator and generator.device)
-    order = order.to(device, non_blocking=True)  # else the host waits
-    if len(counts) == 1:
-        return order
-    dist.broadcast(order, 0)
-    rows = [i * max(counts) + row for i, count in enumerate(counts) for row in range(count)]
-    return torch.tensor(rows).to(device, non_blocking=True)[order]
+def _shuffled(rows: Tensor, counts: list[int], generator: torch.Generator | None) -> Tensor:
+    """Shuffle the images of all processes, as places in rows of `_AllRows`.
 
-
-def _whiten(x: Tensor, eps: float) -> Tensor:
-    """Whiten rows by the inverse Cholesky factor of their covariance; shape (..., n, D)."""
-    x = x - x.mean(-2, keepdim=True)
-    ridge = eps * x.square().mean((-2, -1), keepdim=True) + 1e-30  # rows all the same become 0
-    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    covariance = x.mT @ x / (x.shape[-2] - 1) + ridge * identity
-    factor = torch.linalg.cholesky_ex(covariance).L  # it does not wait for the device
-    return torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
+    They are sorted by their sums first, so that the result does not depend on which process holds
+    which image.
+    """
+    longest = max(counts)
+    places = [i * longest + row for i, count in enumerate(counts) for row in range(count)]
+    found = to_device(torch.tensor(places), rows.device)
+    found = found[rows[:, found].sum((0, 2), dtype=torch.float64).argsort()]
+    source = generator.device if generator else "cpu"
+    order = torch.randperm(len(places), generator=generator, device=source)
+    return from_first_process(found[to_device(order, rows.device)])
 
 
 def _sub_batches(images: int, dim: int, size: int | None) -> int:
@@ -79,15 +75,14 @@ def wmse(
 
     The N images are split at random into floor(N / size) sub-batches, at least one, whose sizes
     differ by 1 at most. Each view of a sub-batch is centered and multiplied by the inverse Cholesky
-    factor of its covariance: its dimensions are then uncorrelated and of variance 1. With w_vn the
-    whitened row of view v of image n the loss is
+    factor of its covariance, which whitens it. With w_vn the row of view v of image n the loss is
 
         mean_{n, a < b} (2 - 2 cos(w_an, w_bn))
 
     in float64 and without pairs. It is 2 for unrelated views, and for projections all the same.
 
-    This equals the code of Ermolov et al. for eps 0 and an N that size divides, as their code asks.
-    Here eps times the mean variance is added to each covariance. They take 2 D images.
+    This equals the code of Ermolov et al. where size, 2 D there, divides N, but for eps: times the
+    mean variance, it is added to the diagonal of each covariance.
 
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
@@ -114,13 +109,13 @@ def wmse(
         g = check_global_views(global_views, len(z))
         images, processes = sum(counts), len(counts)
         number = _sub_batches(images, z.shape[-1], size)
-        parts = _shuffled(counts, generator, z.device).tensor_split(number)
-        own = parts[dist.get_rank() :: processes] if processes > 1 else parts
         rows = _AllRows.apply(z, counts) if processes > 1 else z
+        parts = _shuffled(rows.detach(), counts, generator).tensor_split(number)
+        own = parts[dist.get_rank() :: processes] if processes > 1 else parts
         cosines = rows[:, :0].double().sum()  # on the graph if this process has no sub-batch
         for length in {len(part) for part in own}:
             index = torch.stack([part for part in own if len(part) == length])
-            w = normalize(_whiten(rows[:, index].double(), eps), dim=-1)  # (V, parts, n, D)
+            w = normalize(whiten(rows[:, index].double(), eps), dim=-1)  # (V, parts, n, D)
             squares, total = w[:g].square().sum(), w[:g].sum(0)
             cosines = cosines + ((total * (total + 2 * w[g:].sum(0))).sum() - squares) / 2
         invariance = (1 - all_reduce_sum(cosines) / (images * count_pairs(len(z), g))).to(z.dtype)

@@ -78,12 +78,12 @@ LOSSES = {
     ),
     "wmse": (
         lambda z: wmse(z[..., :3], size=5, generator=own_generator()),
-        lambda z: references.wmse(z[..., :3], references.sub_batches(z.shape[1], 5, 1), 1e-6),
+        lambda z: references.wmse(z[..., :3], references.sub_batches(z[..., :3], 5, 1), 1e-6),
     ),
     "wmse with global views": (
         lambda z: wmse(z[..., :3], size=5, generator=own_generator(), global_views=GLOBAL),
         lambda z: references.wmse(
-            z[..., :3], references.sub_batches(z.shape[1], 5, 1), 1e-6, GLOBAL
+            z[..., :3], references.sub_batches(z[..., :3], 5, 1), 1e-6, GLOBAL
         ),
     ),
     "simclr": (

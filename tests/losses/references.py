@@ -164,7 +164,7 @@ def whitened(x: Tensor, eps: float) -> Tensor:
     """htdt/self-supervised@d9662c8, methods/whitening.py, but for the relative ridge."""
     xn = x - x.mean(0)
     f_cov = xn.T @ xn / (len(x) - 1)
-    f_cov = f_cov + eps * xn.square().mean() * torch.eye(x.shape[1], dtype=x.dtype)
+    f_cov = f_cov + eps * f_cov.diagonal().mean() * torch.eye(x.shape[1], dtype=x.dtype)
     return xn @ torch.inverse(torch.linalg.cholesky(f_cov)).T
 
 
@@ -181,9 +181,11 @@ def wmse(z: Tensor, parts: list[Tensor], eps: float, global_views: int | None = 
     return torch.stack(losses).mean()
 
 
-def sub_batches(images: int, size: int, seed: int) -> list[Tensor]:
-    """A random cut into nearly equal parts of the size or more."""
+def sub_batches(z: Tensor, size: int, seed: int) -> list[Tensor]:
+    """A random cut of the images, sorted by their sums, into nearly equal parts."""
+    images = z.shape[1]
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+    order = z.detach().double().sum((0, 2)).argsort()[order]
     number = max(1, images // size)
     return [part.clone() for part in order.tensor_split(number)]
 

@@ -101,6 +101,26 @@ def test_a_step_down_the_loss_raises_the_rate_and_the_cosines():
     assert after["rate"] < before["rate"] and after["invariance"] < before["invariance"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("images, dim", [(64, 16), (16, 64), (16, 8192)])
+def test_coding_rate_of_fewer_digits_is_that_of_the_same_numbers_in_float64(dtype, images, dim):
+    z = (30 * torch.randn(2, images, dim, generator=torch.Generator().manual_seed(0))).to(dtype)
+    expected, slopes = value_and_gradient(lambda z: 1e3 * coding_rate(z), z.double())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, gradient = value_and_gradient(lambda z: 1e3 * coding_rate(z), z)
+    assert value.dtype == torch.float32 and gradient.dtype == dtype
+    assert relative_difference(value.double(), expected) <= 1e-5
+    limit = 1e-5 if dtype == torch.float32 else 2**-8
+    assert relative_difference(gradient.double(), slopes) <= limit
+
+
+@pytest.mark.parametrize("images", [12, 3])
+@pytest.mark.parametrize("constant", [0.0, 3.7])
+def test_a_collapsed_batch_has_a_finite_value_and_gradient(images, constant):
+    value, gradient = value_and_gradient(coding_rate, torch.full((3, images, 8), constant))
+    assert value.isfinite() and gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("eps", [0.0, -0.2, float("nan")])
 def test_eps_is_above_0(eps):
     with pytest.raises(ValueError, match="eps is the squared distance not told apart, above 0"):

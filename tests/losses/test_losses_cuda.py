@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from fake_cuda import FakeCuda
+from fake_machine import pretend
 
 from effssl.distributed import rows_known
-from effssl.losses import barlow_twins, spectral, vicreg
+from effssl.losses import barlow_twins, coding_rate, sigreg, simclr, spectral, vicreg, wmse
 from effssl.losses._tf32 import tf32_products
 
 
@@ -17,6 +18,7 @@ def barlow_twins_mean(z):
 
 
 LOSSES = [barlow_twins, barlow_twins_mean, vicreg, spectral]
+MORE = [(simclr, 64), (sigreg, 64), (coding_rate, 64), (coding_rate, 2048), (wmse, 64)]
 
 
 @pytest.fixture
@@ -115,3 +117,25 @@ def test_what_torch_was_told_is_kept():
         with tf32_products(True, torch.device("cuda")):
             raise RuntimeError("of a product")
     assert precision() == "float32"
+
+
+def run_on_a_machine(loss, shape: tuple[int, ...], counts: list[int] | None = None):
+    """Value and gradient on a GPU that torch asks about, as a broadcast does."""
+    with FakeCuda() as gpu, pretend(gpu):
+        z = torch.empty(shape, device="cuda", requires_grad=True)
+        with nullcontext() if counts is None else rows_known(counts):
+            loss(z).backward()
+    return gpu
+
+
+@pytest.mark.parametrize("loss, dim", MORE)
+@pytest.mark.parametrize("images", [64, 0])
+def test_eight_ranks_with_a_newer_loss_never_wait(eight_ranks, loss, dim, images):
+    gpu = run_on_a_machine(loss, (4, images, dim), [64, 64, 64, images, 64, 64, 64, 0])
+    assert not gpu.cost.waits and not gpu.cost.blocking
+
+
+@pytest.mark.parametrize("loss, dim", MORE)
+def test_one_process_with_a_newer_loss_never_waits(loss, dim):
+    gpu = run_on_a_machine(loss, (4, 128, dim))
+    assert not gpu.cost.waits and not gpu.cost.blocking

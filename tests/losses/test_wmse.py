@@ -19,7 +19,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("images, size", [(24, None), (24, 8), (23, 7), (23, 99)])
 def test_wmse_matches_its_formula(views, global_views, images, size):
     z = views_of_images(views, images, 5)
-    parts = references.sub_batches(images, size or 10, 0)
+    parts = references.sub_batches(z, size or 10, 0)
     expected, slopes = value_and_gradient(lambda z: references.wmse(z, parts, 0.1, global_views), z)
     value, gradient = value_and_gradient(
         lambda z: wmse(z, size=size, eps=0.1, generator=seeded(), global_views=global_views), z
@@ -39,8 +39,8 @@ def test_every_image_is_in_one_sub_batch_and_sizes_differ_by_one_at_most(
 ):
     module = importlib.import_module("effssl.losses.wmse")  # the name is that of the function too
     seen = []
-    whiten = module._whiten
-    monkeypatch.setattr(module, "_whiten", lambda x, eps: seen.append(x) or whiten(x, eps))
+    whiten = module.whiten
+    monkeypatch.setattr(module, "whiten", lambda x, eps: seen.append(x) or whiten(x, eps))
     z = torch.arange(images).double()[:, None].expand(2, images, 1)
     wmse(z, size=size)
     sizes = [x.shape[2] for x in seen for _ in range(x.shape[1])]
@@ -68,7 +68,10 @@ def test_wmse_ignores_shifts_and_scales_of_a_view_and_the_order_of_views_and_ima
     scale = torch.tensor([0.1, 1.0, 3.0, 40.0]).double()[:, None, None]
     torch.testing.assert_close(wmse(z * scale + scale, size=20), expected)
     shuffled = torch.randperm(20, generator=seeded(1))
-    torch.testing.assert_close(wmse(z[[2, 0, 3, 1]][:, shuffled], size=20), expected)
+    other = z[[2, 0, 3, 1]][:, shuffled]
+    torch.testing.assert_close(wmse(other, size=20), expected)
+    of_parts = (wmse(x, size=7, generator=seeded()) for x in (z, other))
+    torch.testing.assert_close(*of_parts)
 
 
 def test_wmse_ignores_a_lower_triangular_map_of_the_dimensions_but_not_a_rotation():
@@ -147,6 +150,7 @@ def test_size_is_a_number_of_images_and_eps_a_share():
 def test_without_a_ridge_wmse_is_that_of_lightly(views):
     lightly = pytest.importorskip("lightly.loss.wmse_loss")
     z = views_of_images(views, 24, 4).float()
+    z = z[:, z.double().sum((0, 2)).argsort()]  # the order that is shuffled
     theirs = lightly.WMSELoss(embedding_dim=4, w_size=8, num_samples=views)
     torch.manual_seed(0)
     expected, slopes = value_and_gradient(lambda z: theirs(z.flatten(0, 1)), z)

@@ -1,0 +1,38 @@
+"""Every loss in a run: processes, chunks and a resume change nothing, drawn numbers included."""
+
+import pytest
+from runs import EVERY_STEP, Killed, assert_equal, kill, state, tiny
+from test_processes import EXACT, difference, train
+
+import effssl
+from effssl.loss_specs import LOSSES
+
+OTHERS = [name for name in LOSSES if name not in ("bt", "vicreg", "spectral")]
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+@pytest.mark.parametrize("changes", [{}, {"micro_batch": "4"}], ids=["whole", "chunks"])
+def test_processes_end_with_the_weights_of_one(tmp_path, loss, changes):
+    changes = {
+        "max_steps": "4",
+        "projector_dim": "2",
+        "loss": loss,
+    } | changes  # two sub-batches of W-MSE
+    alone, together = (train(tmp_path / str(count), count, **changes) for count in (1, 3))
+    found = difference(together, alone)
+    print(f"{loss}, 3 processes against 1, 4 steps: {found:.1e}")
+    assert found <= EXACT
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, loss):
+    options = EVERY_STEP | {"loss": loss, "projector_dim": 4}
+    whole = effssl.pretrain(tiny(tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        kill(patch, "step", 5)
+        with pytest.raises(Killed):
+            effssl.pretrain(tiny(tmp_path / "killed", **options))
+    killed = effssl.pretrain(tiny(tmp_path / "killed", resume=True, **options))
+    a, b = (state(folder.parent, 10) for folder in (killed, whole))
+    a.pop("tracker_id"), b.pop("tracker_id")
+    assert_equal(a, b)
