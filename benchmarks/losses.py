@@ -1,15 +1,16 @@
 """Time and memory of the losses, beside lightly's and beside the matrix products they need.
 
-    python benchmarks/losses.py                      the table, on one core 10 to 15 minutes
+    python benchmarks/losses.py                      the table, on one core 20 to 30 minutes
     python benchmarks/losses.py --dims 256 8192 --views 2 8
     python benchmarks/losses.py --device cuda --images 4096 --dims 256 8192
 
 One row is one loss at one V x D; every measurement runs in its own process. "ms" is the time of the
 forward and backward pass, "MB" their peak memory above what the process (on cuda: the device) held
 before. The "lightly"
-columns give lightly's time and memory, then both as multiples of ours; it has two views only.
-"products" is our time as a multiple of that of the bare matrix products of the cheaper form, into
-memory allocated beforehand.
+columns give lightly's time and memory, then both as multiples of ours; its Barlow Twins, VICReg and
+NT-Xent have two views only. Its LeJEPA gets as many directions as ours. "products" is our time as a
+multiple of that of the bare matrix products of the cheaper form, forward and backward, into memory
+allocated beforehand; W-MSE is no matter of products alone, and takes more images than dimensions.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from pathlib import Path
 
 import torch
 
-LOSSES = ("bt", "bt-mean", "vicreg", "spectral")
+LOSSES = ("bt", "bt-mean", "vicreg", "spectral", "simclr", "sigreg", "coding_rate", "wmse")
+DIRECTIONS = 256
+"""Directions of SIGReg."""
 
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
@@ -67,12 +70,7 @@ def measure_cell(what: str, views: int, images: int, dim: int, seconds: float, d
 
     z.requires_grad_()
     if kind == "lightly":
-        from lightly.loss import BarlowTwinsLoss, VICRegLoss
-
-        two_views = {"bt": BarlowTwinsLoss, "vicreg": VICRegLoss}[name]()
-
-        def loss(z: torch.Tensor) -> torch.Tensor:
-            return two_views(z[0], z[1])
+        loss = lightly_loss(name, views, dim)
     else:
         from effssl.losses import create_loss
 
@@ -86,10 +84,42 @@ def measure_cell(what: str, views: int, images: int, dim: int, seconds: float, d
     return measure(step, seconds)
 
 
+def lightly_loss(name: str, views: int, dim: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return lightly's loss as a function of projections (V, N, D)."""
+    from lightly import loss
+
+    if name == "coding_rate":
+        empssl = loss.EMPSSLLoss(tcr_eps=0.2, inv_coef=200.0)
+        return lambda z: empssl(list(z))
+    if name == "wmse":
+        wmse = loss.WMSELoss(embedding_dim=dim, w_size=2 * dim, num_samples=views)
+        return lambda z: wmse(z.flatten(0, 1))
+    if name == "sigreg":
+        lejepa = loss.LeJEPALoss(sigreg_num_vectors=DIRECTIONS)
+        return lambda z: lejepa(global_proj=z[:1], local_proj=z[1:])
+    two_views = {
+        "bt": loss.BarlowTwinsLoss,
+        "vicreg": loss.VICRegLoss,
+        "simclr": lambda: loss.NTXentLoss(temperature=0.2),
+    }[name]()
+    return lambda z: two_views(z[0], z[1])
+
+
+def can_compare(name: str, views: int) -> bool:
+    """Return whether lightly has the loss for so many views."""
+    return name in ("sigreg", "coding_rate", "wmse") or (
+        views == 2 and name in ("bt", "vicreg", "simclr")
+    )
+
+
 def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
     """Return a step of only the matrix products of the cheaper form, forward and backward."""
     from effssl.losses._gram import gram_is_cheaper
 
+    if name == "simclr":
+        return chained(z.flatten(0, 1), z.flatten(0, 1).T)
+    if name == "sigreg":
+        return chained(z.flatten(0, 1), z.new_empty(z.shape[-1], DIRECTIONS))
     across = name == "bt"
     if name == "bt-mean":
         z = z[:1]
@@ -113,6 +143,17 @@ def bare_products(name: str, z: torch.Tensor) -> Callable[[], None]:
                 torch.mm(z[b], matrix, out=out[b])
                 if across:
                     torch.mm(z[a], matrix, out=out[a])
+
+    return step
+
+
+def chained(x: torch.Tensor, other: torch.Tensor) -> Callable[[], None]:
+    """Return a step of x @ other, and of its result @ other^T."""
+    between, out = x.new_empty(len(x), other.shape[1]), torch.empty_like(x)
+
+    def step() -> None:
+        torch.mm(x, other, out=between)
+        torch.mm(between, other.T, out=out)
 
     return step
 
@@ -141,19 +182,24 @@ def print_table(args: argparse.Namespace) -> None:
     )
     if not lightly:
         print("lightly is not installed, so its columns are left out: pip install lightly==1.6.0")
-    header = f"{'loss':9}{'V':>3}{'D':>6}{'ms':>10}{'MB':>8}"
+    header = f"{'loss':12}{'V':>3}{'D':>6}{'ms':>10}{'MB':>8}"
     print(f"{header}{'lightly ms':>12}{'MB':>8}{'time x':>8}{'MB x':>8}{'products x':>12}")
     for name in args.losses:
         for dim in args.dims:
             for views in args.views:
+                if name == "wmse" and args.images <= dim:
+                    continue
                 own = run_cell(name, views, dim, args)
-                row = f"{name:9}{views:3}{dim:6}{own['ms']:10.1f}{own['MB']:8.0f}"
-                if lightly and views == 2 and name in ("bt", "vicreg"):
+                row = f"{name:12}{views:3}{dim:6}{own['ms']:10.1f}{own['MB']:8.0f}"
+                if lightly and can_compare(name, views):
                     peer = run_cell(f"lightly {name}", views, dim, args)
                     row += f"{peer['ms']:12.1f}{peer['MB']:8.0f}"
                     row += f"{peer['ms'] / own['ms']:8.2f}{peer['MB'] / own['MB']:8.1f}"
                 else:
                     row += f"{'-':>12}{'-':>8}{'-':>8}{'-':>8}"
+                if name == "wmse":
+                    print(f"{row}{'-':>12}", flush=True)
+                    continue
                 products = run_cell(f"products {name}", views, dim, args)
                 print(f"{row}{own['ms'] / products['ms']:12.2f}", flush=True)
 

@@ -26,17 +26,19 @@ class _LogSumOfNegatives(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, counts: list[int], temperature: float, tf32: bool) -> Tensor:
         rows = _of_all_processes(z, counts)
         sums = z.new_empty(z.shape[:2])
-        flat = sums.view(-1)
+        flat, kept = sums.view(-1), None
         for block, similarities in _similarities(z, rows, counts, temperature, tf32):
             flat[block] = similarities.logsumexp(1)
-        ctx.save_for_backward(z, rows, sums)
+            if len(similarities) == len(flat):  # one block is not computed again
+                kept = similarities
+        ctx.save_for_backward(z, rows, sums, kept)
         ctx.counts, ctx.temperature, ctx.tf32 = counts, temperature, tf32
         return sums
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        z, rows, sums = ctx.saved_tensors
+        z, rows, sums, kept = ctx.saved_tensors
         both = torch.stack([sums, grad], dim=2)  # (V, n, 2)
         all_sums, all_grads = _of_all_processes(both, ctx.counts).flatten(0, 1).unbind(1)
         own_sums, own_grads = both.view(-1, 2, 1).unbind(1)
@@ -45,9 +47,9 @@ class _LogSumOfNegatives(torch.autograd.Function):
         autocast = torch.autocast(z.device.type, enabled=False)
         with autocast, tf32_products(ctx.tf32, z.device):
             blocks = _similarities(z, rows, ctx.counts, ctx.temperature, ctx.tf32)
-            for block, similarities in blocks:
+            for block, similarities in blocks if kept is None else [(slice(None), kept)]:
                 weights = (similarities - own_sums[block]).exp_().mul_(own_grads[block])
-                weights += similarities.sub_(all_sums).exp_().mul_(all_grads)
+                weights += (similarities - all_sums).exp_().mul_(all_grads)
                 torch.mm(weights, rows.flatten(0, 1), out=flat[block])
         return result.div_(ctx.temperature), None, None, None
 
@@ -95,7 +97,8 @@ def log_sum_of_negatives(
 ) -> Tensor:
     """Compute log sum_{u, m != n} exp(<z_vn, z_um> / t) for every view v of an image n.
 
-    The similarities are computed block by block, and again in the backward pass.
+    The similarities are computed block by block, and again in the backward pass, unless they fit
+    into one block.
 
     Args:
         z: This process's projections of unit length, shape (V, n, D).

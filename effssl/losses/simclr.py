@@ -45,8 +45,9 @@ def simclr(
 
         K max( (R_vn / K - p mean_w exp(s(vn, wn) / t)) / (1 - p), exp(-1 / t) )
 
-    The similarities are computed a block of rows at a time, forward and again backward, so that the
-    memory does not grow with (V N)^2. The time is that of three products of V N x D x V N.
+    The similarities are computed a block of rows at a time, and again in the backward pass if they
+    do not fit into one, so that the memory does not grow with (V N)^2. The time is that of two or
+    three products of V N x D x V N.
 
     With G global views only pairs with a global view count; negatives are views of all kinds.
 
