@@ -1,6 +1,7 @@
 """Draw figures of the runs in the results table.
 
     python examples/reproduce/figures.py               # the cpu scale
+    python examples/reproduce/figures.py --scale losses
     python examples/reproduce/figures.py --scale gpu
 
 Writes figures/{scale}-{data set}-*.png beside the table. Bars are 95 % intervals of the mean
@@ -14,14 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import SMALL_WIDTH, WIDTHS, Scale
+from experiments import LOSS_WIDTHS, SMALL_WIDTH, WIDTHS, Scale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run import RESULTS
 from tables import Runs, read_scale, schedules
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_specs import LOSSES, barlow_twins_lambd
 
 
 def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:
@@ -102,7 +103,19 @@ def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
     axes.set(xlabel=f"{name} of the features", ylabel=f"{runs.measure}, top-1 %")
 
 
-def main(scale: Literal["cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
+def draw_losses(axes: Axes, scale: Scale, runs: Runs) -> None:
+    """Plot accuracy against projector width, for every loss."""
+    for i, loss in enumerate(LOSSES):
+        configs = [scale.run(views=4, loss=loss, projector_dim=dim) for dim in LOSS_WIDTHS]
+        # side by side, so that the intervals can be told apart
+        x = [dim * 1.06 ** (i - len(LOSSES) // 2) for dim in LOSS_WIDTHS]
+        _lines(axes, runs, x, configs, label=loss, color=f"C{i}")
+    axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
+    axes.set_xticks(LOSS_WIDTHS, map(str, LOSS_WIDTHS))
+    axes.minorticks_off()
+
+
+def main(scale: Literal["cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
     """Draw the figures of a scale.
 
     Args:
@@ -114,12 +127,17 @@ def main(scale: Literal["cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS)
         folder.mkdir(exist_ok=True)
         measures = [Runs(rows, measure) for measure in ("linear", "k-NN 20")]
         name = f"{scale}-{Path(part.reference.dataset).name}"
-        for kind, draw in {"width": draw_width, "pareto": draw_pareto, "data": draw_data}.items():
+        kinds = {"width": draw_width, "pareto": draw_pareto, "data": draw_data}
+        if scale == "losses":
+            kinds = {"losses": draw_losses}
+        for kind, draw in kinds.items():
             figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
             panels = figure.subplots(1, 2)
             for axes, runs in zip(panels, measures, strict=True):
                 draw(axes, part, runs)
             _save(figure, folder / f"{name}-{kind}.png")
+        if scale == "losses":
+            continue
         figure = Figure(figsize=(9, 6.4), dpi=110, layout="constrained")
         grid = figure.subplots(2, 2, sharex="col", sharey="row")
         for row, runs in zip(grid, measures, strict=True):

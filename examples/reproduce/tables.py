@@ -1,6 +1,7 @@
 """Test the claims of the method on the runs in the results table.
 
     python examples/reproduce/tables.py               # the cpu scale
+    python examples/reproduce/tables.py --scale losses
     python examples/reproduce/tables.py --scale gpu
 
 Prints Markdown tables. Accuracy is top-1 of the linear probe in percent, after the last epoch.
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import SCALES, SMALL_WIDTH, WIDTHS, Scale
+from experiments import LOSS_WIDTHS, SCALES, SMALL_WIDTH, WIDTHS, Scale
 from run import RESULTS, command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_specs import LOSSES, barlow_twins_lambd
 
 MARGIN = 0.5
 """Margin of "as good" in points of accuracy: not worse by more."""
@@ -213,6 +214,22 @@ def features_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
+    """Return a Markdown table of every loss, by k-NN and linear probe, at each width."""
+    titles = [f"{name}, {dim} wide" for name in ("k-NN", "linear") for dim in LOSS_WIDTHS]
+    lines = [f"| `--loss` | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
+    measures = [Runs(rows, measure) for measure in ("k-NN 20", "linear")]
+    for loss in LOSSES:
+        cells = []
+        for runs in measures:
+            for dim in LOSS_WIDTHS:
+                config = scale.run(views=4, loss=loss, projector_dim=dim)
+                mean, half = runs.mean(config), runs.half_width(config)
+                cells.append("" if math.isnan(mean) else f"{mean:.1f} ± {half:.1f}")
+        lines.append(f"| {' | '.join([f'`{loss}`', *cells])} |")
+    return "\n".join(lines)
+
+
 def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
     """Return the data sets of a scale whose reference was run, each with its lines of the table.
 
@@ -232,7 +249,9 @@ def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, st
     return parts
 
 
-def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
+def main(
+    scale: Literal["readme", "cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS
+) -> None:
     """Print the tables of a scale.
 
     Args:
@@ -244,6 +263,9 @@ def main(scale: Literal["readme", "cpu", "gpu", "paper"] = "cpu", results: Path 
             print(features_table(rows))
             continue
         print(features_table([row for row in rows if row["encoder"] != "pretrained"]))
+        if scale == "losses":
+            print(losses_table(part, rows))
+            continue
         print(f"\n{claims(part, rows)}\n\n{time_to_reference(part, Runs(rows))}\n")
         for measure in ("linear", "k-NN 20"):
             runs = Runs(rows, measure)

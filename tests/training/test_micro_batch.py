@@ -134,7 +134,8 @@ def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("precision, tolerance", [("fp64", 1e-12), ("fp32", 1e-5)])
 def test_chunks_give_the_gradient_of_the_whole_batch(loss, precision, tolerance):
-    step = partial(Step, loss=loss, precision=precision, **CONVNEXT)
+    narrow = {"projector_dim": 4} if loss == "wmse" else {}  # fewer dimensions than images
+    step = partial(Step, loss=loss, precision=precision, **CONVNEXT, **narrow)
     whole = step()()
     for micro_batch in (3, 6):
         found = difference(step(micro_batch=micro_batch)(), whole)
