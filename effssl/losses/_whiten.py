@@ -21,12 +21,14 @@ class _Whiten(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         ctx.eps, ctx.freedom, dim = eps, x.shape[-2] - 1, x.shape[-1]
         x = x - x.mean(-2, keepdim=True)
-        covariance = (x.mT @ x).div_(ctx.freedom)
+        # in float64, so that dimensions of little variance are told from rounding
+        wide = x.double()
+        covariance = (wide.mT @ wide).div_(ctx.freedom)
         variances = covariance.diagonal(dim1=-2, dim2=-1)
         variances += eps * variances.mean(-1, keepdim=True) + 1e-30  # the same rows become 0
         factor = torch.linalg.cholesky_ex(covariance).L  # it does not wait for the device
-        identity = torch.eye(dim, dtype=x.dtype, device=x.device)
-        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        identity = torch.eye(dim, dtype=factor.dtype, device=x.device)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False).to(x.dtype)
         white = x @ inverse.mT
         ctx.save_for_backward(x, inverse, white)
         return white
@@ -35,10 +37,11 @@ class _Whiten(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, inverse, white = ctx.saved_tensors
-        lower = (grad.mT @ white).tril_()
-        turned = (lower + lower.tril(-1).mT) @ inverse  # P K
-        ridge = ctx.eps / x.shape[-1] * (turned * inverse).sum((-2, -1), keepdim=True)
-        result = grad @ inverse - (white @ turned).addcmul_(x, ridge).div_(ctx.freedom)
+        with torch.autocast(x.device.type, enabled=False):
+            lower = (grad.mT @ white).tril_()
+            turned = (lower + lower.tril(-1).mT) @ inverse  # P K
+            ridge = ctx.eps / x.shape[-1] * (turned * inverse).sum((-2, -1), keepdim=True)
+            result = grad @ inverse - (white @ turned).addcmul_(x, ridge).div_(ctx.freedom)
         return result.sub_(result.mean(-2, keepdim=True)), None
 
 

@@ -79,7 +79,7 @@ def wmse(
 
         mean_{n, a < b} (2 - 2 cos(w_an, w_bn))
 
-    in float64 and without pairs. It is 2 for unrelated views, and for projections all the same.
+    without pairs. It is 2 for unrelated views, and for projections all the same.
 
     This equals the code of Ermolov et al. where size, 2 D there, divides N, but for eps: times the
     mean variance, it is added to the diagonal of each covariance.
@@ -112,13 +112,13 @@ def wmse(
         rows = _AllRows.apply(z, counts) if processes > 1 else z
         parts = _shuffled(rows.detach(), counts, generator).tensor_split(number)
         own = parts[dist.get_rank() :: processes] if processes > 1 else parts
-        cosines = rows[:, :0].double().sum()  # on the graph if this process has no sub-batch
+        cosines = rows[:, :0].sum()  # on the graph if this process has no sub-batch
         for length in {len(part) for part in own}:
             index = torch.stack([part for part in own if len(part) == length])
-            w = normalize(whiten(rows[:, index].double(), eps), dim=-1)  # (V, parts, n, D)
+            w = normalize(whiten(rows[:, index], eps), dim=-1)  # (V, parts, n, D)
             squares, total = w[:g].square().sum(), w[:g].sum(0)
             cosines = cosines + ((total * (total + 2 * w[g:].sum(0))).sum() - squares) / 2
-        invariance = (1 - all_reduce_sum(cosines) / (images * count_pairs(len(z), g))).to(z.dtype)
+        invariance = 1 - all_reduce_sum(cosines) / (images * count_pairs(len(z), g))
     if not return_parts:
         return 2 * invariance
     return 2 * invariance, {"invariance": invariance.detach()}
