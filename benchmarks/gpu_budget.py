@@ -38,6 +38,7 @@ from torch import Tensor
 
 import effssl
 from effssl.data._loader import BatchShard, collate, decode_size
+from effssl.loss_specs import LOSSES
 from effssl.optim import create_optimizer
 from effssl.training._collapse import sample_rows
 from effssl.training._faults import NonFiniteGuard
@@ -293,7 +294,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--micro-batch", type=int, help="images in a chunk (default: all)")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
-    parser.add_argument("--loss", choices=("bt", "vicreg", "spectral"), default="bt")
+    parser.add_argument("--loss", choices=tuple(LOSSES), default="bt")
     parser.add_argument("--projector-dim", type=int, default=256)
     parser.add_argument("--log-every", type=int, default=10)
     parser.add_argument("--memory", type=float, default=3.0, help="TB/s")

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 
 from effssl import PretrainConfig, create_loss, create_model
 from effssl.data._loader import BatchShard, collate, decode_size
+from effssl.loss_specs import LOSSES
 from effssl.optim import create_optimizer
 from effssl.training._staging import Stager
 from effssl.training._step import TrainStep
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--img-size", type=int, default=64)
     parser.add_argument("--local-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--loss", choices=("bt", "vicreg", "spectral"), default="bt")
+    parser.add_argument("--loss", choices=tuple(LOSSES), default="bt")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=7, help="timed steps of each configuration")
