@@ -76,13 +76,13 @@ def coding_rate(
         R_max - mean_v 1/2 logdet(I + D / (N eps) Z_v^T Z_v)
         + invariance * mean_{v, n} (1 - cos(z_vn, m_n))
 
-    The logarithm is the coding rate: the bits, but in nats, that it takes to tell the rows of a
-    view apart up to a squared distance of eps. It is at most R_max, K/2 log(1 + D / (K eps)) with
-    K = min(N, D), for rows that are spread evenly over K directions; so the loss is 0 at best.
+    The mean of the logdet is the coding rate: how much it takes to tell the rows of a view apart up
+    to a squared error of eps. It is at most R_max, K/2 log(1 + D / (K eps)) with K = min(N, D), for
+    rows that are spread evenly over K directions; so the loss is 0 at best.
 
-    This is Eq. 3 of Tong et al. with a minus, since they maximize it, and equals their code, whose
-    network scales the rows, up to the constant R_max + invariance. The eps of their code, 0.2,
-    stands where the paper has a square: it is the paper's eps^2. They train with LARS.
+    This equals the code of Tong et al., whose network scales the rows, up to the constant R_max +
+    invariance. Their code does not square its eps of 0.2, where the paper has eps^2, so that eps
+    is the squared error here too. They train with LARS.
 
     With G global views m_n is the mean of those, and every view is compared with it; the coding
     rate stays the mean over all views.
@@ -90,7 +90,7 @@ def coding_rate(
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
-        eps: Squared distance that is not told apart, > 0.
+        eps: Squared error, the paper's eps^2, > 0.
         invariance: Weight of the cosines, >= 0.
         global_views: Number of global views, G, which come first in z; all if None.
         return_parts: Also return detached terms that are 0 at best: "invariance", 1 minus the
@@ -107,7 +107,7 @@ def coding_rate(
     z, counts, half = check_projections(z)
     with torch.autocast(z.device.type, enabled=False):
         if not eps > 0:
-            raise ValueError(f"eps is the squared distance not told apart, above 0, got {eps}")
+            raise ValueError(f"eps is a squared error, above 0, got {eps}")
         check_weights(invariance=invariance)
         views, _, dim = z.shape
         images = sum(counts)

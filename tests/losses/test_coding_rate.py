@@ -123,7 +123,7 @@ def test_a_collapsed_batch_has_a_finite_value_and_gradient(images, constant):
 
 @pytest.mark.parametrize("eps", [0.0, -0.2, float("nan")])
 def test_eps_is_above_0(eps):
-    with pytest.raises(ValueError, match="eps is the squared distance not told apart, above 0"):
+    with pytest.raises(ValueError, match="eps is a squared error, above 0"):
         coding_rate(torch.zeros(2, 8, 4), eps=eps)
 
 
