@@ -99,6 +99,7 @@ class LossSpec:
         nothing_from: Share of ``blank`` from which on nothing is learned.
         parts: Scale of each part that the function returns, by name.
         least_images: Map the width D of the projector to the least number of images of a batch.
+        ignores_shifts: Whether a vector that is added to all projections changes nothing.
         multiview: Forms for more than two views; the function takes ``multiview`` if there are two.
         title: Name in sentences and tables.
         card_tag: Tag of model cards.
@@ -115,6 +116,7 @@ class LossSpec:
     nothing_from: float
     parts: Mapping[str, Scale]
     least_images: Callable[[int], int] = lambda dim: LEAST_IMAGES
+    ignores_shifts: bool = True
     multiview: tuple[str, ...] = ("pairs",)
     title: str
     card_tag: str
@@ -293,6 +295,7 @@ _SPECS = (
             "invariance": Scale(_UNRELATED_VIEWS, lambda shape: 1),
             "uniformity": Scale(_SAME_IMAGES, lambda shape: 1),
         },
+        ignores_shifts=False,
         title="SimCLR",
         card_tag="simclr",
         timm_tag="simclr",
@@ -310,6 +313,7 @@ _SPECS = (
             "invariance": Scale(_UNRELATED_VIEWS, _unrelated_from_mean),
             "normality": Scale("projections that are all 0", lambda shape: _ZERO_STATISTIC),
         },
+        ignores_shifts=False,
         title="SIGReg",
         card_tag="sigreg",
         timm_tag="sigreg",
@@ -330,6 +334,7 @@ _SPECS = (
                 _SAME_IMAGES, lambda shape: 1 - _least_rate(shape) / _largest_rate(shape)
             ),
         },
+        ignores_shifts=False,
         title="the coding rate",
         card_tag="emp-ssl",
         timm_tag="codingrate",
@@ -354,6 +359,11 @@ LOSSES: dict[str, LossSpec] = {spec.name: spec for spec in _SPECS}
 def least_images(loss: str, dim: int) -> int:
     """Return the least number of images of a batch for a loss at a width of the projector."""
     return LOSSES[loss].least_images(dim) if loss in LOSSES else LEAST_IMAGES
+
+
+def ignores_shifts(loss: str) -> bool:
+    """Return whether a vector added to all projections changes nothing; so for one's own."""
+    return loss not in LOSSES or LOSSES[loss].ignores_shifts
 
 
 def papers_of(loss: str) -> tuple[Paper, ...]:

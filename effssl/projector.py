@@ -38,7 +38,7 @@ def build_projector(
             raise ValueError(f"{option(name)} must be 1 or more, got {value}")
     widths = [features, *[hidden] * (layers - 1), dim]
     modules: list[nn.Module] = []
-    # The authors' last layer has a bias. Losses center their input, so its gradient would be
+    # The authors' last layer has a bias. Most losses center their input, so its gradient would be
     # rounding noise, which AdamW would scale up; hence there is none.
     for width, following in zip(widths[:-2], widths[1:-1], strict=True):
         modules += [

@@ -81,6 +81,9 @@ def wmse(
 
     without pairs. It is 2 for unrelated views, and for projections all the same.
 
+    Whitening makes up for dimensions of little variance, so nothing keeps features from collapsing
+    to a few that it turns into many. Give the projector a wide hidden layer; theirs has 1024.
+
     This equals the code of Ermolov et al. where size, 2 D there, divides N, but for eps: times the
     mean variance, it is added to the diagonal of each covariance.
 

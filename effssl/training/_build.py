@@ -20,6 +20,7 @@ from effssl.data._stream import StreamBatches
 from effssl.data._workers import worker_count
 from effssl.data.sources import Source, is_public, load_source
 from effssl.hints import option
+from effssl.loss_specs import ignores_shifts
 from effssl.model import SSLModel, check_input, create_model
 from effssl.optim import create_optimizer, create_schedule
 from effssl.progress import Stage
@@ -266,7 +267,9 @@ def _create_model(
     if config.local_views:
         check_input(model, config.local_size)
         _warn_of_unseen_pixels(model, config.local_size)
-    frozen = freeze_unused_parameters(model) if start is None else start.freeze(model)
+    frozen = []
+    if config.projector_layers > 1 or ignores_shifts(config.loss):  # batch norm ignores them too
+        frozen = freeze_unused_parameters(model) if start is None else start.freeze(model)
     if frozen:
         logger.info(
             "kept at its initial value, as it should be, since it shifts the features of all "

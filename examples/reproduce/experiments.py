@@ -124,6 +124,8 @@ def losses(scale: Scale) -> Iterator[PretrainConfig]:
         for name, spec in LOSSES.items():
             if spec.least_images(dim) <= scale.reference.batch_size:
                 yield scale.run(views=4, loss=name, projector_dim=dim)
+                if name == "wmse":  # which collapses without the hidden layer of its authors
+                    yield scale.run(views=4, loss=name, projector_dim=dim, projector_hidden=1024)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:

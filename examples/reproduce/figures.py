@@ -19,10 +19,10 @@ from experiments import LOSS_WIDTHS, SMALL_WIDTH, WIDTHS, Scale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run import RESULTS
-from tables import Runs, read_scale, schedules
+from tables import LOSS_ROWS, Runs, read_scale, schedules
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import LOSSES, barlow_twins_lambd
+from effssl.loss_specs import barlow_twins_lambd
 
 
 def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:
@@ -105,11 +105,11 @@ def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
 
 def draw_losses(axes: Axes, scale: Scale, runs: Runs) -> None:
     """Plot accuracy against projector width, for every loss."""
-    for i, loss in enumerate(LOSSES):
-        configs = [scale.run(views=4, loss=loss, projector_dim=dim) for dim in LOSS_WIDTHS]
+    for i, (label, more) in enumerate(LOSS_ROWS.items()):
+        configs = [scale.run(views=4, projector_dim=dim, **more) for dim in LOSS_WIDTHS]
         # side by side, so that the intervals can be told apart
-        x = [dim * 1.06 ** (i - len(LOSSES) // 2) for dim in LOSS_WIDTHS]
-        _lines(axes, runs, x, configs, label=loss, color=f"C{i}")
+        x = [dim * 1.06 ** (i - len(LOSS_ROWS) // 2) for dim in LOSS_WIDTHS]
+        _lines(axes, runs, x, configs, label=label, color=f"C{i}")
     axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
     axes.set_xticks(LOSS_WIDTHS, map(str, LOSS_WIDTHS))
     axes.minorticks_off()

@@ -28,6 +28,8 @@ from scipy import stats
 from effssl import PretrainConfig, cli
 from effssl.loss_specs import LOSSES, barlow_twins_lambd
 
+LOSS_ROWS = {name: {"loss": name} for name in LOSSES}
+LOSS_ROWS["wmse, 1024 hidden"] = {"loss": "wmse", "projector_hidden": 1024}
 MARGIN = 0.5
 """Margin of "as good" in points of accuracy: not worse by more."""
 
@@ -217,16 +219,16 @@ def features_table(rows: list[dict[str, str]]) -> str:
 def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
     """Return a Markdown table of every loss, by k-NN and linear probe, at each width."""
     titles = [f"{name}, {dim} wide" for name in ("k-NN", "linear") for dim in LOSS_WIDTHS]
-    lines = [f"| `--loss` | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
+    lines = [f"| loss | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
     measures = [Runs(rows, measure) for measure in ("k-NN 20", "linear")]
-    for loss in LOSSES:
+    for loss, more in LOSS_ROWS.items():
         cells = []
         for runs in measures:
             for dim in LOSS_WIDTHS:
-                config = scale.run(views=4, loss=loss, projector_dim=dim)
+                config = scale.run(views=4, projector_dim=dim, **more)
                 mean, half = runs.mean(config), runs.half_width(config)
                 cells.append("" if math.isnan(mean) else f"{mean:.1f} ± {half:.1f}")
-        lines.append(f"| {' | '.join([f'`{loss}`', *cells])} |")
+        lines.append(f"| {' | '.join([loss, *cells])} |")
     return "\n".join(lines)
 
 

@@ -83,6 +83,34 @@ def test_the_gradient_of_what_is_frozen_is_rounding_noise_under_every_loss(backb
         assert noise.norm() < 1e-10 * gradient.norm(), loss
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_shift_of_the_features_is_trained_only_if_the_loss_depends_on_it(tmp_path, loss, layers):
+    changes, (shift,) = SHIFTS["convnext_atto"]
+    first, *_, last = weights_after(
+        tmp_path,
+        backbone="convnext_atto",
+        max_steps=3,
+        loss=loss,
+        projector_layers=layers,
+        **changes | {"projector_dim": 4},
+    )
+    name = f"backbone.{shift}"
+    trained = layers == 1 and loss in ("simclr", "sigreg", "coding_rate")
+    assert torch.equal(first[name], last[name]) != trained
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_ignores_shifts_if_its_record_says_so(loss):
+    z = torch.randn(3, 12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loss_fn = effssl.create_loss(loss, dim=4)
+    torch.manual_seed(0)
+    value = loss_fn(z)
+    torch.manual_seed(0)
+    same = torch.allclose(loss_fn(z + torch.tensor([3.0, -2.0, 1.0, 0.5])), value, rtol=1e-9)
+    assert same == LOSSES[loss].ignores_shifts
+
+
 @pytest.mark.parametrize("backbone", ["convnext_atto", "vit_tiny_patch16_224"])
 def test_frozen_parameters_keep_their_value_through_a_run(tmp_path, caplog, backbone):
     changes, (frozen,) = SHIFTS[backbone]
