@@ -367,5 +367,5 @@ def ignores_shifts(loss: str) -> bool:
 
 
 def papers_of(loss: str) -> tuple[Paper, ...]:
-    """Return the publications of a loss besides that of the method; none of one of one's own."""
+    """Return the publications of a loss besides the method's; none for a loss of one's own."""
     return LOSSES[loss].papers if loss in LOSSES else ()
