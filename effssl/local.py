@@ -16,6 +16,9 @@ from effssl.atomic import wait_for_folder
 from effssl.hints import did_you_mean, nearest
 
 SAMPLE = "fashion-mnist-sample"
+MOVED_SAMPLE = "fashion-mnist-moved-sample"
+SAMPLES = (SAMPLE, MOVED_SAMPLE)
+"""Names of the data sets in the package."""
 HUB_DATASET = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_MODEL = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 _OF_A_RUN = ("checkpoints", "images.json", "metrics.jsonl")  # beside its config.json
@@ -80,7 +83,7 @@ def check_dataset_name(name: str) -> None:
     Raises:
         FileNotFoundError: If it is a path that leads to nothing.
     """
-    if name == SAMPLE or glob.has_magic(name):
+    if name in SAMPLES or glob.has_magic(name):
         return
     try:
         path = Path(name).expanduser()
@@ -89,8 +92,11 @@ def check_dataset_name(name: str) -> None:
     is_id, is_beside = HUB_DATASET.fullmatch(name) is not None, _is_beside_others(name)
     if path.exists() or (is_id and not is_beside):
         return
-    near = nearest(name)
-    hint = near or ("" if "/" in name or name.startswith("~") else "; a Hub id is owner/name")
+    near, sample = nearest(name), did_you_mean(name, SAMPLES)
+    hint = near
+    if "/" not in name and not name.startswith("~") and (sample or not near):
+        there = f"a Hub id is owner/name, and the package has {' and '.join(SAMPLES)}"
+        hint = f"{near}; {sample}{there}"
     if is_id and not near:
         hint = (
             "; for the data set of that id on the Hub, start where no folder is called "

@@ -17,10 +17,10 @@ from effssl.data._layout import SPLITS, arrange
 from effssl.data._metadata import SUFFIXES as TABLES
 from effssl.data._metadata import read_table
 from effssl.data._paths import printable
-from effssl.data._rows import rows_of_images, rows_of_parquet
+from effssl.data._rows import rows_of_images, rows_of_moved, rows_of_parquet
 from effssl.data._splits import resolve_split
 from effssl.hints import nearest
-from effssl.local import HUB_DATASET, SAMPLE, check_dataset_name
+from effssl.local import HUB_DATASET, SAMPLE, SAMPLES, check_dataset_name
 from effssl.shown import one_line
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
         raise ValueError("a stream has no slices or sums of splits; name one whole split")
     if not isinstance(dataset, str | os.PathLike):
         return _read_object(dataset, split, streaming)
-    if dataset == SAMPLE:
-        files = {name: _SAMPLE_FOLDER / f"{name}.parquet" for name in ("train", "test")}
-        rows = {name: rows_of_parquet(file) for name, file in files.items()}
-        return _pick(rows, split, streaming)
+    if dataset in SAMPLES:
+        return _read_sample(dataset, split, streaming)
     name = os.fspath(dataset)
     if not name:
         raise ValueError("the name is empty: give a folder, a file, a pattern or a Hub id")
@@ -89,11 +87,21 @@ def read(dataset: object, split: str, streaming: bool) -> Found:
 
 
 def is_public(dataset: object) -> bool:
-    """Return whether others can get the data set: the sample or a Hub id, not local files."""
+    """Return whether others can get the data set: a sample or a Hub id, not local files."""
     return isinstance(dataset, str) and (
-        dataset == SAMPLE
+        dataset in SAMPLES
         or (HUB_DATASET.fullmatch(dataset) is not None and not Path(dataset).expanduser().exists())
     )
+
+
+def _read_sample(name: str, split: str, streaming: bool) -> Found:
+    files = {part: _SAMPLE_FOLDER / f"{part}.parquet" for part in ("train", "test")}
+    rows = {part: rows_of_parquet(file) for part, file in files.items()}
+    if name == SAMPLE:
+        return _pick(rows, split, streaming)
+    chosen = _pick(rows, split, False)  # an image moves the same alone, so no other has to
+    moved = {"train": rows_of_moved(chosen.rows)}
+    return _pick(moved, "train", streaming)._replace(split=chosen.split)
 
 
 def _read_object(dataset: object, split: str, streaming: bool) -> Found:

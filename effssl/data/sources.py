@@ -258,7 +258,8 @@ def load_source(
         dataset: One of
 
             - ``fashion-mnist-sample``: 10,000 training and 2,000 test images that come with the
-              package;
+              package; ``fashion-mnist-moved-sample``: the same with each object in a place, a
+              size and a turn of its own, see `move_objects`;
             - a folder or pattern of images, such as ``photos/**/*.jpg``, or of .npy files, one
               image each, with any number of channels. metadata.csv, .jsonl or .parquet with a
               column ``file_name`` gives labels and other columns;

@@ -27,6 +27,7 @@ from effssl.hub._folder import CARD, MOST_CARD, TRAINING, read_record
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig, read_config
 from effssl.hub._yaml import dump_yaml, parse_yaml
+from effssl.local import MOVED_SAMPLE
 from effssl.loss_specs import LOSSES
 from effssl.records import TrainingRecord
 
@@ -222,6 +223,8 @@ def _metadata(config: ModelConfig, training: TrainingRecord, repo_id: str) -> di
             task_type="image-classification",
             dataset_type=DATA_IDS.get(evaluation.dataset, evaluation.dataset),
             dataset_name=evaluation.dataset,
+            # results on images of another kind are listed apart
+            dataset_config="moved" if evaluation.dataset == MOVED_SAMPLE else None,
             dataset_split=evaluation.test_split,
             metric_type="accuracy",
             metric_name=f"top-1 in percent, {protocol}",

@@ -19,6 +19,7 @@ from effssl.hub._figures import FIGURES
 from effssl.hub._folder import PROBE, TRAINING, build_sketch
 from effssl.hub._license import License
 from effssl.hub._model_config import ModelConfig
+from effssl.local import SAMPLES
 from effssl.loss_specs import LOSSES, papers_of
 from effssl.model import SSLModel
 from effssl.own import is_object, is_own
@@ -27,8 +28,8 @@ from effssl.records import TrainingRecord
 from effssl.views.options import ViewOptions
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# the packaged sample is part of a dataset on the Hub
-DATA_IDS = {"fashion-mnist-sample": "zalando-datasets/fashion_mnist"}
+# the packaged samples are part of a dataset on the Hub, one of them with its objects moved
+DATA_IDS = dict.fromkeys(SAMPLES, "zalando-datasets/fashion_mnist")
 _DATA_LICENSES = {"zalando-datasets/fashion_mnist": "MIT, copyright Zalando SE"}
 
 

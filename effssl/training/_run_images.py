@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effssl.atomic import write_json
-from effssl.data.sources import SAMPLE
 from effssl.foreign import read_json
 from effssl.hints import option
+from effssl.local import SAMPLES
 from effssl.training.config import PretrainConfig
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def place_of(dataset: object) -> str | None:
 def is_here(dataset: str) -> bool:
     """Return whether a data set is a path or pattern of this machine that leads to something."""
     path = Path(dataset).expanduser()
-    if dataset == SAMPLE:  # whatever lies here under that name
+    if dataset in SAMPLES:  # whatever lies here under that name
         return False
     return path.exists() or (glob.has_magic(dataset) and any(glob.iglob(str(path))))
 

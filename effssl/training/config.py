@@ -116,10 +116,11 @@ class PretrainConfig:
     """How bt compares more than two views: every pair, or each view with the mean of the others."""
 
     dataset: Images = setting("fashion-mnist-sample", published="if public", may_differ=True)
-    """The packaged sample; a folder, pattern or archive of images or .npy files; parquet, .tar or
-    .csv files; or a Hub id. In a folder, every file that can be decoded by its suffix is an image;
-    top folders that are all called train, val, test or the like are splits; the first folder below
-    is the class, if every image has one."""
+    """fashion-mnist-sample or fashion-mnist-moved-sample, which are in the package; a folder,
+    pattern or archive of images or .npy files; parquet, .tar or .csv files; or a Hub id. In a
+    folder, every file that can be decoded by its suffix is an image; top folders that are all
+    called train, val, test or the like are splits; the first folder below is the class, if every
+    image has one."""
     split: Split = setting("train")
     """Split of the data set to train on."""
     image_column: Column = setting(None)

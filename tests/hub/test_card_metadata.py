@@ -260,3 +260,16 @@ def test_metadata_that_are_no_plain_pairs_are_one_line(tmp_path, text):
     with pytest.raises(ValueError, match="the metadata of .*README.md") as caught:
         prepare(folder, "org/m")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+def test_results_on_moved_images_are_listed_apart_from_those_on_the_originals(tmp_path):
+    folder = known(tmp_path, dataset="fashion-mnist-sample")
+    about = json.loads((folder / "training.json").read_text())
+    (first,) = about["evaluation"]
+    more = {"dataset": "fashion-mnist-moved-sample", "top1": {"pretrained": {"linear": [30.0]}}}
+    about["evaluation"].append(first | more)
+    (folder / "training.json").write_text(json.dumps(about))
+    results = metadata(compose_card(folder, "org/m"))["model-index"][0]["results"]
+    found = [(r["dataset"]["name"], r["metrics"][0]["value"]) for r in results]
+    assert found == [("fashion-mnist-sample", 50.0), ("fashion-mnist-moved-sample", 30.0)]
+    assert {r["dataset"]["type"] for r in results} == {"zalando-datasets/fashion_mnist"}
