@@ -25,7 +25,7 @@ NOT_RUN = {
     "# sketch of stable-pretraining; not run": "another library",
 }
 OF_OTHERS = set(
-    "num_processes nproc_per_node config-path config-name config scale help device".split()
+    "num_processes nproc_per_node config-path config-name config scale help device moved".split()
 )
 """Flags of accelerate, torchrun, solo-learn, examples and benchmarks that the text mentions."""
 SMALL = 'backbone="test_resnet", img_size=32, views=2, batch_size=4, max_steps=1, cpu=True, '
