@@ -1,6 +1,7 @@
 """examples/reproduce: the plans hold what they say, runs are made once, the verdicts are right."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -87,7 +88,16 @@ def test_a_command_in_the_table_makes_the_same_run_again(reproduce):
             assert int(row["views_seen"]) == seen
 
 
-@pytest.mark.parametrize("name", ["readme", "cpu", "gpu", "paper"])
+def test_every_study_can_be_named_and_is_one_of_a_scale(reproduce):
+    experiments = reproduce.experiments
+    assert set(get_args(experiments.Study)) == set(experiments.STUDIES)
+    used = {
+        name for parts in experiments.SCALES.values() for part in parts for name in part.studies
+    }
+    assert used == set(experiments.STUDIES)
+
+
+@pytest.mark.parametrize("name", ["readme", "cpu", "losses", "gpu", "paper"])
 def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
     for scale in reproduce.experiments.SCALES[name]:
         plan = reproduce.experiments.plan(scale)

@@ -15,15 +15,14 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from effssl import PretrainConfig
 from effssl.loss_specs import LOSSES, barlow_twins_lambd
 
-WIDTHS = (64, 256, 1024, 8192)
 REFERENCE_WIDTH = 8192
-SMALL_WIDTH = 256
 LOSS_WIDTHS = (64, 256)
 
 
@@ -37,6 +36,9 @@ class Scale:
         test_split: Labeled images, on which everything is measured and nothing is chosen.
         width_batch_size: Batch size of the projector sweep.
         studies: Names of the studies.
+        widths: Widths of the projector sweep, rising to that of the reference.
+        small_width: Width of the projector where nothing else is said.
+        lengths: Numbers of views, and their epochs, counted in E, in the study of views.
     """
 
     reference: PretrainConfig
@@ -44,10 +46,17 @@ class Scale:
     test_split: str
     width_batch_size: int
     studies: tuple[str, ...] = ("form", "views", "width", "data", "weight", "vicreg", "longer")
+    widths: tuple[int, ...] = (64, 256, 1024, REFERENCE_WIDTH)
+    small_width: int = 256
+    lengths: tuple[tuple[int, tuple[float, ...]], ...] = (
+        (2, (1, 1 / 2, 2)),
+        (4, (1, 1 / 2, 1 / 4)),
+        (8, (1 / 4, 1 / 2)),
+    )
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
-        """Return the reference with a 256-wide projector and these fields; epochs count in E."""
-        fields = {"projector_dim": SMALL_WIDTH, "views": views} | fields
+        """Return the reference with a small projector and these fields; epochs count in E."""
+        fields = {"projector_dim": self.small_width, "views": views} | fields
         fields["epochs"] = max(1, round(epochs * self.reference.epochs))
         return dataclasses.replace(self.reference, **fields)
 
@@ -67,17 +76,17 @@ class Scale:
 def width(scale: Scale) -> Iterator[PretrainConfig]:
     """Do small projectors suffice, with the weight of their width, and with that of the widest?"""
     batch = {"batch_size": scale.width_batch_size}
-    for dim in WIDTHS:
+    for dim in scale.widths:
         yield scale.run(projector_dim=dim, **batch)
     fixed = barlow_twins_lambd(REFERENCE_WIDTH)
-    for dim in WIDTHS[:-1]:
+    for dim in scale.widths[:-1]:
         yield scale.run(projector_dim=dim, loss_weight=fixed, **batch)
 
 
 def weight(scale: Scale) -> Iterator[PretrainConfig]:
     """Is the weight of the width too small? Try 4 times as much, at one width also 16 and 64."""
-    for dim in WIDTHS[:-1]:
-        for factor in (4, 16, 64) if dim == SMALL_WIDTH else (4,):
+    for dim in scale.widths[:-1]:
+        for factor in (4, 16, 64) if dim == scale.small_width else (4,):
             more = round(factor * barlow_twins_lambd(dim), 5)
             yield scale.run(projector_dim=dim, loss_weight=more, batch_size=scale.width_batch_size)
 
@@ -85,9 +94,21 @@ def weight(scale: Scale) -> Iterator[PretrainConfig]:
 def views(scale: Scale) -> Iterator[PretrainConfig]:
     """Do more views converge faster, at equal epochs (equal steps) and at equal views?"""
     yield scale.reference
-    for count, lengths in {2: (1, 1 / 2, 2), 4: (1, 1 / 2, 1 / 4), 8: (1 / 4, 1 / 2)}.items():
+    for count, lengths in scale.lengths:
         for epochs in lengths:
             yield scale.run(views=count, epochs=epochs)
+
+
+def local(scale: Scale) -> Iterator[PretrainConfig]:
+    """Do small crops beside two views do as well as more views?"""
+    for epochs in (1, 1 / 2):
+        yield scale.run(local_views=6, local_size=16, local_scale=(0.1, 0.4), epochs=epochs)
+
+
+def length(scale: Scale) -> Iterator[PretrainConfig]:
+    """Where does longer training stop to help, with 4 views?"""
+    for doublings in range(-2, 5):
+        yield scale.run(views=4, epochs=2**doublings)
 
 
 def data(scale: Scale) -> Iterator[PretrainConfig]:
@@ -133,11 +154,24 @@ def first(scale: Scale) -> Iterator[PretrainConfig]:
     yield scale.reference
 
 
+Study = Literal[
+    "views",
+    "width",
+    "data",
+    "form",
+    "weight",
+    "vicreg",
+    "longer",
+    "local",
+    "length",
+    "losses",
+    "first",
+]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
     study.__name__: study
-    for study in (views, width, data, form, weight, vicreg, longer) + (losses, first)
+    for study in (views, width, data, form, weight, vicreg, longer, local, length, losses, first)
 }
-_ONE_SEED = ("weight", "vicreg", "longer")
+_ONE_SEED = ("weight", "vicreg", "longer", "length")
 
 
 def plan(
@@ -177,6 +211,32 @@ CPU = Scale(
     images=10_000,
     test_split="test",
     width_batch_size=64,
+)
+# objects that are moved: raw pixels are weak, and runs differ by more than seeds
+MOVED = Scale(
+    PretrainConfig(
+        **_FASHION,
+        backbone="convnext_zepto_rms",
+        patch_size=4,
+        dataset="fashion-mnist-moved-sample",
+        projector_dim=REFERENCE_WIDTH,
+        views=2,
+        batch_size=128,
+        epochs=4,
+        lr=2e-3,
+        cpu=True,
+    ),
+    images=10_000,
+    test_split="test",
+    width_batch_size=128,
+    studies=("views", "width", "data", "losses", "local", "form", "length"),
+    widths=(32, 64, 128, 256, 512, 1024, 2048, REFERENCE_WIDTH),
+    small_width=128,
+    lengths=(
+        (2, (1, 1 / 2, 1 / 4, 2, 4)),
+        (4, (1, 1 / 2, 1 / 4, 2)),
+        (8, (1, 1 / 2, 1 / 4)),
+    ),
 )
 GPU = Scale(
     PretrainConfig(
@@ -265,7 +325,7 @@ LOSS_SCALE = Scale(
 )
 SCALES = {
     "readme": (README,),
-    "cpu": (CPU,),
+    "cpu": (CPU, MOVED),
     "losses": (LOSS_SCALE,),
     "gpu": (GPU,),
     "paper": (CIFAR10, STL10, IMAGENET100),

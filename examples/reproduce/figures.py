@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import LOSS_WIDTHS, SMALL_WIDTH, WIDTHS, Scale
+from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, Scale
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run import RESULTS
@@ -41,28 +41,28 @@ def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig]
 def draw_width(axes: Axes, scale: Scale, runs: Runs) -> None:
     """Plot accuracy against projector width, for three rules of the loss weight."""
     batch = {"batch_size": scale.width_batch_size}
-    fixed = barlow_twins_lambd(WIDTHS[-1])
-    auto = [scale.run(projector_dim=dim, **batch) for dim in WIDTHS]
+    fixed = barlow_twins_lambd(REFERENCE_WIDTH)
+    auto = [scale.run(projector_dim=dim, **batch) for dim in scale.widths]
     small = [dataclasses.replace(config, loss_weight=fixed) for config in auto[:-1]] + auto[-1:]
     large = [
         dataclasses.replace(config, loss_weight=round(4 * barlow_twins_lambd(dim), 5))
-        for dim, config in zip(WIDTHS, auto, strict=True)
+        for dim, config in zip(scale.widths, auto, strict=True)
     ]
-    widths = list(map(float, WIDTHS))
+    widths = list(map(float, scale.widths))
     _lines(axes, runs, widths, auto, label="weight from the width")
-    _lines(axes, runs, widths, small, label=f"weight of {WIDTHS[-1]}, {fixed:g}", ls="--")
+    _lines(axes, runs, widths, small, label=f"weight of {REFERENCE_WIDTH}, {fixed:g}", ls="--")
     _lines(axes, runs, widths, large, label="4 times the weight from the width", ls=":")
     axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
-    axes.set_xticks(WIDTHS, map(str, WIDTHS))
+    axes.set_xticks(scale.widths, map(str, scale.widths))
 
 
 def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
     """Plot error against minutes, for each loss and number of views."""
     series = {
-        f"{loss}, {views} views, {SMALL_WIDTH} wide": configs
+        f"{loss}, {views} views, {scale.small_width} wide": configs
         for (loss, views), configs in schedules(scale, runs).items()
     }
-    series[f"bt, 2 views, {WIDTHS[-1]} wide"] = [scale.reference]
+    series[f"bt, 2 views, {REFERENCE_WIDTH} wide"] = [scale.reference]
     points = []
     for i, (label, configs) in enumerate(series.items()):
         errors = [(runs.minutes(c), 100 - runs.mean(c)) for c in configs]

@@ -23,12 +23,12 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import timm
 import torch
 import tyro
-from experiments import SCALES, STUDIES, plan
+from experiments import SCALES, Study, plan
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
@@ -206,10 +206,7 @@ def main(
     scale: Literal["readme", "cpu", "losses", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
-    study: tuple[
-        Literal["form", "views", "width", "data", "weight", "vicreg", "longer", "losses", "first"],
-        ...,
-    ] = tuple(STUDIES),
+    study: tuple[Study, ...] = get_args(Study),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float | None = None,
     dry_run: bool = False,

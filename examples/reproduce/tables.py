@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import LOSS_WIDTHS, SCALES, SMALL_WIDTH, WIDTHS, Scale
+from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, SCALES, Scale
 from run import RESULTS, command, read_results
 from scipy import stats
 
@@ -103,25 +103,25 @@ def comparisons(scale: Scale) -> list[Comparison]:
     """Return the claims of the method, each about two configurations."""
     run, share, reference = scale.run, scale.share, scale.reference
     batch = {"batch_size": scale.width_batch_size}
-    widest = run(projector_dim=WIDTHS[-1], **batch)
-    fixed = barlow_twins_lambd(WIDTHS[-1])
+    widest = run(projector_dim=REFERENCE_WIDTH, **batch)
+    fixed = barlow_twins_lambd(REFERENCE_WIDTH)
     return [
         *(
             Comparison(
-                f"{dim} wide, weight from the width, as good as {WIDTHS[-1]} wide",
+                f"{dim} wide, weight from the width, as good as {REFERENCE_WIDTH} wide",
                 run(projector_dim=dim, **batch),
                 widest,
             )
-            for dim in WIDTHS[:-1]
+            for dim in scale.widths[:-1]
         ),
         *(
             Comparison(
-                f"{dim} wide: weight from the width better than that of {WIDTHS[-1]}",
+                f"{dim} wide: weight from the width better than that of {REFERENCE_WIDTH}",
                 run(projector_dim=dim, **batch),
                 run(projector_dim=dim, loss_weight=fixed, **batch),
                 better=True,
             )
-            for dim in WIDTHS[:-1]
+            for dim in scale.widths[:-1]
         ),
         Comparison("equal epochs: 4 views better than 2", run(views=4), run(), better=True),
         Comparison(
@@ -133,7 +133,7 @@ def comparisons(scale: Scale) -> list[Comparison]:
         Comparison("equal views: 4 as good as 2", run(views=4, epochs=1 / 2), run()),
         Comparison("equal views: 8 as good as 2", run(views=8, epochs=1 / 4), run()),
         Comparison(
-            "4 views, 256 wide, half the epochs as good as 2 views, 8192 wide",
+            f"4 views, {scale.small_width} wide, half the epochs as good as 2 views, 8192 wide",
             run(views=4, epochs=1 / 2),
             reference,
         ),
@@ -180,7 +180,7 @@ def time_to_reference(scale: Scale, runs: Runs) -> str:
     for (loss, views), configs in schedules(scale, runs).items():
         reached = [runs.minutes(config) for config in configs if runs.mean(config) >= goal]
         cells = [f"{min(reached):.1f}", f"{min(reached) / minutes:.2f}"] if reached else ["", ""]
-        lines.append(f"| {loss}, {views}, {SMALL_WIDTH} | {' | '.join(cells)} |")
+        lines.append(f"| {loss}, {views}, {scale.small_width} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
