@@ -13,15 +13,13 @@ import matplotlib
 from augmentation_graph import DIMS, VIEWS, WEIGHTS, Graph, thresholds
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 COLORS = ("#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito, told apart by every eye
 MARKERS = "os^"
-LABELS = {
-    "spectral": "beta",
-    "bt": "lambd",
-    "vicreg": "weight of covariance / weight of the others",
-}
+LABELS = {"spectral": "beta", "bt": "lambd", "vicreg": "1 / w"}
+TICKS = {"spectral": (0.02, 0.05, 0.1, 0.2, 0.5), "bt": (0.01, 0.1, 1), "vicreg": (0.01, 0.1, 1)}
 
 
 def draw_graph(figure: Figure, graph: Graph) -> None:
@@ -36,7 +34,7 @@ def draw_graph(figure: Figure, graph: Graph) -> None:
         limit = float(f.abs().max())
         style = {"cmap": "PuOr", "vmin": -limit, "vmax": limit, "edgecolors": "0.2", "lw": 0.5}
         axes.scatter(*graph.places.T, c=f, s=32, zorder=2, **style)
-        axes.set(xticks=[], yticks=[], title=f"eigenfunction {i + 1}: {values[i]:.2f}")
+        axes.set(xticks=[], yticks=[], title=f"{i + 1}: eigenvalue {values[i]:.2f}")
     panels[3].plot(range(1, len(values) + 1), values, "o-", color=COLORS[0], ms=4)
     panels[3].set(xlabel="eigenfunction", ylabel="eigenvalue of T_M", title="spectrum")
     panels[3].grid(alpha=0.3)
@@ -54,10 +52,19 @@ def draw_steps(figure: Figure, graph: Graph, curves: dict[str, Tensor]) -> None:
         axes.set(xlabel="step", title=f"spectral, beta {beta}, 8 wide", ylim=(-0.03, 1.03))
     panels[0].set_ylabel("share of eigenfunction")
     panels[0].plot([], [], "k:", lw=1, label="exact flow")
-    panels[1].legend(*panels[0].get_legend_handles_labels(), fontsize="small", loc="center right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "eigenfunction: eigenvalue"
+    place = {
+        "loc": "outside lower left",
+        "ncols": 7,
+        "fontsize": "small",
+        "title_fontsize": "small",
+    }
+    figure.legend(handles, labels, title=title, **place)
     for name, color, line in zip(WEIGHTS, COLORS, ("-", "--", "-."), strict=True):
-        panels[2].plot(curves[name].mean(1), line, color=color, label=name)
-    panels[2].set(xscale="symlog", xlabel="step", ylim=(-0.03, 1.03), title="4 wide")
+        share = curves[name].mean(1)
+        panels[2].plot(range(1, len(share) + 1), share, line, color=color, label=name)
+    panels[2].set(xscale="log", xlabel="step", ylim=(-0.03, 1.03), title="4 wide")
     panels[2].set_ylabel("overlap with the top 4")
     panels[2].legend(fontsize="small", loc="lower right")
 
@@ -77,7 +84,10 @@ def draw_used(figure: Figure, graph: Graph, rows: list[tuple]) -> None:
         axes.set(xscale="log", yscale="log", xlabel=LABELS[name], title=name)
         axes.set(xlim=(weights[0] * 0.6, weights[-1] * 1.6), ylim=(0.9, 18))
         axes.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+        axes.set_xticks(TICKS[name], list(map(str, TICKS[name])))
         axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.plot([], [], "k-", lw=1, label="theory")
     figure.axes[0].set_ylabel("eigenfunctions used")
     figure.axes[1].legend(fontsize="small", loc="upper left")
 
@@ -93,6 +103,7 @@ def draw_errors(figure: Figure, rows: list[tuple]) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0].plot([], [], "k:", label="law")
+    panels[0].set_ylabel("root mean square")
     panels[0].legend(fontsize="small")
 
 
@@ -116,11 +127,10 @@ def draw(
         used: Rows of ``count_used``.
         errors: Rows of ``measure_errors``.
     """
-    import torch; torch.save((curves, used, errors), "/tmp/ag/results.pt")  # TEMP
     folder.mkdir(parents=True, exist_ok=True)
     for name, height, function, content in (
         ("graph", 2.6, draw_graph, (graph,)),
-        ("steps", 3.0, draw_steps, (graph, curves)),
+        ("steps", 3.4, draw_steps, (graph, curves)),
         ("weight", 3.2, draw_used, (graph, used)),
         ("views", 3.2, draw_errors, (errors,)),
     ):
@@ -128,4 +138,7 @@ def draw(
         function(figure, *content)
         file = folder / f"theory-{name}.png"
         figure.savefig(file, metadata={"Software": None})
+        Image.open(file).convert("RGB").quantize(96).save(
+            file, optimize=True
+        )  # a third of the size
         print(file)

@@ -126,11 +126,11 @@ def test_alone_an_eigenfunction_grows_as_a_logistic_curve(example, graph):
 
 
 def test_gradient_descent_follows_the_flow_and_learns_dominant_eigenfunctions_first(example, graph):
-    start = graph.start(6, 0.05)
-    path = example.descend(graph, "spectral", 0.25, start, 400, lr=0.02)
+    start = graph.start(8, 0.01)
+    path = example.descend(graph, "spectral", 0.25, start, 600, lr=0.02)
     found = torch.stack([example.strengths(graph, g)[:4] for g in path])
     exact, g = [], start
-    for _ in range(401):
+    for _ in range(601):
         exact.append(example.strengths(graph, g)[:4])
         g = example.flow(graph, g, 0.25, 0.02)
     assert (found - torch.stack(exact)).abs().max() < 0.03
@@ -139,7 +139,7 @@ def test_gradient_descent_follows_the_flow_and_learns_dominant_eigenfunctions_fi
     assert all(0 < a < b for a, b in itertools.pairwise(half))
 
 
-@pytest.mark.parametrize("name, weight, lr", [("bt", 0.3, 0.05), ("vicreg", 0.25, 0.02)])
+@pytest.mark.parametrize("name, weight, lr", [("bt", 0.3, 0.005), ("vicreg", 0.25, 0.02)])
 def test_the_others_find_the_top_eigenspace_and_its_weakest_function_last(
     example, graph, name, weight, lr
 ):
@@ -159,9 +159,10 @@ def test_the_error_of_the_spectrum_follows_its_law(example, graph, views):
         example.estimate(graph, example.draw_views(graph, views, epochs, generator))[0][:3]
         for _ in range(draws)
     ]
-    error = (torch.stack(found) - values[:3]).square().mean(0)
+    error = torch.stack(found) - values[:3]
     law = torch.tensor([example.variance(graph, i, i, views, epochs) for i in range(3)])
-    torch.testing.assert_close(error / law, torch.ones(3).double(), atol=0.3, rtol=0)
+    torch.testing.assert_close(error.var(0) / law, torch.ones(3).double(), atol=0.3, rtol=0)
+    assert (error.mean(0).square() < 0.25 * law).all()  # the law is all there is to small errors
 
 
 def test_the_law_lies_between_one_over_the_views_and_one_over_their_pairs(example, graph):
