@@ -171,9 +171,9 @@ def thresholds(name: str, values: Tensor, dim: int) -> list[float]:
         bt:       D (1 - c)^2 + lambd (sum l_i^2 s_i^2 - D c^2), c = sum l_i s_i / D, sum s_i = D
         vicreg:   w (sum (1 - l_i) s_i + D (1 - sqrt(v))_+ / 2) + sum s_i^2 - D v^2, sum s_i = D v
 
-    and eigenfunction k is used if a small s_k lowers the loss. In `spectral` that does not depend on
-    D. In the others the used ones share the sum of s_i, D v, so that the lambd that is needed falls
-    as 1/D, and the w of VICReg rises as D; the weight here is 1/w.
+    and eigenfunction k is used if a small s_k lowers the loss. In `spectral` that does not depend
+    on D. In the others the used ones share the sum of s_i, D v, so that the lambd that is needed
+    falls as 1/D, and the w of VICReg rises as D; the weight here is 1/w.
     """
     found = []
     for k in range(min(dim, int((values > 1e-9).sum()))):

@@ -53,14 +53,8 @@ def draw_steps(figure: Figure, graph: Graph, curves: dict[str, Tensor]) -> None:
     panels[0].set_ylabel("share of eigenfunction")
     panels[0].plot([], [], "k:", lw=1, label="exact flow")
     handles, labels = panels[0].get_legend_handles_labels()
-    title = "eigenfunction: eigenvalue"
-    place = {
-        "loc": "outside lower left",
-        "ncols": 7,
-        "fontsize": "small",
-        "title_fontsize": "small",
-    }
-    figure.legend(handles, labels, title=title, **place)
+    place = {"loc": "outside lower left", "ncols": 7, "fontsize": "small"}
+    figure.legend(handles, labels, title="eigenfunction: eigenvalue", **place)
     for name, color, line in zip(WEIGHTS, COLORS, ("-", "--", "-."), strict=True):
         share = curves[name].mean(1)
         panels[2].plot(range(1, len(share) + 1), share, line, color=color, label=name)
@@ -138,7 +132,6 @@ def draw(
         function(figure, *content)
         file = folder / f"theory-{name}.png"
         figure.savefig(file, metadata={"Software": None})
-        Image.open(file).convert("RGB").quantize(96).save(
-            file, optimize=True
-        )  # a third of the size
+        picture = Image.open(file).convert("RGB")
+        picture.quantize(256).save(file, optimize=True)  # half as large
         print(file)
