@@ -93,6 +93,31 @@ def check_errors(errors: Mapping[str, Mapping[str, float]], majority: float | No
     _check_size(majority, "majority")
 
 
+def check_episodes(
+    episodes: Mapping[str, int],
+    errors: Mapping[str, Mapping[str, float]],
+    paired: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Check numbers of draws by protocol, and the standard errors over them.
+
+    Raises:
+        ValueError: If there are fewer than two draws, an error is below 0 or not finite, or its
+            protocol has no number of draws.
+    """
+    for name, count in episodes.items():
+        _check_size(count, f"{name[:80]!a} of episodes")
+        if count < 2:
+            raise ValueError(f"{name[:80]!a} of episodes must be 2 or more, is {count}")
+    for of, table in {"episode_errors": errors, "paired_episode_errors": paired}.items():
+        for row in table.values():
+            _check_size(list(row.values()), f"a value of {of}")
+            if any(error < 0 for error in row.values()):
+                raise ValueError(f"a value of {of} is below 0")
+            for name in row:
+                if name not in episodes:
+                    raise ValueError(f"episodes lacks {name[:80]!a} of {of}")
+
+
 def check_spectrum(
     spectrum: Mapping[str, Any], name: str = "spectrum", *, whole: bool = False
 ) -> None:

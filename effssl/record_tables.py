@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,6 +16,15 @@ def merged_tables(earlier: Table[T], later: Table[T]) -> dict[str, dict[str, T]]
     # baselines that were measured apart stand before the model itself, as in one evaluation
     order = sorted(names, key=lambda name: name == "pretrained")
     return {name: {**earlier.get(name, {}), **later.get(name, {})} for name in order}
+
+
+def without_protocols(table: Table[T], protocols: Container[str]) -> dict[str, dict[str, T]]:
+    """Return a table without some protocols, and without encoders that have no other."""
+    found = {
+        name: {key: value for key, value in row.items() if key not in protocols}
+        for name, row in table.items()
+    }
+    return {name: row for name, row in found.items() if row}
 
 
 def joined_tables(

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from effssl.foreign import check_type
+from effssl.record_cells import mean_and_interval, mean_and_spread
 from effssl.record_checks import (
     check_config,
+    check_episodes,
     check_errors,
     check_history,
     check_spectrum,
     check_table,
 )
-from effssl.record_tables import joined_seeds, joined_tables, merged_tables
+from effssl.record_tables import joined_seeds, joined_tables, merged_tables, without_protocols
 
 _SAME_IMAGES = ("dataset", "train_split", "test_split", "train_images", "test_images", "digest")
 _NOT_OF_JSON = ("keys", "unknown")  # fields that say how the others lie in the file
@@ -48,6 +50,9 @@ class EvaluationRecord:
         tuning_steps: Steps of every protocol of fine-tuning.
         paired_errors: Standard errors in points, by baseline and protocol, of the difference to it,
             paired by test image (`effssl.evaluation`).
+        episodes: Number of draws of labels of every few-shot protocol.
+        episode_errors: Standard errors in points of the mean over draws, by encoder and protocol.
+        paired_episode_errors: Likewise of the difference to a baseline, paired by draw.
         class_names: Names of the classes of the linear probe, in order; they go with its file.
         keys: Keys of the JSON object, in order; others with a default value are left out.
         unknown: Values of keys that this version does not know.
@@ -72,6 +77,9 @@ class EvaluationRecord:
     majority: float | None = None
     tuning_steps: dict[str, int] = field(default_factory=dict)
     paired_errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    episodes: dict[str, int] = field(default_factory=dict)
+    episode_errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    paired_episode_errors: dict[str, dict[str, float]] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
     keys: tuple[str, ...] = (
         "dataset",
@@ -102,6 +110,7 @@ class EvaluationRecord:
         check_table(record.top5, "top5")
         check_spectrum(record.spectrum)
         check_errors(record.paired_errors, record.majority)
+        check_episodes(record.episodes, record.episode_errors, record.paired_episode_errors)
         for name, kind in {"bytes": int, "sha256": str}.items() if record.probe else ():
             check_type(record.probe.get(name), kind, f"{name} of probe")
         return record
@@ -127,20 +136,21 @@ class EvaluationRecord:
 
         Numbers of other protocols, encoders and seeds are added; those of the same ones replaced.
         """
-        both = EvaluationRecord.from_json(self.to_json() | later.to_json())
+        content = self.to_json() | later.to_json()
+        if self.episodes and later.episodes:
+            content["episodes"] = self.episodes | later.episodes
+        both = EvaluationRecord.from_json(content)
         seeds = self.seeds, later.seeds
         both.top1 = joined_tables(self.top1, later.top1, *seeds)
         both.top5 = joined_tables(self.top5, later.top5, *seeds)
         both.seeds = joined_seeds(later.top1, *seeds)
         both.protocols = self.protocols | later.protocols
         both.tuning_steps = self.tuning_steps | later.tuning_steps
+        both.episode_errors = merged_tables(self.episode_errors, later.episode_errors)
         measured = later.top1.get("pretrained", {})
-        kept = {  # those of numbers that are still here
-            name: {key: error for key, error in row.items() if key not in measured}
-            for name, row in self.paired_errors.items()
-        }
-        errors = merged_tables(kept, later.paired_errors)
-        both.paired_errors = {name: row for name, row in errors.items() if row}
+        for name in ("paired_errors", "paired_episode_errors"):
+            kept = without_protocols(getattr(self, name), measured)  # numbers that are still here
+            setattr(both, name, merged_tables(kept, getattr(later, name)))
         both.spectrum = later.spectrum or self.spectrum
         names = (*both.keys, "top1", "top5", "protocols", "seeds", "spectrum")
         both.keys = tuple(dict.fromkeys(names))
@@ -195,10 +205,26 @@ class EvaluationRecord:
         """
         table = self.top1 if measure == "top1" else self.top5
         return [
-            (name, [mean_and_spread(table.get(e, {}).get(name), digits=digits) for e in self.top1])
+            (name, [self.cell(encoder, name, measure, digits=digits) for encoder in self.top1])
             for name in self.protocols
             if any(name in row for row in table.values())
         ]
+
+    def cell(self, encoder: str, protocol: str, measure: str = "top1", *, digits: int = 1) -> str:
+        """Return mean and spread, or over draws of labels mean and interval of 95 %.
+
+        Args:
+            encoder: Name of the encoder.
+            protocol: Name of the protocol.
+            measure: ``top1`` or ``top5``.
+            digits: Decimals.
+        """
+        table = self.top1 if measure == "top1" else self.top5
+        values = table.get(encoder, {}).get(protocol)
+        error = self.episode_errors.get(encoder, {}).get(protocol)
+        if not values or error is None or measure == "top5":
+            return mean_and_spread(values, digits=digits)
+        return mean_and_interval(values, error, self.episodes[protocol], digits=digits)
 
 
 @dataclass
@@ -294,14 +320,6 @@ class TrainingRecord:
             needed = ("images", "step", "epoch", "images_seen", "views_seen", "minutes")
             needed += ("hardware", "precision", "versions")
             _check_keys([key for key in self.keys if vars(self).get(key) is not None], needed)
-
-
-def mean_and_spread(values: Sequence[float] | None, *, digits: int = 1) -> str:
-    """Format mean ± sample standard deviation, the mean alone of one value, or a dash for none."""
-    if not values:
-        return "–"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def _fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:

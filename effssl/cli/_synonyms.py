@@ -121,6 +121,8 @@ _COMMANDS = {
     "knn": "evaluate MODEL --protocols knn",
     "linear": "evaluate MODEL --protocols linear",
     "linear-probe": "evaluate MODEL --protocols linear",
+    "fewshot": "evaluate MODEL --protocols fewshot",
+    "few-shot": "evaluate MODEL --protocols fewshot",
     "finetune": "evaluate MODEL --protocols finetune",
     "fine-tune": "evaluate MODEL --protocols finetune",
     "extract": "features",
@@ -174,6 +176,8 @@ _VALUES = {
     "bfloat16": "bf16",
     "k-nn": "knn",
     "linear-probe": "linear",
+    "few-shot": "fewshot",
+    "n-shot": "fewshot",
     "fine-tune": "finetune",
     "fine-tuning": "finetune",
 }

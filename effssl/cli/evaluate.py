@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 class Evaluate:
     """Measure features, with labels beside raw pixels and random weights by the same protocols.
 
-    knn and linear use frozen features; finetune trains all weights, which takes minutes, with the
-    first seed only; spectrum needs no labels: with it alone, --test-split names the images. The
-    result for a local folder is written to its training.json, which the card and the report read.
+    knn and linear use frozen features, and so does fewshot, with 1 to 20 labels of every class;
+    finetune trains all weights, which takes minutes, with the first seed only; spectrum needs no
+    labels: with it alone, --test-split names the images. The result for a local folder is written
+    to its training.json, which the card and the report read.
     With several GPUs: torchrun --nproc_per_node 8 -m effssl.cli evaluate ...
     """
 
@@ -45,7 +46,7 @@ class Evaluate:
     """Model folder, run folder, repository owner/name on the Hub, or name in the package."""
     dataset: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
     """Labelled images, as for pretrain; what the model was trained on if None."""
-    protocols: tuple[Literal["knn", "linear", "finetune", "spectrum"], ...] = (
+    protocols: tuple[Literal["knn", "linear", "fewshot", "finetune", "spectrum"], ...] = (
         "knn",
         "linear",
         "spectrum",
@@ -78,6 +79,11 @@ class Evaluate:
     """Neighbors that vote; those of 1, 5, 20, 200 that train has if None."""
     temperature: float = 0.07
     """T of the vote's weights exp(cosine / T)."""
+    shots: tuple[int, ...] | None = None
+    """fewshot: labels of every class; those of 1, 5, 10, 20 that every class of train has if
+    None."""
+    episodes: int = 100
+    """fewshot: times that the labels are drawn; the same for all encoders and models."""
     shares: tuple[float, ...] = (1.0, 0.1, 0.01)
     """finetune: shares of the labels of train."""
     epochs: int | None = None
@@ -142,6 +148,8 @@ class Evaluate:
             seeds=self.seeds,
             k=self.k,
             temperature=self.temperature,
+            shots=self.shots,
+            episodes=self.episodes,
             shares=self.shares,
             epochs=self.epochs,
             lr=self.lr,

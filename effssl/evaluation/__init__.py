@@ -7,6 +7,8 @@ from effssl.evaluation.evaluate import Evaluation as Evaluation
 from effssl.evaluation.evaluate import evaluate as evaluate
 from effssl.evaluation.features import extract_features as extract_features
 from effssl.evaluation.features import extract_views as extract_views
+from effssl.evaluation.fewshot import FewShot as FewShot
+from effssl.evaluation.fewshot import fewshot as fewshot
 from effssl.evaluation.finetune import finetune as finetune
 from effssl.evaluation.invariance import alignment as alignment
 from effssl.evaluation.invariance import lidar as lidar

@@ -22,6 +22,7 @@ from effssl.atomic import json_text, one_writer, write_text
 from effssl.distributed import gather_objects, world_size
 from effssl.evaluation._agreement import images_digest
 from effssl.evaluation._encoders import Encoder
+from effssl.evaluation._episodes import LEAST_EPISODES
 from effssl.evaluation._images import Images
 from effssl.evaluation._settings import Settings
 from effssl.evaluation.accuracy import Accuracy
@@ -77,11 +78,7 @@ class KeptBaselines:
             entry = self._entries.get(self._key(encoder, name))
             if entry is None or len(entry["top1"]) != self._count(encoder, name):
                 return None
-            top5 = entry["top5"] or [None] * len(entry["top1"])
-            found[name] = [
-                Accuracy(one, five, correct=_unpacked(bits, entry["images"]))
-                for one, five, bits in zip(entry["top1"], top5, entry["correct"], strict=True)
-            ]
+            found[name] = _results(entry)
         return found
 
     def keep(self, encoder: Encoder, results: Results) -> None:
@@ -118,6 +115,8 @@ class KeptBaselines:
             about["backbone"] = f"{cfg['architecture']} {sorted(model.backbone_args.items())}"
         if name in self.settings.tuned_names:
             about["tuning"] = f"{tuning.epochs} {tuning.lr} {tuning.layer_decay}"
+        elif name in self.settings.shot_names:
+            about["episodes"] = f"{self.settings.shots.episodes}"
         elif name != "linear":
             about["temperature"] = f"{self.settings.vote.temperature}"
         return _digest(self._common | about)
@@ -145,23 +144,54 @@ def _common(model: SSLModel, images: Images, settings: Settings) -> dict[str, st
 
 def _entry(encoder: Encoder, name: str, results: list[Accuracy]) -> dict[str, Any]:
     top5 = [one.top5 for one in results]
-    return {
+    entry = {
         "encoder": encoder.name,
         "protocol": name,
         "top1": [one.top1 for one in results],
         "top5": None if None in top5 else top5,
         "images": len(results[0].correct),
-        "correct": [_packed(one.correct) for one in results],
+        "correct": [_packed(one) for one in results],
     }
+    if results[0].episodes is not None:
+        entry["right"] = [_right(one).tolist() for one in results]
+    return entry
 
 
-def _packed(correct: Tensor) -> str:
-    return base64.b64encode(np.packbits(correct.numpy()).tobytes()).decode()
+def _results(entry: Mapping[str, Any]) -> list[Accuracy]:
+    images, texts = entry["images"], entry["correct"]
+    if "right" in entry:
+        return [
+            Accuracy.of_episodes(torch.tensor(right), _counts(text))
+            for right, text in zip(entry["right"], texts, strict=True)
+        ]
+    top5 = entry["top5"] or [None] * len(texts)
+    return [
+        Accuracy(one, five, correct=_unpacked(bits, images))
+        for one, five, bits in zip(entry["top1"], top5, texts, strict=True)
+    ]
+
+
+def _right(result: Accuracy) -> Tensor:
+    """Return the number of right images by episode, (E,)."""
+    return (result.episodes * len(result.correct) / 100).round().long()
+
+
+def _packed(result: Accuracy) -> str:
+    """Return a bit for each image, or with episodes a number of four bytes."""
+    if result.episodes is None:
+        packed = np.packbits(result.correct.numpy())
+    else:
+        packed = (result.correct * len(result.episodes)).round().numpy().astype("<u4")
+    return base64.b64encode(packed.tobytes()).decode()
 
 
 def _unpacked(bits: str, count: int) -> Tensor:
     packed = np.frombuffer(base64.b64decode(bits), np.uint8)
     return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool))
+
+
+def _counts(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<u4").astype(np.int64))
 
 
 def _text(entries: dict[str, Any]) -> str:
@@ -215,9 +245,24 @@ def _check(entry: Mapping[str, Any]) -> None:
         raise ValueError("a percentage must be from 0 to 100")
     if {len(top1), len(correct), *([] if top5 is None else [len(top5)])} != {len(top1)}:
         raise ValueError("top1, top5 and correct must be of one length")
-    size = -(-entry["images"] // 8)
+    images, right = entry["images"], entry.get("right")
+    check_type(right, list[list[int]] | None, "right")
+    size = -(-images // 8) if right is None else 4 * images
     if size < 1 or any(len(base64.b64decode(bits, validate=True)) != size for bits in correct):
-        raise ValueError("correct must have a bit for each image")
+        raise ValueError("correct must have a bit for each image, or four bytes with episodes")
+    if right is not None:
+        _check_episodes(right, correct, images)
+
+
+def _check_episodes(right: list[list[int]], correct: list[str], images: int) -> None:
+    if len(right) != len(correct) or any(len(one) < LEAST_EPISODES for one in right):
+        raise ValueError("right must have the episodes of each result")
+    if not all(0 <= count <= images for one in right for count in one):
+        raise ValueError("an episode must have from none to all images right")
+    for one, text in zip(right, correct, strict=True):
+        counts = _counts(text)
+        if int(counts.max()) > len(one) or int(counts.sum()) != sum(one):
+            raise ValueError("right and correct must count the same")
 
 
 def _is_main() -> bool:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from effssl.evaluation.finetune import LEAST_STEPS
+from effssl.intervals import standard_error, welch_quantile
 from effssl.records import EvaluationRecord
 
 BASELINES = {"raw pixels": "raw pixels", "random initialisation": "random weights"}
 """Words for the encoders that the pretrained model is compared with."""
-# quantiles of 97.5 % of Student's t for 1, 2, ... degrees of freedom
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,10 @@ class Difference:
 
     The interval holds two errors, added as squares: that of the sampling of test images, and that
     of the seeds, s / sqrt(n) for each encoder, with the quantile of Student's t of the degrees of
-    freedom that Welch gives both together. Where a record has paired errors, the first is that of
-    the mean difference by image; else the two accuracies are taken as independent binomials, which
-    is wider, since two encoders mostly fail on the same images. Both are adjusted by one more
+    freedom that Welch gives all together. Where labels are drawn several times, a third one is
+    that of the mean difference over the draws. Where a record has paired errors, the first is that
+    of the mean difference by image; else the two accuracies are taken as independent binomials,
+    which is wider, since two encoders mostly fail on the same images. Both are adjusted by one more
     success and failure (Bonett and Price, 2012; Agresti and Caffo, 2000), so that a few test images
     decide nothing: this moves the middle of the interval by n / (n + 2). One seed, as in
     fine-tuning, has no spread: its interval is of the first alone.
@@ -41,6 +41,7 @@ class Difference:
         sampling: Half of an interval of the sampling of test images alone.
         seeds: Half of an interval of the seeds alone; 0 if there is one, or it makes no difference.
         paired: Whether the sampling error is paired by image.
+        episodes: Half of an interval of the draws of labels alone; 0 where they are not drawn.
         steps: Steps of fine-tuning; None for frozen features, or if they are not known.
     """
 
@@ -52,6 +53,7 @@ class Difference:
     sampling: float
     seeds: float
     paired: bool
+    episodes: float = 0.0
     steps: int | None = None
 
     @property
@@ -76,6 +78,7 @@ class Difference:
             "interval": [round(self.low, 2), round(self.high, 2)],
             "sampling": round(self.sampling, 2),
             "seeds": round(self.seeds, 2),
+            **({"episodes": round(self.episodes, 2)} if self.episodes else {}),
             "paired": self.paired,
             "decided": self.decided,
         }
@@ -116,6 +119,27 @@ def paired_error(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None])
     return 100 * float(found.std(correction=0)) / len(found) ** 0.5
 
 
+def episode_error(
+    ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None] = ()
+) -> float | None:
+    """Return the standard error over episodes of a mean, or of the difference of two means.
+
+    Args:
+        ours: Top-1 by episode, (E,), by seed.
+        theirs: Likewise, of another encoder in the same episodes; none for that of the mean.
+
+    Returns:
+        Points; None if it is not known by episode, or the numbers of episodes differ.
+    """
+    both = [*ours, *theirs]
+    if not ours or any(one is None for one in both) or len({len(one) for one in both}) != 1:
+        return None
+    found = torch.stack([*ours]).mean(0)
+    if theirs:
+        found = found - torch.stack([*theirs]).mean(0)
+    return float(found.std()) / len(found) ** 0.5
+
+
 def _difference(record: EvaluationRecord, name: str, baseline: str, images: int) -> Difference:
     ours, theirs = (record.top1[encoder][name] for encoder in ("pretrained", baseline))
     error = record.paired_errors.get(baseline, {}).get(name)
@@ -123,28 +147,29 @@ def _difference(record: EvaluationRecord, name: str, baseline: str, images: int)
     if not paired:
         error = math.hypot(*(_binomial(statistics.mean(some), images) for some in (ours, theirs)))
     points = statistics.mean(ours) - statistics.mean(theirs)
-    spreads = [(_seed_error(some), len(some) - 1) for some in (ours, theirs) if len(some) > 1]
+    spreads = [(standard_error(some), len(some) - 1) for some in (ours, theirs) if len(some) > 1]
     seeds = math.hypot(*(spread for spread, _ in spreads))
-    t = _quantile(math.hypot(error, seeds), spreads)
-    sampling, seeds = t * abs(error), t * seeds
-    middle, half = points * images / (images + 2), math.hypot(sampling, seeds)
+    drawn = _episode_error(record, name, baseline)
+    if drawn:
+        spreads.append((drawn, record.episodes[name] - 1))
+    t = welch_quantile(math.hypot(error, seeds, drawn), spreads)
+    sampling, seeds, drawn = t * abs(error), t * seeds, t * drawn
+    middle, half = points * images / (images + 2), math.hypot(sampling, seeds, drawn)
     steps = record.tuning_steps.get(name)
     ends = middle - half, middle + half
-    return Difference(name, baseline, points, *ends, sampling, seeds, paired, steps)
+    return Difference(name, baseline, points, *ends, sampling, seeds, paired, drawn, steps)
+
+
+def _episode_error(record: EvaluationRecord, name: str, baseline: str) -> float:
+    """Return the standard error of the difference over the draws of labels; 0 without them."""
+    error = record.paired_episode_errors.get(baseline, {}).get(name)
+    if error is not None:
+        return error
+    both = (record.episode_errors.get(encoder, {}) for encoder in ("pretrained", baseline))
+    return math.hypot(*(row.get(name, 0.0) for row in both))  # as if the draws were others
 
 
 def _binomial(percent: float, images: int) -> float:
     """Return the standard error of an accuracy in points, of one more success and failure."""
     share = (min(max(percent, 0.0), 100.0) * images / 100 + 1) / (images + 2)
     return 100 * math.sqrt(share * (1 - share) / (images + 2))
-
-
-def _seed_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / len(values) ** 0.5
-
-
-def _quantile(error: float, spreads: Sequence[tuple[float, int]]) -> float:
-    """Return the quantile for an error, parts of which are known by few degrees of freedom."""
-    unsure = sum((spread / error) ** 4 / freedom for spread, freedom in spreads) if error else 0
-    freedom = 1 / unsure if unsure else math.inf
-    return _T[max(1, int(freedom)) - 1] if freedom < len(_T) + 1 else 1.96 + 2.4 / freedom

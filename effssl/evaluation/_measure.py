@@ -12,9 +12,10 @@ from effssl.data._broken import BrokenImages
 from effssl.data.sources import Source
 from effssl.evaluation._encoders import Encoder
 from effssl.evaluation._images import Images
-from effssl.evaluation._settings import Settings, knn_name, tuned_name
+from effssl.evaluation._settings import Settings, knn_name, shots_names, tuned_name
 from effssl.evaluation.accuracy import Accuracy
 from effssl.evaluation.features import extract_readable, extract_readable_views
+from effssl.evaluation.fewshot import fewshot
 from effssl.evaluation.finetune import tune
 from effssl.evaluation.invariance import alignment, lidar, uniformity
 from effssl.evaluation.knn import knn
@@ -72,7 +73,7 @@ class FrozenResult:
 def measure_frozen(
     model: SSLModel, encoder: Encoder, images: Images, settings: Settings
 ) -> FrozenResult:
-    """Classify frozen features by k-NN and a linear probe.
+    """Classify frozen features by k-NN, a linear probe, and with few labels.
 
     Args:
         model: The pretrained model, which determines transform and device.
@@ -88,7 +89,7 @@ def measure_frozen(
             if not data or encoder.seeded:
                 data = test = ()  # free the memory of the features before
                 data, test = _labeled_features(model, encoder, seed, images, settings)
-                for name, found in _voted(data, settings).items():
+                for name, found in (_voted(data, settings) | _drawn(data, settings)).items():
                     accuracy.setdefault(name, []).append(found.of_classes(classes))
             if "linear" in settings.protocols:
                 with Stage("fit", shown=settings.progress):
@@ -100,7 +101,7 @@ def measure_frozen(
 
 def _title(encoder: Encoder, number: int, settings: Settings) -> str:
     """Return what is measured, such as ``k-NN and linear probe, random weights, seed 2 of 3``."""
-    titles = {"knn": "k-NN", "linear": "linear probe"}
+    titles = {"knn": "k-NN", "linear": "linear probe", "fewshot": "few labels"}
     of = " and ".join(title for name, title in titles.items() if name in settings.protocols)
     seeded = encoder.seeded or "linear" in settings.protocols
     seed = f", seed {number} of {len(settings.seeds)}" if seeded else ""
@@ -115,6 +116,23 @@ def _voted(data: tuple[Tensor, ...], settings: Settings) -> dict[str, Accuracy]:
     with Stage("vote", shown=settings.progress):
         found = knn(*data, k=k, temperature=settings.vote.temperature)
     return {knn_name(count): result for count, result in found.items()}
+
+
+def _drawn(data: tuple[Tensor, ...], settings: Settings) -> dict[str, Accuracy]:
+    """Return the results with few labels by the names of the protocols, if they are asked for."""
+    if "fewshot" not in settings.protocols:
+        return {}
+    most = min(data[1].unique(return_counts=True)[1].tolist())  # of images that could be read
+    shots = [count for count in settings.shots.shots or () if count <= most]
+    if not shots:
+        return {}
+    options = {"episodes": settings.shots.episodes, "progress": settings.progress}
+    results = fewshot(*data, shots=shots, **options)
+    found = {}
+    for count, result in results.items():
+        nearest, linear = shots_names(count)
+        found |= {nearest: result.nearest_mean, linear: result.linear}
+    return {name: found[name] for name in settings.shot_names if name in found}
 
 
 def measure_tuned(

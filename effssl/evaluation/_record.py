@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from effssl.evaluation._difference import BASELINES, paired_error
+from torch import Tensor
+
+from effssl.evaluation._difference import BASELINES, episode_error, paired_error
 from effssl.evaluation.evaluate import Evaluation, Invariance
 from effssl.evaluation.spectrum import Spectrum
 from effssl.records import EvaluationRecord
@@ -61,6 +63,14 @@ def record(
         majority=None if first.majority is None else round(first.majority, 2),
         tuning_steps=first.tuning_steps,
         paired_errors=_paired_errors(evaluations),
+        episodes={
+            key: len(found[0].episodes)
+            for row in first.accuracy.values()
+            for key, found in row.items()
+            if found[0].episodes is not None
+        },
+        episode_errors=_episode_errors(evaluations, list(first.accuracy), paired=False),
+        paired_episode_errors=_episode_errors(evaluations, list(BASELINES), paired=True),
         class_names=_names(class_names) if first.probe is not None else [],
     )
 
@@ -84,6 +94,32 @@ def _paired_errors(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, flo
             error = paired_error(ours, theirs) if ours and theirs else None
             if error is not None:
                 found.setdefault(baseline, {})[key] = round(error, 3)
+    return found
+
+
+def _episode_errors(
+    evaluations: Sequence[Evaluation], encoders: Sequence[str], *, paired: bool
+) -> dict[str, dict[str, float]]:
+    """Return standard errors in points over draws of labels, by encoder and protocol.
+
+    Args:
+        evaluations: Those of the record.
+        encoders: Names of encoders.
+        paired: Whether they are of the difference of the pretrained model to each.
+    """
+
+    def episodes(name: str, key: str) -> list[Tensor | None]:
+        return [a.episodes for e in evaluations for a in e.accuracy.get(name, {}).get(key, ())]
+
+    found: dict[str, dict[str, float]] = {}
+    for name in encoders:
+        for key in evaluations[0].accuracy.get(name, {}):
+            both = [episodes(name, key)]
+            if paired:
+                both.append(episodes("pretrained", key))
+            error = episode_error(*both) if all(both) else None
+            if error is not None:
+                found.setdefault(name, {})[key] = round(error, 4)
     return found
 
 

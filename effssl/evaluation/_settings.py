@@ -9,10 +9,11 @@ from torch import Tensor
 
 from effssl.evaluation._device import Precision
 from effssl.evaluation._encoders import BASELINES, Baselines
+from effssl.evaluation.fewshot import C
 from effssl.evaluation.finetune import BATCH_SIZE, WEIGHT_DECAY, check_tuning, tuning_plan
 from effssl.views.options import ViewOptions
 
-PROTOCOLS = ("knn", "linear", "finetune", "spectrum")
+PROTOCOLS = ("knn", "linear", "fewshot", "finetune", "spectrum")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,28 @@ class Vote:
 
     k: Sequence[int] | None
     temperature: float
+
+
+@dataclass(frozen=True)
+class Shots:
+    """Arguments of `effssl.evaluation.fewshot`; shots is None until the classes are known."""
+
+    shots: Sequence[int] | None
+    episodes: int
+
+    def sentences(self) -> dict[str, str]:
+        """Return the description of both classifiers for every number of shots, by their names."""
+        found = {}
+        for count in self.shots or ():
+            nearest, linear = shots_names(count)
+            how = (
+                f"labels of every class: {count}, drawn {self.episodes} times from train, the same "
+                "for all encoders; features centred with the mean of train and of unit length; "
+                "mean and interval of 95 % over the draws"
+            )
+            found[nearest] = f"nearest class mean; {how}"
+            found[linear] = f"logistic regression, C {C:g} in terms of scikit-learn; {how}"
+        return found
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,7 @@ class Settings:
     protocols: Sequence[str]
     seeds: Sequence[int]
     vote: Vote
+    shots: Shots
     tuning: Tuning
     preset: str
     view: ViewOptions
@@ -62,7 +86,14 @@ class Settings:
     def frozen_names(self) -> list[str]:
         """Names of the protocols that classify frozen features."""
         found = [knn_name(count) for count in self.vote.k or ()] if "knn" in self.protocols else []
-        return found + (["linear"] if "linear" in self.protocols else [])
+        found += ["linear"] if "linear" in self.protocols else []
+        return found + self.shot_names
+
+    @property
+    def shot_names(self) -> list[str]:
+        """Names of the few-shot protocols."""
+        counts = self.shots.shots or () if "fewshot" in self.protocols else ()
+        return [name for i in (0, 1) for name in (shots_names(count)[i] for count in counts)]
 
     @property
     def tuned_names(self) -> list[str]:
@@ -98,6 +129,8 @@ class Settings:
                 "logistic regression on standardised features by L-BFGS, its L2 weight chosen on "
                 "20 % of train"
             )
+        described = self.shots.sentences()
+        sentences |= {name: described[name] for name in self.shot_names}
         if "finetune" in self.protocols:
             for share in self.tuning.shares:
                 sentences[tuned_name(share)] = self.tuning.sentence(share, labels)
@@ -129,6 +162,11 @@ class Settings:
 def knn_name(count: int) -> str:
     """Return the name of the protocol of k-NN with so many neighbors."""
     return f"k-NN {count}"
+
+
+def shots_names(count: int) -> tuple[str, str]:
+    """Return the names of the few-shot protocols with so many labels a class."""
+    return f"{count}-shot nearest mean", f"{count}-shot linear"
 
 
 def tuned_name(share: float) -> str:

@@ -109,7 +109,9 @@ def class_table(evaluation: Evaluation, train: Source) -> str:
     """
     measured = {key: values[0] for key, values in evaluation.accuracy["pretrained"].items()}
     found = {key: value.per_class for key, value in measured.items()}
-    images = next(iter(measured.values())).confusion.sum(1).tolist()
+    first = next(iter(measured.values()))
+    draws = 1 if first.episodes is None else len(first.episodes)
+    images = (first.confusion.sum(1) // draws).tolist()
     rows = [
         [
             plain(name, 80),
@@ -155,7 +157,8 @@ def details(evaluation: Evaluation, train: Source | None) -> dict:
 
     Returns:
         ``class_names``; and by protocol ``per_class``, top-1 in percent, None for a class without
-        test images, and ``confusion``, counts by class (row) and predicted class.
+        test images, and ``confusion``, counts by class (row) and predicted class, summed over
+        draws of labels; and ``episode_top1`` of every draw, by encoder, protocol and seed.
     """
     found = evaluation.accuracy.get("pretrained", {})
     return {
@@ -165,6 +168,14 @@ def details(evaluation: Evaluation, train: Source | None) -> dict:
             for key, values in found.items()
         },
         "confusion": {key: values[0].confusion.tolist() for key, values in found.items()},
+        "episode_top1": {
+            encoder: {
+                key: [[round(v, 2) for v in value.episodes.tolist()] for value in values]
+                for key, values in row.items()
+                if values[0].episodes is not None
+            }
+            for encoder, row in evaluation.accuracy.items()
+        },
     }
 
 

@@ -9,7 +9,8 @@ from effssl.evaluation._notes import named
 from effssl.evaluation.finetune import LEAST_STEPS
 from effssl.records import EvaluationRecord
 
-_HEADLINES = ("k-NN 20", "k-NN ", "linear", "fine-tuned ")  # in this order, whatever came out best
+# parts of names in this order, whatever came out best
+_HEADLINES = ("k-NN 20", "k-NN ", "linear", "10-shot linear", "-shot ", "fine-tuned ")
 
 
 def verdict(record: EvaluationRecord) -> list[str]:
@@ -42,15 +43,16 @@ def difference_rows(record: EvaluationRecord) -> tuple[list[str], list[tuple[str
 def headline(record: EvaluationRecord, data: str | None = None) -> str | None:
     """Return half a sentence on how good the features are, by one protocol beside a baseline.
 
-    The protocol is the first that there is of k-NN 20, k-NN of other k, linear and fine-tuning, so
-    that none is chosen for its number. None if nothing was measured with labels.
+    The protocol is the first that there is of k-NN 20, k-NN of other k, linear, few labels (10-shot
+    linear before others) and fine-tuning, so that none is chosen for its number. None if nothing
+    was measured with labels.
 
     Args:
         record: An evaluation.
         data: Name of a data set that need not be named again.
     """
     means = record.means("pretrained")
-    name = next((n for start in _HEADLINES for n in means if n.startswith(start)), None)
+    name = next((n for part in _HEADLINES for n in means if _is_named(n, part)), None)
     if name is None:
         return None
     images = f"{record.test_images:,} test images"
@@ -99,6 +101,10 @@ def too_few_steps(record: EvaluationRecord) -> list[str]:
     return [f"fewer than {LEAST_STEPS} steps of fine-tuning: too few to conclude ({which})"]
 
 
+def _is_named(name: str, part: str) -> bool:
+    return part in name if part.startswith("-") else name.startswith(part)
+
+
 def _sentence(words: str, found: Sequence[Difference]) -> str:
     parts = {}
     for decided in ("better", "worse", "undecided"):
@@ -123,13 +129,18 @@ def _how(record: EvaluationRecord, found: Sequence[Difference]) -> list[str]:
         frozenset({True}): "paired by image",
         frozenset({False}): "as two independent binomials",
     }.get(frozenset(paired), "paired by image where that is known")
-    text = (
-        f"Decided by intervals of 95 %: of the sampling of {record.test_images:,} test images "
+    errors = [
+        f"of the sampling of {record.test_images:,} test images "
         f"({how}: {_span([one.sampling for one in found])} points)"
-    )
+    ]
+    if drawn := [one.episodes for one in found if one.episodes]:
+        errors.append(f"of the draws of labels ({_span(drawn)} points)")
     if any(one.seeds for one in found):
-        text += f" and of {record.of or 'seeds'} ({_span([one.seeds for one in found])} points)"
-    return [f"{text}; undecided where the interval holds 0."]
+        seeds = [one.seeds for one in found]
+        errors.append(f"of {record.of or 'seeds'} ({_span(seeds)} points)")
+    *first, last = errors
+    text = f"{', '.join(first)} and {last}" if first else last
+    return [f"Decided by intervals of 95 %: {text}; undecided where the interval holds 0."]
 
 
 def _span(values: Sequence[float]) -> str:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from effssl.data.sources import Source
 from effssl.hints import option
+from effssl.intervals import quantile
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,16 @@ class Accuracy:
             classes), int64; None if it was measured before and not kept.
         correct: Whether the first guess is right, by image in order, (M,), on the CPU; None if it
             is not known. Differences of two encoders are paired by it.
+        episodes: Top-1 in percent by episode, (E,), where labels are drawn several times. Then top1
+            is their mean, confusion their sum, and correct the share of the episodes in which an
+            image is right.
     """
 
     top1: float
     top5: float | None
     confusion: Tensor | None = field(default=None, compare=False, repr=False)
     correct: Tensor | None = field(default=None, compare=False, repr=False)
+    episodes: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, guesses: Tensor, labels: Tensor, classes: int) -> Accuracy:
@@ -49,6 +54,30 @@ class Accuracy:
         confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
         top5 = top5 if guesses.shape[1] == 5 and classes > 5 else None
         return cls(top1, top5, confusion, first.bool())
+
+    @classmethod
+    def of_episodes(
+        cls, by_episode: Tensor, by_image: Tensor, confusion: Tensor | None = None
+    ) -> Accuracy:
+        """Make the accuracy over episodes of the number of right guesses.
+
+        Args:
+            by_episode: Right images of each episode, (E,).
+            by_image: Episodes in which each image is right, (M,).
+            confusion: As in `Accuracy`.
+        """
+        tops = 100 * by_episode.double() / len(by_image)
+        shares = by_image.double() / len(by_episode)
+        return cls(float(tops.mean()), None, confusion, shares, tops)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Ends of an interval of 95 % of the mean over episodes, in percent; None without them."""
+        if self.episodes is None:
+            return None
+        count = len(self.episodes)
+        half = quantile(count - 1) * float(self.episodes.std()) / count**0.5
+        return self.top1 - half, self.top1 + half
 
     def of_classes(self, classes: int) -> Accuracy:
         """Return the same with so many classes, of which the last ones have no image."""

@@ -20,6 +20,7 @@ from effssl.evaluation._device import Precision, resolve_precision
 from effssl.evaluation._encoders import ENCODERS as ENCODERS
 from effssl.evaluation._encoders import Baselines, Encoder, encoders_of
 from effssl.evaluation._encoders import random_twin as random_twin
+from effssl.evaluation._episodes import EPISODES, resolve_shots
 from effssl.evaluation._images import Images
 from effssl.evaluation._measure import (
     VIEWS,
@@ -31,7 +32,7 @@ from effssl.evaluation._measure import (
     measure_tuned,
 )
 from effssl.evaluation._settings import PROTOCOLS as PROTOCOLS
-from effssl.evaluation._settings import Settings, Tuning, Vote
+from effssl.evaluation._settings import Settings, Shots, Tuning, Vote
 from effssl.evaluation.accuracy import Accuracy, majority_top1
 from effssl.evaluation.finetune import LR
 from effssl.evaluation.knn import TEMPERATURE, K, check_votes
@@ -53,8 +54,8 @@ class Evaluation:
             ``fine-tuned 10 %``.
         accuracy: Results by encoder (``raw pixels``, ``random initialisation``, ``pretrained``) and
             protocol: one for each seed, or one alone where the seed makes no difference, as for
-            k-NN except of the random initialization. Fine-tuning takes the first seed only, and
-            raw pixels are not fine-tuned.
+            k-NN and few labels except of the random initialization. Fine-tuning takes the first
+            seed only, and raw pixels are not fine-tuned.
         seeds: Seeds of the random initialization, of the held-out part of the linear probe, and of
             fine-tuning.
         labels: Label of every class in train, in rising order; empty if no labels were used.
@@ -99,6 +100,8 @@ def evaluate(
     seeds: Sequence[int] = (0, 1, 2),
     k: Sequence[int] | None = None,
     temperature: float = TEMPERATURE,
+    shots: Sequence[int] | None = None,
+    episodes: int = EPISODES,
     shares: Sequence[float] = SHARES,
     epochs: int | None = None,
     lr: float = LR,
@@ -121,10 +124,13 @@ def evaluate(
         model: Model, from `from_pretrained`.
         train: Labeled images; None for ``spectrum`` alone.
         test: Images to measure on; labeled, except for ``spectrum``.
-        protocols: One or more of ``knn``, ``linear``, ``finetune`` and ``spectrum``.
+        protocols: One or more of ``knn``, ``linear``, ``fewshot``, ``finetune`` and ``spectrum``.
         seeds: One or more; see `Evaluation`.
         k: Numbers of neighbors that vote; those of 1, 5, 20, 200 that train has if None.
         temperature: Temperature of the vote.
+        shots: Numbers of labels a class of ``fewshot``; those of 1, 5, 10, 20 that every class of
+            train has if None.
+        episodes: Number of times that they are drawn, the same for all encoders, models and seeds.
         shares: Shares of the labels to fine-tune on.
         epochs: Epochs of fine-tuning; 3 / sqrt(share) if None, or as many as 100 steps need.
         lr: Learning rate of fine-tuning.
@@ -147,10 +153,12 @@ def evaluate(
     """
     check_main_guard("effssl.evaluation.evaluate")
     vote, tuning = Vote(k, temperature), Tuning(shares, epochs, lr, layer_decay)
+    drawn = Shots(shots, episodes)
     settings = Settings(
         protocols,
         seeds,
         vote,
+        drawn,
         tuning,
         preset,
         view or ViewOptions(),
@@ -186,8 +194,12 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings, file: Path | 
         vote = replace(vote, k=[count for count in K if count <= len(labels)])
     if "knn" in settings.protocols:
         check_votes(vote.k, vote.temperature, len(labels))
+    shots = settings.shots
+    if "fewshot" in settings.protocols:
+        names = _names(images)
+        shots = replace(shots, shots=resolve_shots(shots.shots, shots.episodes, labels, names))
     precision = resolve_precision(settings.precision, next(model.parameters()).device)
-    settings = replace(settings, vote=vote, precision=precision)
+    settings = replace(settings, vote=vote, shots=shots, precision=precision)
     kept = KeptBaselines(file, model, images, settings)
     accuracy, frozen = _accuracy(model, images, settings, kept)
     spectra, invariance = {}, {}
@@ -211,6 +223,12 @@ def _evaluate(model: SSLModel, images: Images, settings: Settings, file: Path | 
         majority=majority_top1(labels, test_labels) if images.train is not None else None,
         tuning_steps=settings.tuning_steps(labels),
     )
+
+
+def _names(images: Images) -> dict[int, str]:
+    """Return the names of the classes of train by their numbers, or their labels as text."""
+    known = images.train.class_names
+    return {i: known[label] if known else str(label) for i, label in enumerate(images.classes)}
 
 
 def _accuracy(

@@ -13,7 +13,7 @@ from effssl.hub._folder import build_sketch
 from effssl.hub._model_config import read_config
 from effssl.loss_specs import LOSSES
 from effssl.own import is_object
-from effssl.records import EvaluationRecord, mean_and_spread
+from effssl.records import EvaluationRecord
 from effssl.report._run import Run
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ def evaluation(found: EvaluationRecord) -> dict:
             values = [table.get(encoder, {}).get(key) or [] for encoder in encoders]
             means = [statistics.mean(one) if one else None for one in values]
             best = max((mean for mean in means if mean is not None), default=None)
-            cells = [(mean_and_spread(v), m == best) for v, m in zip(values, means, strict=True)]
+            texts = [found.cell(encoder, key, measure.replace("-", "")) for encoder in encoders]
+            cells = [(text, mean == best) for text, mean in zip(texts, means, strict=True)]
             rows.append((key, measure, cells))
         if names:
             guesses = found.guesses(measure.replace("-", ""))

@@ -46,6 +46,7 @@ def model():
 def found(model, sources):
     before = copy.deepcopy(model.state_dict())
     options = {"protocols": PROTOCOLS, "preset": "grey", "shares": (1.0, 0.25), "epochs": 1}
+    options |= {"shots": (1, 5), "episodes": 4}
     evaluation = evaluate(model, *sources, seeds=(0, 1), **options)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -55,6 +56,7 @@ def found(model, sources):
 
 def test_every_number_has_baselines_and_a_protocol(found):
     frozen = ["k-NN 1", "k-NN 5", "k-NN 20", "k-NN 200", "linear"]
+    frozen += ["1-shot nearest mean", "5-shot nearest mean", "1-shot linear", "5-shot linear"]
     tuned = ["fine-tuned 100 %", "fine-tuned 25 %"]
     assert list(found.protocols) == frozen + tuned and all(found.protocols.values())
     assert {name: list(row) for name, row in found.accuracy.items()} == {
@@ -64,7 +66,8 @@ def test_every_number_has_baselines_and_a_protocol(found):
     }
     for row in found.accuracy.values():
         for values in row.values():
-            assert all(value.confusion.sum() == 150 for value in values)
+            draws = [1 if value.episodes is None else len(value.episodes) for value in values]
+            assert [value.confusion.sum() / 150 for value in values] == draws
     # a number for each seed, where the seed makes a difference
     for name, row in found.accuracy.items():
         for key, values in row.items():
@@ -205,11 +208,13 @@ def test_images_without_labels_have_a_spectrum(model, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"protocols": ("svm",)}, "unknown protocol 'svm'; protocols are knn, linear, finetune"),
+        ({"protocols": ("svm",)}, "unknown protocol 'svm'; protocols are knn, linear, fewshot"),
         ({"seeds": ()}, "one protocol and one seed, or more, are wanted"),
         ({"protocols": ("finetune",), "shares": (10,)}, "at most 1, got 10"),
         ({"protocols": ("finetune",), "epochs": 0}, "epochs of fine-tuning must be 1 or more"),
         ({"protocols": ("knn",), "k": (500,)}, "k must be 1 to the 240 training images, got 500"),
+        ({"protocols": ("fewshot",), "shots": (1, 50)}, "shots must be 1 to 17, the .* got 50"),
+        ({"protocols": ("fewshot",), "episodes": 1}, "episodes must be 2 or more"),
         ({"protocols": ("spectrum",), "preset": "gray"}, "unknown preset 'gray'; did you mean"),
     ],
 )
