@@ -50,7 +50,7 @@ class EvaluationRecord:
         tuning_steps: Steps of every protocol of fine-tuning.
         paired_errors: Standard errors in points, by baseline and protocol, of the difference to it,
             paired by test image (`effssl.evaluation`).
-        episodes: Number of draws of labels of every few-shot protocol.
+        episodes: Draws of labels of every few-shot protocol.
         episode_errors: Standard errors in points of the mean over draws, by encoder and protocol.
         paired_episode_errors: Likewise of the difference to a baseline, paired by draw.
         class_names: Names of the classes of the linear probe, in order; they go with its file.
@@ -137,10 +137,9 @@ class EvaluationRecord:
         Numbers of other protocols, encoders and seeds are added; those of the same ones replaced.
         """
         content = self.to_json() | later.to_json()
-        if self.episodes and later.episodes:
-            content["episodes"] = self.episodes | later.episodes
-        both = EvaluationRecord.from_json(content)
-        seeds = self.seeds, later.seeds
+        drawn = {"episodes": self.episodes | later.episodes} if "episodes" in content else {}
+        both = EvaluationRecord.from_json(content | drawn)
+        seeds = (self.seeds, later.seeds)
         both.top1 = joined_tables(self.top1, later.top1, *seeds)
         both.top5 = joined_tables(self.top5, later.top5, *seeds)
         both.seeds = joined_seeds(later.top1, *seeds)

@@ -15,7 +15,7 @@ from effssl.data._cache import cache_images
 from effssl.data._loader import BatchShard
 from effssl.data._stream import StreamBatches
 from effssl.data.sources import load_source
-from effssl.evaluation import finetune
+from effssl.evaluation import fewshot, finetune
 from effssl.evaluation.features import extract_features
 
 
@@ -68,6 +68,12 @@ def test_the_content_of_rows_is_read_to_recognize_them(stages):
     rows = Dataset.from_dict({"image": [[[i] * 8] * 8 for i in range(12)]})
     load_source(rows, in_chans=1, image_column="image").digest()
     assert ("read the images to recognize them later", 12, 12) in stages
+
+
+def test_few_labels_are_counted_by_draws(stages):
+    data = torch.eye(6).repeat(4, 1), torch.arange(24) % 6
+    fewshot(*data, *data, shots=(1, 2), episodes=5, progress=True)
+    assert stages == [("few labels", 10, 10)]
 
 
 def test_a_stream_is_counted_and_read_again(photos, stages):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 _TOLERANCE = 1e-6
 _STEPS = 500
 _HISTORY = 10
+_MANY = 10_000_000  # values of features from which several threads pay on any machine
 _HALVINGS = 30
 _ARMIJO = 1e-4
 
@@ -58,10 +60,28 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float) -> tu
         return c * entropies + weight.square().sum((1, 2)) / 2, gradient.flatten(1)
 
     start = inside.new_zeros(count, classes * (inside.shape[2] + 1))
-    weight, bias = _unpacked(_minimize(loss_and_gradient, start, _TOLERANCE * c * images), classes)
+    with _one_thread(inside):
+        point = _minimize(loss_and_gradient, start, _TOLERANCE * c * images)
+    weight, bias = _unpacked(point, classes)
     if factor is not None:  # rows = factor @ an orthonormal basis
         weight = torch.linalg.solve_triangular(factor, weight, upper=False, left=False) @ rows
     return weight.to(features), bias.to(features)
+
+
+@contextmanager
+def _one_thread(features: Tensor) -> Iterator[None]:
+    """Compute with one thread on a CPU where the features are few.
+
+    A step is many short operations. On busy cores their threads would wait for each other far
+    longer than they compute.
+    """
+    threads = torch.get_num_threads()
+    if features.device.type == "cpu" and features.numel() < _MANY:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _unpacked(point: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ def fewshot(
     train, test = F.normalize(train_features - mean), F.normalize(test_features - mean)
     drawn = draw_episodes(train_labels, max(shots), episodes, seed)
     found = {}
-    with Stage("few labels", len(dict.fromkeys(shots)) * episodes, "fit", shown=progress) as stage:
+    with Stage("few labels", len(dict.fromkeys(shots)) * episodes, "draw", shown=progress) as stage:
         for count in dict.fromkeys(shots):
             tallies = [_Tally(test_labels, classes) for _ in range(2)]
             for rows in _parts(drawn[:, :, :count], train.shape[1]):

@@ -213,7 +213,7 @@ def test_images_without_labels_have_a_spectrum(model, tmp_path):
         ({"protocols": ("finetune",), "shares": (10,)}, "at most 1, got 10"),
         ({"protocols": ("finetune",), "epochs": 0}, "epochs of fine-tuning must be 1 or more"),
         ({"protocols": ("knn",), "k": (500,)}, "k must be 1 to the 240 training images, got 500"),
-        ({"protocols": ("fewshot",), "shots": (1, 50)}, "shots must be 1 to 17, the .* got 50"),
+        ({"protocols": ("fewshot",), "shots": (1, 50)}, "shots must be 1 to 20, the .* got 50"),
         ({"protocols": ("fewshot",), "episodes": 1}, "episodes must be 2 or more"),
         ({"protocols": ("spectrum",), "preset": "gray"}, "unknown preset 'gray'; did you mean"),
     ],

@@ -48,7 +48,9 @@ def test_the_predictions_are_those_of_scikit_learn_on_the_same_episodes(width, m
             right = (guesses == test_labels).double()
             assert torch.equal(ours.correct, right.mean(0))
             torch.testing.assert_close(ours.episodes, 100 * right.mean(1))
-            assert ours.top1 == pytest.approx(100 * right.mean().item()) and ours.top1 > 40
+            assert (
+                ours.top1 == pytest.approx(100 * right.mean().item()) and ours.top1 > 28
+            )  # chance is 25
             cells = (test_labels * 4 + guesses).flatten()
             assert torch.equal(ours.confusion, cells.bincount(minlength=16).view(4, 4))
             assert ours.top5 is None

@@ -14,6 +14,7 @@ from effssl.evaluation._difference import differences
 from effssl.evaluation._tables import accuracy_table, all_numbers, class_table
 from effssl.evaluation._verdict import headline, verdict
 from effssl.hub._card_evaluation import evaluation_content
+from effssl.hub._publishable import _is_good
 from effssl.records import EvaluationRecord
 from effssl.report import _tables as report_tables
 
@@ -133,6 +134,8 @@ def test_tables_cards_and_reports_show_means_with_intervals_and_how(found, sourc
 def test_the_record_survives_the_file_and_a_second_evaluation(found, sources):
     kept = noted(found)
     assert kept.episodes == dict.fromkeys(NAMES, 6)
+    for name, sentence in kept.protocols.items():
+        assert _is_good(f"evaluation.protocols.{name}", sentence)  # may be published
     again = EvaluationRecord.from_json(json.loads(json.dumps(kept.to_json())))
     assert again.to_json() == kept.to_json() and verdict(again) == verdict(kept)
     options = {"protocols": ("knn",), "k": (1,), "seeds": (0, 1), "baselines": "none"}
