@@ -86,16 +86,21 @@ def measure_frozen(
     classes = len(images.classes)
     for number, seed in enumerate(settings.seeds, 1):
         with Stage(_title(encoder, number, settings), shown=settings.progress):
-            if not data or encoder.seeded:
+            found: dict[str, Accuracy] = {}
+            fresh = not data or encoder.seeded
+            if fresh:
                 data = test = ()  # free the memory of the features before
                 data, test = _labeled_features(model, encoder, seed, images, settings)
-                for name, found in (_voted(data, settings) | _drawn(data, settings)).items():
-                    accuracy.setdefault(name, []).append(found.of_classes(classes))
+                found |= _voted(data, settings)
             if "linear" in settings.protocols:
                 with Stage("fit", shown=settings.progress):
                     fitted = linear_probe(*data, seed=seed)
-                accuracy.setdefault("linear", []).append(fitted.accuracy.of_classes(classes))
+                found["linear"] = fitted.accuracy
                 probe = probe or fitted
+            if fresh:
+                found |= _drawn(data, settings)
+            for name, result in found.items():
+                accuracy.setdefault(name, []).append(result.of_classes(classes))
     return FrozenResult(accuracy, probe, *test)
 
 
