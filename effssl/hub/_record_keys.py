@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from effssl.loss_specs import LOSSES
 from effssl.views.options import ViewOptions
 
 CONFIG = frozenset(
@@ -26,7 +27,7 @@ VERSIONS = frozenset({"python", "effssl", "torch", "torchvision", "timm", "accel
 _SIGNS = ("std", "rank", "alpha", "rankme")
 COLUMNS = frozenset(
     {"step", "epoch", "loss", "lr", "grad_norm", "views_per_s", "waiting", "memory_mb", "broken"}
-    | {"invariance", "orthogonality", "redundancy", "variance", "covariance"}
+    | {part for spec in LOSSES.values() for part in spec.parts}
     | {"knn", "knn_start", "skipped_steps", "skipped_batches"}
     | {f"{of}_{sign}" for of in ("feature", "projection") for sign in _SIGNS}
 )

@@ -1,10 +1,13 @@
 """Every loss in a run: processes, chunks and a resume change nothing, drawn numbers included."""
 
+import json
+
 import pytest
 from runs import EVERY_STEP, Killed, assert_equal, kill, state, tiny
 from test_processes import EXACT, difference, train
 
 import effssl
+from effssl.hub._publishable import check_publishable
 from effssl.loss_specs import LOSSES
 
 OTHERS = [name for name in LOSSES if name not in ("bt", "vicreg", "spectral")]
@@ -36,3 +39,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, loss):
     a, b = (state(folder.parent, 10) for folder in (killed, whole))
     a.pop("tracker_id"), b.pop("tracker_id")
     assert_equal(a, b)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_with_any_loss_may_be_published(tmp_path, loss):
+    model = effssl.pretrain(tiny(tmp_path, loss=loss, projector_dim=4, max_steps=1, log_every=1))
+    history = json.loads((model / "training.json").read_text())["history"]
+    assert LOSSES[loss].parts.keys() <= history.keys()
+    check_publishable(model, model)
