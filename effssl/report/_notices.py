@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from effssl.evaluation._verdict import not_better, too_few_steps
+from effssl.loss_specs import least_images
 from effssl.report._run import Run
 from effssl.training._collapse import collapse_alarm
 from effssl.training._learning import LossScale
@@ -81,10 +82,11 @@ def _of_training(run: Run) -> Iterator[Notice]:
             "gradient was not finite: a lower lr, or grad_clip, prevents it.",
         )
     if last.get("skipped_batches"):
+        least = least_images(run.config.loss, run.config.projector_dim)
         yield Notice(
             "warning",
             f"{last['skipped_batches']:,} of {run.step:,} steps were skipped, since broken images "
-            "left fewer than two of their images: mend them, or take a larger batch.",
+            f"left fewer than {least} of their images: mend them, or take a larger batch.",
         )
     if last.get("broken"):
         known = run.training.images

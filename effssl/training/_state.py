@@ -29,7 +29,7 @@ class RunState:
         average: Moving average of the weights, if there is one.
         step: Number of steps done.
         images_seen: Images of the steps that trained, with repetition, over all processes.
-        skipped_batches: Steps skipped because broken images left fewer than two of their images.
+        skipped_batches: Steps skipped because broken images left fewer images than the loss takes.
         knn_start: Accuracy in percent of the initial weights, if it was measured in this process.
         tracker_id: Identifier of the run for trackers.
         earlier_minutes: Minutes of training of earlier launches.

@@ -398,11 +398,13 @@ def test_a_skipped_batch_is_no_lost_loss_and_has_its_own_warning(run):
     texts = [notice.text for notice in notices(run)]
     assert not any("not finite" in text for text in texts)
     assert (
-        "1 of 15 steps were skipped, since broken images left fewer than two of their images: "
+        "1 of 15 steps were skipped, since broken images left fewer than 2 of their images: "
         "mend them, or take a larger batch."
     ) in texts
     text = write_report(run).read_text()
     assert "Parts of the loss" in text and "invariance" in text
+    change_config(run, loss="wmse", projector_dim=5, multiview="pairs", loss_weight=None)
+    assert any("left fewer than 6 of their images" in notice.text for notice in notices(run))
 
 
 # --- images
