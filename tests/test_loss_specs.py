@@ -57,8 +57,7 @@ def test_the_scale_of_a_loss_is_what_its_function_gives(spec):
     def loss(z):
         return function(z, **dict.fromkeys(spec.weights, weight), return_parts=True)
 
-    # SIGReg tells constants apart, and 0 is the best of them; W-MSE scales up what rounding leaves
-    zero = spec.name in ("sigreg", "wmse")
+    zero = spec.name == "sigreg"  # which tells constants apart, and 0 is the best of them
     z = STATES["projections that are all 0" if zero else "images that are all the same"]()
     same, parts = loss(z)
     assert same.item() == pytest.approx(spec.blank(shape_of(z), weight), rel=1e-3)

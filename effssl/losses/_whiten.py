@@ -21,6 +21,7 @@ class _Whiten(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         ctx.eps, ctx.freedom, dim = eps, x.shape[-2] - 1, x.shape[-1]
         x = x - x.mean(-2, keepdim=True)
+        x -= x.mean(-2, keepdim=True)  # what rounding left of rows that are all the same
         # in float64, so that dimensions of little variance are told from rounding
         wide = x.double()
         covariance = (wide.mT @ wide).div_(ctx.freedom)

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize
 
 from effssl.distributed import all_reduce_, all_reduce_sum, gather_rows
 from effssl.losses._pairs import check_global_views
 from effssl.losses._projections import check_projections, check_weights
 from effssl.losses._tf32 import tf32_products
+from effssl.losses._unit_rows import unit_rows
 
 
 class _Rate(torch.autograd.Function):
@@ -112,8 +112,8 @@ def coding_rate(
         views, _, dim = z.shape
         images = sum(counts)
         g = check_global_views(global_views, views)
-        z = normalize(z, dim=-1)
-        cosines = (z.mean(0) * normalize(z[:g].mean(0), dim=-1)).sum()
+        z = unit_rows(z)
+        cosines = (z.mean(0) * unit_rows(z[:g].mean(0))).sum()
         own = torch.stack([_Rate.apply(z, counts, eps, half), cosines / images])
         rate, cosine = all_reduce_sum(own)
         rank = min(images, dim)

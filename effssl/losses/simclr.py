@@ -17,6 +17,7 @@ from effssl.distributed import all_reduce_sum
 from effssl.losses._negatives import log_sum_of_negatives
 from effssl.losses._pairs import check_global_views, count_pairs
 from effssl.losses._projections import check_projections
+from effssl.losses._unit_rows import unit_rows
 
 
 def simclr(
@@ -80,7 +81,7 @@ def simclr(
         images = sum(counts)
         g = check_global_views(global_views, views)
         negatives = views * (images - 1)
-        z = F.normalize(z, dim=-1)
+        z = unit_rows(z)
         positive = _ProductsOfViews.apply(z) / temperature  # (n, V, V)
         counted = to_device(_counted_pairs(views, g), z.device)
         negative = log_sum_of_negatives(z, counts, temperature, tf32=half).T  # (n, V)

@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize
 
 from effssl.device import to_device
 from effssl.distributed import all_reduce_, all_reduce_sum, from_first_process, gather_rows
 from effssl.losses._pairs import check_global_views, count_pairs
 from effssl.losses._projections import check_projections
+from effssl.losses._unit_rows import unit_rows
 from effssl.losses._whiten import whiten
 
 
@@ -118,7 +118,7 @@ def wmse(
         cosines = rows[:, :0].sum()  # on the graph if this process has no sub-batch
         for length in {len(part) for part in own}:
             index = torch.stack([part for part in own if len(part) == length])
-            w = normalize(whiten(rows[:, index], eps), dim=-1)  # (V, parts, n, D)
+            w = unit_rows(whiten(rows[:, index], eps))  # (V, parts, n, D)
             squares, total = w[:g].square().sum(), w[:g].sum(0)
             cosines = cosines + ((total * (total + 2 * w[g:].sum(0))).sum() - squares) / 2
         invariance = 1 - all_reduce_sum(cosines) / (images * count_pairs(len(z), g))

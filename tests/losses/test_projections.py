@@ -94,6 +94,14 @@ def test_a_collapsed_batch_has_a_finite_value_and_gradient(loss, images, dim, co
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_rows_of_zeros_have_a_gradient_that_float16_holds(loss):
+    z = views_of_images(3, 32, 8)
+    z[1, 4] = z[:, 7] = 0
+    value, gradient = value_and_gradient(loss, z.half())
+    assert value.isfinite() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_loss_leaves_its_input_as_it_is(loss):
     z = views_of_images(2, 10, 20)
     before = z.clone()

@@ -99,9 +99,19 @@ def test_unrelated_views_cost_two_and_their_invariance_is_one():
 
 
 @pytest.mark.parametrize("constant", [0.0, 3.7])
-def test_rows_that_are_all_the_same_cost_two_and_have_a_finite_gradient(constant):
-    value, gradient = value_and_gradient(wmse, torch.full((3, 32, 8), constant))
-    assert value == 2 and gradient.isfinite().all()
+@pytest.mark.parametrize("images, dim", [(16, 4), (32, 8), (64, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_that_are_all_the_same_cost_two_and_have_no_gradient(constant, images, dim, dtype):
+    z = torch.full((3, images, dim), constant, dtype=dtype)
+    value, gradient = value_and_gradient(wmse, z)
+    assert value == 2 and not gradient.any()
+
+
+def test_a_view_whose_rows_are_all_the_same_gets_no_gradient():
+    z = views_of_images(2, 32, 4).float()
+    z[1] = 3.7
+    value, gradient = value_and_gradient(wmse, z)
+    assert value == 2 and not gradient[1].any()
 
 
 def test_dimensions_that_are_all_the_same_have_a_finite_loss_and_gradient():
