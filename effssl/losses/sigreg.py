@@ -47,7 +47,8 @@ def sigreg(
 
     T is about 1 for normal projections whatever N is, and 0.41 N if all are 0, so that the
     meaning of lambd depends on the number of images. The knots take numbers that are 10 apart for
-    the same: where some are as far out, T is off by up to a fifth.
+    the same: where a few are as far out T is off by a fifth, and numbers that are all near 10 seem
+    to be near 0.
 
     With G global views m_n is the mean of these, as in the paper.
 
