@@ -37,7 +37,7 @@ import effssl
 from effssl import cli
 from effssl.atomic import replacing
 from effssl.data import load_source
-from effssl.evaluation import extract_features, knn, linear_probe, spectrum
+from effssl.evaluation import extract_features, fewshot, knn, linear_probe, spectrum
 from effssl.evaluation.evaluate import ENCODERS, random_twin
 from effssl.evaluation.knn import K
 from effssl.hub._folder import read_training
@@ -45,6 +45,8 @@ from effssl.timm_backbone import BACKBONE_ARGS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "model_cards" / "results.csv"
+SHOTS = (1, 10)
+"""Labels a class of the few-shot accuracies, by logistic regression."""
 COLUMNS = [
     "scale",
     "dataset",
@@ -58,6 +60,7 @@ COLUMNS = [
     "views_seen",
     "seed",
     "linear",
+    *(f"{shots}-shot" for shots in SHOTS),
     "k-NN 1",
     "k-NN 5",
     "k-NN 20",
@@ -134,8 +137,10 @@ def measure(
         data.append(torch.tensor(part.labels(), device=device))
     votes = knn(*data, k=[k for k in K if k <= len(data[0])])
     of_test = spectrum(data[2]).record()
+    few = fewshot(*data, shots=[n for n in SHOTS if n <= data[1].bincount().min()])
     return {
         "linear": round(linear_probe(*data, seed=config.seed).accuracy.top1, 2),
+        **{f"{n}-shot": round(found.linear.top1, 2) for n, found in few.items()},
         **{f"k-NN {k}": round(accuracy.top1, 2) for k, accuracy in votes.items()},
         "alpha": of_test["alpha"],
         "rankme": of_test["rankme"],
