@@ -212,3 +212,12 @@ def test_a_checkpoint_of_before_counts_the_images_of_its_steps(tmp_path, monkeyp
     monkeypatch.setattr(loop, "open_run_folder", older)
     effssl.pretrain(config(tmp_path, data, **options, max_steps=4, resume=True))
     assert record_of(tmp_path / "run") == [40, 32, 64]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_a_batch_with_fewer_images_than_its_loss_takes_is_skipped(tmp_path, micro_batch, caplog):
+    data = photos(tmp_path / "photos", 32, 8, {2: [0, 2, 5, 7], 3: [1, 4, 6]})
+    changes = {"loss": "wmse", "projector_dim": 4, "batch_size": 8, "micro_batch": micro_batch}
+    effssl.pretrain(config(tmp_path, data, evaluate_every=0, max_broken=0.5, **changes))
+    assert [x["step"] for x in metrics(tmp_path / "run") if x["loss"] is None] == [2]
+    assert "broken images left 4 of the 8 images of its batch, and a loss needs 5" in caplog.text
