@@ -134,9 +134,10 @@ def _debiased(
     """Estimate the log of the sum of negatives without those of the same class, shape (n, V)."""
     partners = counted.sum(1)
     mean_negative = negative - math.log(negatives)
+    positive = positive.masked_fill(counted == 0, -torch.inf)
     # relative to the larger of both, so that nothing overflows at a small temperature
     top = torch.maximum(mean_negative, positive.amax(2)).detach()
-    ours = ((positive - top[:, :, None]).exp() * counted).sum(2) / partners
+    ours = (positive - top[:, :, None]).exp().sum(2) / partners
     estimate = ((mean_negative - top).exp() - prior * ours) / (1 - prior)
     least = (-1 / temperature - top).exp().clamp(min=torch.finfo(top.dtype).tiny)
     return torch.maximum(estimate, least).log() + top + math.log(negatives)

@@ -87,8 +87,9 @@ def test_memory_does_not_grow_with_the_square_of_the_rows(monkeypatch):
 
 @pytest.mark.parametrize("temperature", [0.005, 0.05, 5.0])
 @pytest.mark.parametrize("prior", [0.0, 0.3])
-def test_float32_is_that_of_float64_at_any_temperature(temperature, prior):
-    z = views_of_images(3, 40, 8)
+@pytest.mark.parametrize("dim", [8, 64])  # in 64 dimensions no two images are near
+def test_float32_is_that_of_float64_at_any_temperature(temperature, prior, dim):
+    z = views_of_images(3, 40, dim)
     loss = lambda z: simclr(z, temperature=temperature, positive_prior=prior)  # noqa: E731
     expected, slopes = value_and_gradient(loss, z)
     value, gradient = value_and_gradient(loss, z.float())
