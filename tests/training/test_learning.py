@@ -39,6 +39,12 @@ def test_the_scale_follows_from_the_loss_the_width_and_the_weight():
     parts = {"invariance": 0.1, "variance": 0.5, "own": 3.14159}
     assert scale.of_parts(parts) == "invariance 0.1 of 2, variance 0.5 of 0.99, own 3.14"
     assert LossScale(PretrainConfig(loss="spectral", projector_dim=64)).blank == 64
+    local = {"loss": "sigreg", "views": 2, "local_views": 4, "img_size": 32, "local_size": 16}
+    assert LossScale(PretrainConfig(**local)).of_parts({"invariance": 0.1}) == (
+        "invariance 0.1 of 1.167"  # 1 - 1/2 for two views and 1 + 1/2 for four
+    )
+    every = LossScale(PretrainConfig(**local, local_pairs=True))
+    assert every.of_parts({"invariance": 0.1}) == "invariance 0.1 of 0.8333"
 
 
 def test_accuracy_stands_beside_that_of_the_start_and_ranks_beside_the_largest():

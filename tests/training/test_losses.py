@@ -1,5 +1,6 @@
 """Every loss in a run: processes, chunks and a resume change nothing, drawn numbers included."""
 
+import importlib
 import json
 
 import pytest
@@ -47,3 +48,18 @@ def test_a_run_with_any_loss_may_be_published(tmp_path, loss):
     history = json.loads((model / "training.json").read_text())["history"]
     assert LOSSES[loss].parts.keys() <= history.keys()
     check_publishable(model, model)
+
+
+def test_what_a_loss_draws_is_new_in_each_step_and_for_each_seed(tmp_path, monkeypatch):
+    module = importlib.import_module("effssl.losses.sigreg")  # the name is that of the function too
+    original, seeds = module.sigreg, []
+
+    def watched(z, *, generator=None, **options):
+        seeds.append(generator.initial_seed())
+        return original(z, generator=generator, **options)
+
+    monkeypatch.setattr(module, "sigreg", watched)
+    for seed in (0, 1):
+        options = {"loss": "sigreg", "projector_dim": 4, "max_steps": 3, "seed": seed}
+        effssl.pretrain(tiny(tmp_path / str(seed), **options))
+    assert len(set(seeds)) == len(seeds) == 6
