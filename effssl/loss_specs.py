@@ -138,6 +138,22 @@ class LossSpec:
                 f"{name} is the {self.weights[0]} of the loss {self.name}, {most}, got {weight}"
             )
 
+    def check_multiview(self, form: str, name: str) -> None:
+        """Raise ValueError if the loss has no such form for more than two views.
+
+        Args:
+            form: Form that is given.
+            name: What it is called where it was given.
+        """
+        if form not in ("pairs", "mean"):
+            raise ValueError(f"{name} is 'pairs' or 'mean', got {form!r}")
+        if form not in self.multiview:
+            able = " and ".join(spec.name for spec in LOSSES.values() if form in spec.multiview)
+            raise ValueError(
+                f"{name} {form} is for the loss {able}; {self.name} has one form for any number of "
+                "views: leave it at pairs"
+            )
+
     def explain(self, shape: Shape, weight: float) -> str:
         """Return a sentence about the scale of the loss and its parts.
 

@@ -44,17 +44,10 @@ def create_loss(
         raise ValueError(f"unknown loss {name!r}; {hint}the losses are {', '.join(LOSSES)}")
     if dim < 1:
         raise ValueError(f"dim must be the projector's width, 1 or more, got {dim}")
-    if multiview not in ("pairs", "mean"):
-        raise ValueError(f"multiview is 'pairs' or 'mean', got {multiview!r}")
     spec = LOSSES[name]
     if weight is not None:
         spec.check_weight(weight, "weight")
-    if multiview not in spec.multiview:
-        able = " and ".join(repr(loss.name) for loss in LOSSES.values() if "mean" in loss.multiview)
-        raise ValueError(
-            f"multiview='mean' is for the loss {able}; {name!r} has one form for any number of "
-            "views: leave multiview at 'pairs'"
-        )
+    spec.check_multiview(multiview, "multiview")
     function = getattr(importlib.import_module(f"effssl.losses.{spec.function}"), spec.function)
     weight = spec.default_weight(dim) if weight is None else weight
     bound = dict.fromkeys(spec.weights, weight) | {"global_views": global_views}

@@ -281,8 +281,10 @@ class PretrainConfig:
                 f"{option('projector_dim')} {self.projector_dim}; {option('batch_size')} is "
                 f"{self.batch_size}: take a larger batch or a narrower projector"
             )
-        if self.loss in LOSSES and self.loss_weight is not None:
-            LOSSES[self.loss].check_weight(self.loss_weight, option("loss_weight"))
+        if self.loss in LOSSES:
+            LOSSES[self.loss].check_multiview(self.multiview, option("multiview"))
+            if self.loss_weight is not None:
+                LOSSES[self.loss].check_weight(self.loss_weight, option("loss_weight"))
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in ("loss_weight", "multiview", "local_pairs") if is_own(self.loss) else ():
             if getattr(self, name) != defaults[name]:

@@ -27,7 +27,7 @@ OTHERS = {
     "projector_layers": [1, 3],
     "projector_hidden": [32, 2048],
     "drop_path": [0.1, 1.0],
-    "loss": ["vicreg", "spectral"],
+    "loss": ["vicreg", "coding_rate"],
     "multiview": ["mean"],
     "dataset": ["my photos/it's 'one'.tar", "user/name", "/data/**/*.jpg", ""],
     "split": ["train[:10%]", "validation"],
@@ -96,11 +96,13 @@ NUMBERS = [field for field in FIELDS if kinds(field) & {int, float}]
 
 
 def some_configs():
-    """Two with all fields at other values but for one that excludes another; many with some."""
+    """Two with all fields at other values but for those that exclude another; many with some."""
     draw = random.Random(0)
     for number, share in enumerate((1, 1, *[0.3] * 30)):
         values = {name: draw.choice(v) for name, v in OTHERS.items() if draw.random() < share}
         values.pop(("resume", "overwrite")[number % 2], None)
+        if {"loss", "multiview"} <= values.keys():  # which is of the default loss alone
+            del values[("loss", "multiview")[number % 2]]
         if "img_size" in values:  # local views are no larger
             values.setdefault("local_size", 16)
         yield PretrainConfig(**values)
@@ -400,3 +402,29 @@ def test_a_value_of_another_type_is_named(tmp_path, field):
             continue
         with pytest.raises(ValueError, match=field):
             PretrainConfig.load(file)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"loss": "wmse", "projector_dim": 8, "loss_weight": 1.0},
+            "the loss wmse has no weight: leave loss_weight out",
+        ),
+        (
+            {"loss": "sigreg", "loss_weight": 1.5},
+            "loss_weight is the lambd of the loss sigreg, 0 to 1",
+        ),
+        (
+            {"loss": "simclr", "multiview": "mean"},
+            "multiview mean is for the loss bt; simclr has one",
+        ),
+        (
+            {"loss": "wmse", "projector_dim": 256, "batch_size": 256},
+            "loss wmse needs 257 or more images in a batch for projector_dim 256; batch_size",
+        ),
+    ],
+)
+def test_a_configuration_fits_its_loss(values, message):
+    with pytest.raises(ValueError, match=message):
+        PretrainConfig(**values)
