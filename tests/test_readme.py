@@ -18,6 +18,9 @@ def test_the_tables_come_from_the_results(reproduce):
     rows = reproduce.run.read_results(reproduce.run.RESULTS)
     first = [row for row in rows if row["scale"] == "readme"]
     assert len(first) == 9 and reproduce.tables.features_table(first) in RESULTS
+    of_losses = [row for row in rows if row["scale"] == "losses"]
+    assert len(of_losses) == 41
+    assert reproduce.tables.losses_table(reproduce.experiments.LOSS_SCALE, of_losses) in RESULTS
     scale, rows = reproduce.experiments.CPU, [row for row in rows if row["scale"] == "cpu"]
     assert reproduce.tables.claims(scale, rows) in RESULTS
     linear, knn = (reproduce.tables.Runs(rows, name) for name in ("linear", "k-NN 20"))

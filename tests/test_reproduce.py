@@ -212,5 +212,25 @@ def test_figures_are_drawn_from_the_table(reproduce, tmp_path):
     for file in drawn:
         with Image.open(file) as image:
             assert image.width > 900
+    reproduce.figures.main("losses", results=tmp_path / "results.csv")
+    (losses,) = (tmp_path / "figures").glob("losses-*.png")
+    assert (reproduce.run.RESULTS.parent / "figures" / losses.name).is_file()
     with pytest.raises(ValueError, match="no run of the reference of the scale 'gpu'"):
         reproduce.figures.main("gpu", results=tmp_path / "results.csv")
+
+
+def test_a_loss_whose_seeds_collapse_is_shown_by_seed_and_widens_no_interval(reproduce):
+    experiments, tables = reproduce.experiments, reproduce.tables
+    scale = experiments.LOSS_SCALE
+
+    def rows(label, values):
+        config = experiments.with_loss(scale, label, 64)
+        found = [row(value, seed, **fields_of(config)) for seed, value in enumerate(values)]
+        return [line | {"k-NN 20": line["linear"]} for line in found]
+
+    some = rows("bt", (80.0, 82.0)) + rows("sigreg", (70.0, 72.0))
+    table = tables.losses_table(scale, some + rows("wmse", (20.0, 84.0))).splitlines()
+    assert table[2:] and "| wmse | 20.0, 84.0 |  | 20.0, 84.0 |  |" in table
+    half = 4.3027 * 2**0.5 / 2**0.5  # Student's t of 2 degrees, over the root of 2 seeds
+    assert f"| bt | 81.0 ± {half:.1f} |  | 81.0 ± {half:.1f} |  |" in table
+    assert experiments.with_loss(scale, "wmse", 256) is None

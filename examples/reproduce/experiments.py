@@ -20,10 +20,13 @@ from typing import Literal
 import tyro
 
 from effssl import PretrainConfig
-from effssl.loss_specs import LOSSES, barlow_twins_lambd
+from effssl.loss_specs import LOSSES, barlow_twins_lambd, least_images
 
 REFERENCE_WIDTH = 8192
 LOSS_WIDTHS = (64, 256)
+LOSS_ROWS = {name: {"loss": name} for name in LOSSES}
+LOSS_ROWS["wmse, 1024 hidden"] = {"loss": "wmse", "projector_hidden": 1024}
+MAY_COLLAPSE = "wmse"  # without the wide hidden layer of its authors; no part of a pooled spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,14 +142,18 @@ def longer(scale: Scale) -> Iterator[PretrainConfig]:
     yield scale.run(views=4, epochs=4, loss="spectral")
 
 
+def with_loss(scale: Scale, label: str, dim: int) -> PretrainConfig | None:
+    """Return the run with a loss of `LOSS_ROWS`; None if it takes larger batches at this width."""
+    fields = LOSS_ROWS[label]
+    if least_images(fields["loss"], dim) > scale.reference.batch_size:
+        return None
+    return scale.run(views=4, projector_dim=dim, **fields)
+
+
 def losses(scale: Scale) -> Iterator[PretrainConfig]:
     """Which loss is best, with 4 views of an image and equal epochs, at each of two widths?"""
     for dim in LOSS_WIDTHS:
-        for name, spec in LOSSES.items():
-            if spec.least_images(dim) <= scale.reference.batch_size:
-                yield scale.run(views=4, loss=name, projector_dim=dim)
-                if name == "wmse":  # which collapses without the hidden layer of its authors
-                    yield scale.run(views=4, loss=name, projector_dim=dim, projector_hidden=1024)
+        yield from filter(None, (with_loss(scale, label, dim) for label in LOSS_ROWS))
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:

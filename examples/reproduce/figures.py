@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, Scale
+from experiments import LOSS_ROWS, LOSS_WIDTHS, REFERENCE_WIDTH, Scale, with_loss
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run import RESULTS
-from tables import LOSS_ROWS, Runs, read_scale, schedules
+from tables import Runs, read_scale, schedules, steady_runs
 
 from effssl import PretrainConfig, cli
 from effssl.loss_specs import barlow_twins_lambd
@@ -105,11 +105,12 @@ def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
 
 def draw_losses(axes: Axes, scale: Scale, runs: Runs) -> None:
     """Plot accuracy against projector width, for every loss."""
-    for i, (label, more) in enumerate(LOSS_ROWS.items()):
-        configs = [scale.run(views=4, projector_dim=dim, **more) for dim in LOSS_WIDTHS]
+    for i, label in enumerate(LOSS_ROWS):
         # side by side, so that the intervals can be told apart
-        x = [dim * 1.06 ** (i - len(LOSS_ROWS) // 2) for dim in LOSS_WIDTHS]
-        _lines(axes, runs, x, configs, label=label, color=f"C{i}")
+        places = {dim * 1.06 ** (i - len(LOSS_ROWS) // 2): dim for dim in LOSS_WIDTHS}
+        shown = {x: with_loss(scale, label, dim) for x, dim in places.items()}
+        shown = {x: config for x, config in shown.items() if config}
+        _lines(axes, runs, list(shown), list(shown.values()), label=label, color=f"C{i}")
     axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
     axes.set_xticks(LOSS_WIDTHS, map(str, LOSS_WIDTHS))
     axes.minorticks_off()
@@ -126,6 +127,8 @@ def main(scale: Literal["cpu", "losses", "gpu", "paper"] = "cpu", results: Path 
     for part, rows in read_scale(scale, results):
         folder.mkdir(exist_ok=True)
         measures = [Runs(rows, measure) for measure in ("linear", "k-NN 20")]
+        if scale == "losses":
+            measures = [steady_runs(part, rows, runs.measure) for runs in measures]
         name = f"{scale}-{Path(part.reference.dataset).name}"
         kinds = {"width": draw_width, "pareto": draw_pareto, "data": draw_data}
         if scale == "losses":

@@ -21,15 +21,21 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, SCALES, Scale
+from experiments import (
+    LOSS_ROWS,
+    LOSS_WIDTHS,
+    MAY_COLLAPSE,
+    REFERENCE_WIDTH,
+    SCALES,
+    Scale,
+    with_loss,
+)
 from run import RESULTS, command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import LOSSES, barlow_twins_lambd
+from effssl.loss_specs import barlow_twins_lambd
 
-LOSS_ROWS = {name: {"loss": name} for name in LOSSES}
-LOSS_ROWS["wmse, 1024 hidden"] = {"loss": "wmse", "projector_hidden": 1024}
 MARGIN = 0.5
 """Margin of "as good" in points of accuracy: not worse by more."""
 
@@ -220,16 +226,30 @@ def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
     """Return a Markdown table of every loss, by k-NN and linear probe, at each width."""
     titles = [f"{name}, {dim} wide" for name in ("k-NN", "linear") for dim in LOSS_WIDTHS]
     lines = [f"| loss | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
-    measures = [Runs(rows, measure) for measure in ("k-NN 20", "linear")]
-    for loss, more in LOSS_ROWS.items():
+    for label in LOSS_ROWS:
         cells = []
-        for runs in measures:
+        for measure in ("k-NN 20", "linear"):
+            every, steady = Runs(rows, measure), steady_runs(scale, rows, measure)
             for dim in LOSS_WIDTHS:
-                config = scale.run(views=4, projector_dim=dim, **more)
-                mean, half = runs.mean(config), runs.half_width(config)
-                cells.append("" if math.isnan(mean) else f"{mean:.1f} ± {half:.1f}")
-        lines.append(f"| {' | '.join([loss, *cells])} |")
+                config = with_loss(scale, label, dim)
+                if config is None or not every.of(config):
+                    cells.append("")
+                elif label == MAY_COLLAPSE:
+                    cells.append(", ".join(f"{value:.1f}" for value in every.of(config)))
+                else:
+                    half = steady.half_width(config)
+                    cells.append(f"{steady.mean(config):.1f} ± {half:.1f}")
+        lines.append(f"| {' | '.join([label, *cells])} |")
     return "\n".join(lines)
+
+
+def steady_runs(scale: Scale, rows: list[dict[str, str]], measure: str) -> Runs:
+    """Return the runs with every loss but the one whose seeds differ by whether they collapse."""
+    runs = [with_loss(scale, MAY_COLLAPSE, dim) for dim in LOSS_WIDTHS]
+    left_out = {dataclasses.replace(run, seed=0) for run in runs if run}
+    configs = [dataclasses.replace(parse(row["command"]), seed=0) for row in rows]
+    kept = [row for row, config in zip(rows, configs, strict=True) if config not in left_out]
+    return Runs(kept, measure)
 
 
 def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
