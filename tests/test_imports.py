@@ -9,7 +9,7 @@ import effssl
 # a part of the package may import parts of the layers above it in this list, and no others
 LAYERS = (
     {"hints"},
-    {"own", "papers"},
+    {"loss_weights", "own", "papers"},
     {"atomic", "backbones", "background", "device", "distributed", "loss_specs", "processes"}
     | {"progress", "seeding", "shown", "version"},
     {

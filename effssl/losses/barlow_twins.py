@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_weights import barlow_twins_lambd
 from effssl.losses._diagonals import other_diagonals
 from effssl.losses._gram import cross_products
 from effssl.losses._pairs import check_global_views
@@ -54,7 +54,7 @@ def barlow_twins(
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
         lambd: Weight of the redundancy term, >= 0; if None it follows from D, see
-            `effssl.loss_specs`.
+            `effssl.loss_weights`.
         multiview: "pairs" or "mean".
         global_views: Number of global views, G, which come first in z; pairs of two others do not
             count. All pairs count if None.

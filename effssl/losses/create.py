@@ -26,7 +26,7 @@ def create_loss(
         weight: Weight of orthogonality in bt (lambd) and spectral (beta); in vicreg that of both
             invariance and variance, beside a covariance of 1; temperature of simclr, share of the
             statistic in sigreg (lambd), weight of invariance in coding_rate; wmse has none. If
-            None, the default for the width dim, see `effssl.loss_specs`.
+            None, the default for the width dim, see `effssl.loss_weights`.
         multiview: "pairs" or "mean", see ``barlow_twins``; the other losses have one form, "pairs".
         global_views: Number of global views, which come first in z; pairs of two others do not
             count. All pairs count if None.

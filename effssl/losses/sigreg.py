@@ -10,7 +10,7 @@ from torch import Tensor
 
 from effssl.device import to_device
 from effssl.distributed import all_reduce_sum, from_first_process
-from effssl.loss_specs import sigreg_lambd
+from effssl.loss_weights import sigreg_lambd
 from effssl.losses._characteristic import characteristic_sums
 from effssl.losses._pairs import check_global_views
 from effssl.losses._projections import check_projections
@@ -56,7 +56,7 @@ def sigreg(
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
         lambd: Weight of the statistic, from 0 to 1; if None it follows from D, see
-            `effssl.loss_specs`.
+            `effssl.loss_weights`.
         directions: Number of directions, 1 or more.
         generator: Draws the directions, on the CPU; torch's default generator if None. With several
             processes all take the directions of the first.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from effssl.distributed import all_reduce_
-from effssl.loss_specs import vicreg_weight
+from effssl.loss_weights import vicreg_weight
 from effssl.losses._gram import cross_products
 from effssl.losses._pairs import check_global_views, mean_partners
 from effssl.losses._projections import check_projections, check_weights
@@ -45,8 +45,8 @@ def vicreg(
     Args:
         z: Projections, shape (V, N, D), of V >= 2 views. With several processes each passes its
             own images, and all get the loss over the N >= 2 images of all processes.
-        invariance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
-        variance: Weight, >= 0; if None it follows from D, see `effssl.loss_specs`.
+        invariance: Weight, >= 0; if None it follows from D, see `effssl.loss_weights`.
+        variance: Weight, >= 0; if None it follows from D, see `effssl.loss_weights`.
         covariance: Weight, >= 0.
         global_views: Number of global views, G, which come first in z; pairs of two others do not
             count. All pairs count if None.

@@ -20,7 +20,8 @@ from typing import Literal
 import tyro
 
 from effssl import PretrainConfig
-from effssl.loss_specs import LOSSES, barlow_twins_lambd, least_images
+from effssl.loss_specs import LOSSES, least_images
+from effssl.loss_weights import barlow_twins_lambd
 
 REFERENCE_WIDTH = 8192
 LOSS_WIDTHS = (64, 256)

@@ -22,7 +22,7 @@ from run import RESULTS
 from tables import Runs, read_scale, schedules, steady_runs
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_weights import barlow_twins_lambd
 
 
 def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:

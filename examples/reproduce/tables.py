@@ -34,7 +34,7 @@ from run import RESULTS, command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig, cli
-from effssl.loss_specs import barlow_twins_lambd
+from effssl.loss_weights import barlow_twins_lambd
 
 MARGIN = 0.5
 """Margin of "as good" in points of accuracy: not worse by more."""

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from effssl.loss_specs import barlow_twins_lambd, vicreg_weight
+from effssl.loss_weights import barlow_twins_lambd, vicreg_weight
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_weights_beyond_the_table_are_those_of_its_ends(weight):
 
 
 def test_the_slopes_named_in_the_docstrings_are_those_of_the_tables():
-    from effssl.loss_specs import BARLOW_TWINS_LAMBD, VICREG_WEIGHT
+    from effssl.loss_weights import BARLOW_TWINS_LAMBD, VICREG_WEIGHT
 
     def line(table):
         x = [math.log(dim) for dim in table]
