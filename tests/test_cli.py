@@ -89,7 +89,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--loss", "simclr"], ["--preset", "gray"], ["--vews", "4"]])
+@pytest.mark.parametrize("flags", [["--loss", "swav"], ["--preset", "gray"], ["--vews", "4"]])
 def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", *flags])

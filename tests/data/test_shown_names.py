@@ -76,7 +76,8 @@ def test_names_that_are_text_stay_as_they_are():
 
 def test_classes_are_text_in_tables():
     counts = torch.tensor([[1, 1], [0, 3]])
-    accuracy = SimpleNamespace(per_class=torch.tensor([50.0, 100.0]), confusion=counts)
+    shares = torch.tensor([50.0, 100.0])
+    accuracy = SimpleNamespace(per_class=shares, confusion=counts, episodes=None)
     found = SimpleNamespace(accuracy={"pretrained": {"knn": [accuracy]}}, labels=[0, 1])
     table = class_table(found, SimpleNamespace(class_names=("cat", EVIL)))
     assert len(table.split("\n")) == 4

@@ -108,7 +108,8 @@ def test_fine_tuning_waits_once_an_epoch(precision):
 
 # waits that an encoder, or a fine-tuning, costs at most beside those for batches
 @pytest.mark.parametrize(
-    "protocol, most", [("knn", 20), ("linear", 50), ("finetune", 100), ("spectrum", 15)]
+    "protocol, most",
+    [("knn", 20), ("linear", 50), ("fewshot", 50), ("finetune", 100), ("spectrum", 15)],
 )
 def test_every_protocol_runs_and_rarely_waits(protocol, most):
     options = {"protocols": [protocol], "seeds": (0,), "epochs": 1, "preset": "grey"}
@@ -123,7 +124,7 @@ def test_every_protocol_runs_and_rarely_waits(protocol, most):
 
 
 def test_every_protocol_is_among_those_that_run():
-    assert set(PROTOCOLS) == {"knn", "linear", "finetune", "spectrum"}
+    assert set(PROTOCOLS) == {"knn", "linear", "fewshot", "finetune", "spectrum"}
 
 
 @pytest.mark.parametrize("cached", [False, True])
