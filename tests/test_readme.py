@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import effssl
+from effssl.loss_specs import LOSSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,6 +23,7 @@ def test_the_tables_come_from_the_results(reproduce):
     of_losses = [row for row in rows if row["scale"] == "losses"]
     assert len(of_losses) == 42
     assert reproduce.tables.losses_table(reproduce.experiments.LOSS_SCALE, of_losses) in RESULTS
+    check_what_is_said_of_the_losses(reproduce, of_losses)
     scale = reproduce.experiments.CPU
     rows = [row for row in rows if (row["scale"], row["dataset"]) == ("cpu", DATASET)]
     assert reproduce.tables.claims(scale, rows) in RESULTS
@@ -35,6 +37,38 @@ def test_the_tables_come_from_the_results(reproduce):
     of_linear, of_knn = map(reproduce.tables.correlations, (linear, knn))
     assert f"(Spearman {of_linear['alpha']:.2f} and {of_linear['rankme']:.2f} over all" in text
     assert f"RankMe goes with k-NN ({of_knn['rankme']:.2f})" in text
+
+
+def check_what_is_said_of_the_losses(reproduce, rows):
+    text, scale = " ".join(RESULTS.split()), reproduce.experiments.LOSS_SCALE
+    names = [name for name in LOSSES if name != "wmse"]
+    linear, knn = (
+        reproduce.tables.steady_runs(scale, rows, measure) for measure in ("linear", "k-NN 20")
+    )
+
+    def mean(runs, name, dim):
+        return runs.mean(reproduce.experiments.with_loss(scale, name, dim))
+
+    gain = {name: mean(knn, name, 256) - mean(knn, name, 64) for name in names}
+    assert f"({gain.pop('spectral'):.1f} and {gain.pop('coding_rate'):.1f} points)" in text
+    assert f"SIGReg gain at most {max(gain.values()):.1f}" in text
+    for dim in (64, 256):
+        assert max(names, key=lambda name: mean(knn, name, dim)) == "spectral"
+    values = [mean(linear, name, dim) for name in names for dim in (64, 256)]
+    assert f"all lie within {max(values) - min(values):.1f} points" in text
+    pair = [reproduce.experiments.with_loss(scale, name, 64) for name in ("bt", "vicreg")]
+    chance = [runs.half_width(*pair) for runs in (knn, linear)]
+    assert "more than {:.1f} (k-NN) or {:.1f} points (linear)".format(*chance) in text
+    above = [mean(knn, "sigreg", 64) - mean(knn, n, 64) for n in ("bt", "vicreg", "simclr")]
+    assert min(above) > chance[0]
+    strong, weak = (
+        [mean(linear, name, 256) for name in some]
+        for some in (("simclr", "vicreg"), ("sigreg", "spectral"))
+    )
+    assert min(strong) - max(weak) > chance[1]
+    pixels = float(re.search(r"raw pixels have ([\d.]+) and [\d.]+ %", text)[1])
+    beat = [(name, dim) for name in names for dim in (64, 256) if mean(knn, name, dim) > pixels]
+    assert beat == [("spectral", 64), ("spectral", 256), ("coding_rate", 256)]
 
 
 def test_the_table_of_the_readme_is_that_of_its_command(reproduce):
