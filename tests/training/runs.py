@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from forked import Forked
 
-from effssl import PretrainConfig, cli
+from effssl import PretrainConfig, cli, pretrain
 from effssl.training import loop
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "pretrain.py"
@@ -139,6 +140,19 @@ def assert_equal(a, b, where=""):
             assert_equal(x, y, f"{where}[{i}]")
     else:
         assert a == b, where
+
+
+def check_resumed(tmp_path, monkeypatch, options):
+    """A run of 10 steps that is killed at the fifth and resumed ends with the same bits."""
+    whole = pretrain(tiny(tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        kill(patch, "step", 5)
+        with pytest.raises(Killed):
+            pretrain(tiny(tmp_path / "killed", **options))
+    killed = pretrain(tiny(tmp_path / "killed", resume=True, **options))
+    a, b = (state(folder.parent, 10) for folder in (killed, whole))
+    a.pop("tracker_id"), b.pop("tracker_id")
+    assert_equal(a, b)
 
 
 def assert_nothing_partial(folder):

@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from runs import EVERY_STEP, TINY, Killed, assert_equal, kill, metrics, state, tiny
+from runs import (
+    EVERY_STEP,
+    TINY,
+    Killed,
+    assert_equal,
+    check_resumed,
+    kill,
+    metrics,
+    tiny,
+)
 from test_processes import EXACT, difference, train
 
 import effssl
@@ -65,15 +74,7 @@ def test_processes_end_with_the_weights_of_one(tmp_path, loss):
 @pytest.mark.parametrize("changes", [{}, {"micro_batch": 4}, {"local_pairs": True}], ids=str)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, changes):
     options = EVERY_STEP | LOCAL | changes
-    whole = effssl.pretrain(tiny(tmp_path / "whole", **options))
-    with monkeypatch.context() as patch:
-        kill(patch, "step", 5)
-        with pytest.raises(Killed):
-            effssl.pretrain(tiny(tmp_path / "killed", **options))
-    killed = effssl.pretrain(tiny(tmp_path / "killed", resume=True, **options))
-    a, b = (state(folder.parent, 10) for folder in (killed, whole))
-    a.pop("tracker_id"), b.pop("tracker_id")
-    assert_equal(a, b)
+    check_resumed(tmp_path, monkeypatch, options)
 
 
 def test_a_run_from_before_local_views_is_resumed(tmp_path, monkeypatch):

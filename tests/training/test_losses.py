@@ -4,7 +4,7 @@ import importlib
 import json
 
 import pytest
-from runs import EVERY_STEP, Killed, assert_equal, kill, state, tiny
+from runs import EVERY_STEP, check_resumed, tiny
 from test_processes import EXACT, difference, train
 
 import effssl
@@ -31,15 +31,7 @@ def test_processes_end_with_the_weights_of_one(tmp_path, loss, changes):
 @pytest.mark.parametrize("loss", OTHERS)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, monkeypatch, loss):
     options = EVERY_STEP | {"loss": loss, "projector_dim": 4}
-    whole = effssl.pretrain(tiny(tmp_path / "whole", **options))
-    with monkeypatch.context() as patch:
-        kill(patch, "step", 5)
-        with pytest.raises(Killed):
-            effssl.pretrain(tiny(tmp_path / "killed", **options))
-    killed = effssl.pretrain(tiny(tmp_path / "killed", resume=True, **options))
-    a, b = (state(folder.parent, 10) for folder in (killed, whole))
-    a.pop("tracker_id"), b.pop("tracker_id")
-    assert_equal(a, b)
+    check_resumed(tmp_path, monkeypatch, options)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
