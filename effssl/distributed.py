@@ -194,11 +194,24 @@ def gather_uneven(x: Tensor) -> Tensor:
     Returns:
         The rows in the order of ranks, (N, D).
     """
-    counts = count_rows(len(x), x.device)
+    return gather_views(x.unsqueeze(0), count_rows(len(x), x.device))[0]
+
+
+def gather_views(z: Tensor, counts: Sequence[int]) -> Tensor:
+    """Gather the rows of all processes, without padding and without a gradient.
+
+    Args:
+        z: Rows of this process, (V, n, D); n may differ between processes.
+        counts: Rows of each process, in the order of ranks.
+
+    Returns:
+        The rows in the order of ranks, (V, N, D).
+    """
     if len(counts) == 1:
-        return x
-    padded = gather_rows(x.unsqueeze(0), max(counts))[0].split(max(counts))
-    return torch.cat([part[:count] for part, count in zip(padded, counts, strict=True)])
+        return z
+    longest = max(counts)
+    parts = gather_rows(z, longest).split(longest, dim=1)
+    return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
 
 
 def gather_objects(value: object) -> list:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from effssl.distributed import gather_rows
+from effssl.distributed import gather_views
 from effssl.losses import _blocks
 from effssl.losses._tf32 import tf32_products
 
@@ -24,7 +24,7 @@ class _LogSumOfNegatives(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, counts: list[int], temperature: float, tf32: bool) -> Tensor:
-        rows = _of_all_processes(z, counts)
+        rows = gather_views(z, counts)
         sums = z.new_empty(z.shape[:2])
         flat, kept = sums.view(-1), None
         for block, similarities in _similarities(z, rows, counts, temperature, tf32):
@@ -40,7 +40,7 @@ class _LogSumOfNegatives(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         z, rows, sums, kept = ctx.saved_tensors
         both = torch.stack([sums, grad], dim=2)  # (V, n, 2)
-        all_sums, all_grads = _of_all_processes(both, ctx.counts).flatten(0, 1).unbind(1)
+        all_sums, all_grads = gather_views(both, ctx.counts).flatten(0, 1).unbind(1)
         own_sums, own_grads = both.view(-1, 2, 1).unbind(1)
         result = torch.empty_like(z, memory_format=torch.contiguous_format)
         flat = result.view(-1, z.shape[-1])
@@ -52,15 +52,6 @@ class _LogSumOfNegatives(torch.autograd.Function):
                 weights += (similarities - all_sums).exp_().mul_(all_grads)
                 torch.mm(weights, rows.flatten(0, 1), out=flat[block])
         return result.div_(ctx.temperature), None, None, None
-
-
-def _of_all_processes(x: Tensor, counts: list[int]) -> Tensor:
-    """Gather images of all processes, shape (V, N, ...), without a gradient."""
-    if len(counts) == 1:
-        return x
-    longest = max(counts)
-    parts = gather_rows(x, longest).split(longest, dim=1)
-    return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1)
 
 
 def _similarities(
