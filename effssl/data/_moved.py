@@ -19,11 +19,12 @@ _CHUNK = 128  # images drawn at a time
 def move_objects(images: np.ndarray) -> np.ndarray:
     """Draw every object smaller, turned and somewhere else, in one antialiased resampling.
 
-    Its size is uniform from 0.45 to 0.9 of the original, its turn up to 20 degrees to either side,
-    and its place uniform among those where the whole object is in the image. An object that fits
-    nowhere gets the largest size that does. All of it follows from a hash of the object's pixels,
-    so an image is the same in any subset, order and release. Sums are of whole numbers, so that
-    every machine gives the same bytes.
+    Its size is uniform from 0.45 to 0.9 of the original and its turn up to 20 degrees to either
+    side. The place of its frame, which is not turned with it, is uniform among those where the
+    whole frame is in the image. An object whose turned corners still leave the image is moved back
+    by what leaves it, and one that fits nowhere gets the largest size that does. All of it follows
+    from a hash of the object's pixels, so an image is the same in any subset, order and release.
+    Sums are of whole numbers, so that every machine gives the same bytes.
 
     Args:
         images: Objects on black, uint8, (N, H, W).
@@ -71,18 +72,19 @@ def _place(
     """Return where pixels of objects lie on the canvas, down and across, and the scale of each."""
     size, turn, *places = np.array([_numbers(image) for image in images]).T
     cos, sin = np.array([_cos_sin(_DEGREES * (2 * number - 1)) for number in turn]).T
+    frame = images.shape[1:]
+    row, column = row - (frame[0] - 1) / 2, column - (frame[1] - 1) / 2
     turned = (sin[n] * column + cos[n] * row, cos[n] * column - sin[n] * row)
     begins = np.flatnonzero(np.diff(n, prepend=-1))  # first pixel of each image
-    edges = [np.minimum.reduceat(along, begins) - 0.5 for along in turned]
-    extents = [
-        np.maximum.reduceat(along, begins) + 0.5 - edge
-        for along, edge in zip(turned, edges, strict=True)
-    ]
-    scale = np.minimum(_SIZES[0] + (_SIZES[1] - _SIZES[0]) * size, SIDE / np.maximum(*extents))
+    low = [np.minimum.reduceat(along, begins) - 0.5 for along in turned]
+    high = [np.maximum.reduceat(along, begins) + 0.5 for along in turned]
+    largest = SIDE / np.maximum(*np.subtract(high, low))
+    scale = np.minimum(_SIZES[0] + (_SIZES[1] - _SIZES[0]) * size, largest)
     found = []
-    for along, edge, extent, place in zip(turned, edges, extents, places, strict=True):
-        corner = place * (SIDE - scale * extent)
-        found.append(scale[n] * (along - edge[n]) + corner[n])
+    for along, first, last, place, side in zip(turned, low, high, places, frame, strict=True):
+        center = side / 2 * scale + place * (SIDE - side * scale)
+        center = np.clip(center, -scale * first, SIDE - scale * last)
+        found.append(scale[n] * along + center[n])
     return found, scale
 
 

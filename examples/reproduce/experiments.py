@@ -20,6 +20,7 @@ from typing import Literal
 import tyro
 
 from effssl import PretrainConfig
+from effssl.local import SAMPLES
 from effssl.loss_specs import LOSSES, least_images
 from effssl.loss_weights import barlow_twins_lambd
 
@@ -38,6 +39,7 @@ class Scale:
         reference: Configuration of 2 views and the widest projector, for E epochs.
         images: Number of images in the training split.
         test_split: Labeled images, on which everything is measured and nothing is chosen.
+        train_split: Labeled images of the linear probe, the neighbors and the few shots.
         width_batch_size: Batch size of the projector sweep.
         studies: Names of the studies.
         widths: Widths of the projector sweep, rising to that of the reference.
@@ -52,6 +54,7 @@ class Scale:
     studies: tuple[str, ...] = ("form", "views", "width", "data", "weight", "vicreg", "longer")
     widths: tuple[int, ...] = (64, 256, 1024, REFERENCE_WIDTH)
     small_width: int = 256
+    train_split: str = "train"
     lengths: tuple[tuple[int, tuple[float, ...]], ...] = (
         (2, (1, 1 / 2, 2)),
         (4, (1, 1 / 2, 1 / 4)),
@@ -157,6 +160,13 @@ def losses(scale: Scale) -> Iterator[PretrainConfig]:
         yield from filter(None, (with_loss(scale, label, dim) for label in LOSS_ROWS))
 
 
+def choice(scale: Scale) -> Iterator[PretrainConfig]:
+    """Which loss and width does the first command take, by images held out of train?"""
+    for name in ("bt", "vicreg", "spectral", "simclr", "coding_rate"):
+        for dim in (128, 256):
+            yield scale.run(views=4, loss=name, projector_dim=dim)
+
+
 def first(scale: Scale) -> Iterator[PretrainConfig]:
     """What does the first command of README.md reach?"""
     yield scale.reference
@@ -173,11 +183,12 @@ Study = Literal[
     "local",
     "length",
     "losses",
+    "choice",
     "first",
 ]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
     study.__name__: study
-    for study in (views, width, data, form, weight, vicreg, longer, local, length, losses, first)
+    for study in (views, width, data, form, weight, vicreg, longer, local, length, losses, choice, first)
 }
 _ONE_SEED = ("weight", "vicreg", "longer", "length")
 
@@ -331,7 +342,20 @@ LOSS_SCALE = Scale(
     width_batch_size=128,
     studies=("losses",),
 )
+_KEPT = "train[:8000]"
+CHOICE = tuple(
+    dataclasses.replace(
+        MOVED,
+        reference=dataclasses.replace(MOVED.reference, dataset=name, split=_KEPT),
+        images=8000,
+        train_split=_KEPT,
+        test_split="train[8000:]",
+        studies=("choice",),
+    )
+    for name in SAMPLES
+)
 SCALES = {
+    "choice": CHOICE,
     "readme": (README,),
     "cpu": (CPU, MOVED),
     "losses": (LOSS_SCALE,),

@@ -28,7 +28,7 @@ from typing import Literal, get_args
 import timm
 import torch
 import tyro
-from experiments import SCALES, Study, plan
+from experiments import SCALES, Scale, Study, plan
 from filelock import FileLock, Timeout
 from PIL import Image
 from torch import nn
@@ -36,8 +36,16 @@ from torch import nn
 import effssl
 from effssl import cli
 from effssl.atomic import replacing
-from effssl.data import load_source
-from effssl.evaluation import extract_features, fewshot, knn, linear_probe, spectrum
+from effssl.data import Source, load_source
+from effssl.evaluation import (
+    extract_features,
+    extract_views,
+    fewshot,
+    knn,
+    lidar,
+    linear_probe,
+    spectrum,
+)
 from effssl.evaluation.evaluate import ENCODERS, random_twin
 from effssl.evaluation.knn import K
 from effssl.hub._folder import read_training
@@ -45,8 +53,11 @@ from effssl.timm_backbone import BACKBONE_ARGS
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "model_cards" / "results.csv"
+VIEWS = 10
+"""Views of every test image, for LiDAR."""
 SHOTS = (1, 10)
 """Labels a class of the few-shot accuracies, by logistic regression."""
+KEY = ("scale", "dataset", "encoder", "model", "seed", "command")
 COLUMNS = [
     "scale",
     "dataset",
@@ -67,6 +78,7 @@ COLUMNS = [
     "k-NN 200",
     "alpha",
     "rankme",
+    "lidar",
     "minutes",
     "device",
     "torch",
@@ -86,11 +98,11 @@ def read_results(file: Path) -> list[dict[str, str]]:
 
 
 def add_results(rows: list[dict], file: Path) -> None:
-    """Put lines in the table, in place of those with the same encoder, seed and command."""
+    """Put lines in the table, in place of those of the same run."""
     with FileLock(f"{file}.lock"):
         table = {_key(row): row for row in [*read_results(file), *rows]}
         # in the same order, whichever copy of the command came first
-        order = sorted(table, key=lambda key: (key[0], ENCODERS.index(key[1]), *key[2:]))
+        order = sorted(table, key=lambda key: (*key[:2], ENCODERS.index(key[2]), *key[3:]))
         with replacing(file) as lines:
             writer = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
@@ -98,12 +110,12 @@ def add_results(rows: list[dict], file: Path) -> None:
 
 
 def is_done(file: Path, *key: str | int) -> bool:
-    """Tell whether the table has a line for this data set, encoder, model, seed and command."""
+    """Tell whether the table has a line with these values of `KEY`."""
     return tuple(map(str, key)) in {_key(row) for row in read_results(file)}
 
 
 def _key(row: dict) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("dataset", "encoder", "model", "seed", "command"))
+    return tuple(str(row[name]) for name in KEY)
 
 
 def command(config: effssl.PretrainConfig) -> str:
@@ -119,22 +131,26 @@ def run_folder(runs: Path, scale: str, config: effssl.PretrainConfig) -> Path:
     return runs / scale / f"{config.name}-seed{config.seed}-{digest:08x}"
 
 
+def labeled(config: effssl.PretrainConfig, split: str) -> Source:
+    """Return a split of the images of a run, with their labels."""
+    options = {"in_chans": config.in_chans, "image_column": config.image_column}
+    return load_source(config.dataset, split, **options)
+
+
 def measure(
     encoder: nn.Module,
     config: effssl.PretrainConfig,
-    test_split: str,
+    part: Scale,
     transform: Callable[[Image.Image], torch.Tensor],
 ) -> dict:
     """Return accuracy and spectrum of an encoder, with all training labels, tested once."""
     device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
     encoder = encoder.to(device)
-    source = {"in_chans": config.in_chans, "image_column": config.image_column}
-    split = config.split.partition("[")[0]
-    train, test = (load_source(config.dataset, name, **source) for name in (split, test_split))
     data = []
-    for part in (train, test):
-        data.append(extract_features(encoder, part, transform=transform).to(device))
-        data.append(torch.tensor(part.labels(), device=device))
+    for split in (part.train_split, part.test_split):
+        source = labeled(config, split)
+        data.append(extract_features(encoder, source, transform=transform).to(device))
+        data.append(torch.tensor(source.labels(), device=device))
     votes = knn(*data, k=[k for k in K if k <= len(data[0])])
     of_test = spectrum(data[2]).record()
     few = fewshot(*data, shots=[n for n in SHOTS if n <= data[1].bincount().min()])
@@ -163,13 +179,16 @@ def software() -> dict[str, str]:
     }
 
 
-def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
+def pretrain(config: effssl.PretrainConfig, part: Scale) -> dict:
     """Pretrain, or resume, and measure the features after the last epoch."""
     folder, checkpoints = config.run_folder / "model", config.run_folder / "checkpoints"
     if checkpoints.is_dir() or not folder.is_dir():  # otherwise it was measured before
         effssl.pretrain(config)
     model, training = effssl.from_pretrained(folder), read_training(folder)
-    measured = measure(model, config, test_split, effssl.create_transform(model))
+    measured = measure(model, config, part, effssl.create_transform(model))
+    views = effssl.MultiView(config.view.over(config.preset), views=VIEWS, size=config.img_size)
+    of_views = extract_views(model, labeled(config, part.test_split), views)
+    measured["lidar"] = round(lidar(of_views), 2)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return measured | {
         "dataset": config.dataset,
@@ -188,7 +207,7 @@ def pretrain(config: effssl.PretrainConfig, test_split: str) -> dict:
     }
 
 
-def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
+def baselines(config: effssl.PretrainConfig, part: Scale) -> list[dict]:
     """Measure raw pixels, and the backbone of a run before its first step."""
     args = {name: getattr(config, name) for name in BACKBONE_ARGS}
     model = effssl.create_model(config.backbone, **args)
@@ -201,14 +220,14 @@ def baselines(config: effssl.PretrainConfig, test_split: str) -> list[dict]:
         ("random initialisation", random_twin(model, config.seed).eval(), None),
     ):
         transform = transform or effssl.create_transform(model)
-        measured = measure(encoder, config, test_split, transform)
+        measured = measure(encoder, config, part, transform)
         of = {"dataset": config.dataset, "encoder": name, "model": config.backbone}
         rows.append(of | {"seed": config.seed, "command": ""} | measured)
     return rows
 
 
 def main(
-    scale: Literal["readme", "cpu", "losses", "gpu", "paper"] = "cpu",
+    scale: Literal["readme", "choice", "cpu", "losses", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
     study: tuple[Study, ...] = get_args(Study),
@@ -236,8 +255,9 @@ def main(
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
             with FileLock(f"{results}.baselines.lock"):
-                if not is_done(results, config.dataset, "raw pixels", config.backbone, seed, ""):
-                    rows = baselines(config, part.test_split)
+                key = (scale, config.dataset, "raw pixels", config.backbone, seed, "")
+                if not is_done(results, *key):
+                    rows = baselines(config, part)
                     add_results([row | of for row in rows], results)
     for i, (part, config) in enumerate(todo):
         line = command(config)
@@ -254,10 +274,9 @@ def main(
         config.run_folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{config.run_folder}.lock", timeout=0):
-                if not is_done(
-                    results, config.dataset, "pretrained", config.name, config.seed, line
-                ):
-                    add_results([pretrain(config, part.test_split) | of], results)
+                key = (scale, config.dataset, "pretrained", config.name, config.seed, line)
+                if not is_done(results, *key):
+                    add_results([pretrain(config, part) | of], results)
         except Timeout:
             print("another copy of this command is running it")
         except FloatingPointError as error:
