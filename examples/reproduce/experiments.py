@@ -44,6 +44,7 @@ class Scale:
         studies: Names of the studies.
         widths: Widths of the projector sweep, rising to that of the reference.
         small_width: Width of the projector where nothing else is said.
+        supervised_epochs: Epochs of the same backbone with all labels, the ceiling; 0 for none.
         lengths: Numbers of views, and their epochs, counted in E, in the study of views.
     """
 
@@ -55,6 +56,7 @@ class Scale:
     widths: tuple[int, ...] = (64, 256, 1024, REFERENCE_WIDTH)
     small_width: int = 256
     train_split: str = "train"
+    supervised_epochs: int = 0
     lengths: tuple[tuple[int, tuple[float, ...]], ...] = (
         (2, (1, 1 / 2, 2)),
         (4, (1, 1 / 2, 1 / 4)),
@@ -188,7 +190,20 @@ Study = Literal[
 ]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
     study.__name__: study
-    for study in (views, width, data, form, weight, vicreg, longer, local, length, losses, choice, first)
+    for study in (
+        views,
+        width,
+        data,
+        form,
+        weight,
+        vicreg,
+        longer,
+        local,
+        length,
+        losses,
+        choice,
+        first,
+    )
 }
 _ONE_SEED = ("weight", "vicreg", "longer", "length")
 
@@ -251,6 +266,7 @@ MOVED = Scale(
     studies=("views", "width", "data", "losses", "local", "form", "length"),
     widths=(32, 64, 128, 256, 512, 1024, 2048, REFERENCE_WIDTH),
     small_width=128,
+    supervised_epochs=16,  # as many views as 4 views in 4 epochs
     lengths=(
         (2, (1, 1 / 2, 1 / 4, 2, 4)),
         (4, (1, 1 / 2, 1 / 4, 2)),
@@ -350,6 +366,7 @@ CHOICE = tuple(
         images=8000,
         train_split=_KEPT,
         test_split="train[8000:]",
+        supervised_epochs=0,
         studies=("choice",),
     )
     for name in SAMPLES

@@ -40,6 +40,7 @@ from effssl.data import Source, load_source
 from effssl.evaluation import (
     extract_features,
     extract_views,
+    finetune,
     fewshot,
     knn,
     lidar,
@@ -58,6 +59,7 @@ VIEWS = 10
 SHOTS = (1, 10)
 """Labels a class of the few-shot accuracies, by logistic regression."""
 KEY = ("scale", "dataset", "encoder", "model", "seed", "command")
+_ORDER = (*ENCODERS, "supervised", "lightly")  # encoders of a data set in the table
 COLUMNS = [
     "scale",
     "dataset",
@@ -102,7 +104,7 @@ def add_results(rows: list[dict], file: Path) -> None:
     with FileLock(f"{file}.lock"):
         table = {_key(row): row for row in [*read_results(file), *rows]}
         # in the same order, whichever copy of the command came first
-        order = sorted(table, key=lambda key: (*key[:2], ENCODERS.index(key[2]), *key[3:]))
+        order = sorted(table, key=lambda key: (*key[:2], _ORDER.index(key[2]), *key[3:]))
         with replacing(file) as lines:
             writer = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
             writer.writeheader()
@@ -131,6 +133,11 @@ def run_folder(runs: Path, scale: str, config: effssl.PretrainConfig) -> Path:
     return runs / scale / f"{config.name}-seed{config.seed}-{digest:08x}"
 
 
+def device_of(config: effssl.PretrainConfig) -> torch.device:
+    """Return the device of a run."""
+    return torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+
+
 def labeled(config: effssl.PretrainConfig, split: str) -> Source:
     """Return a split of the images of a run, with their labels."""
     options = {"in_chans": config.in_chans, "image_column": config.image_column}
@@ -144,7 +151,7 @@ def measure(
     transform: Callable[[Image.Image], torch.Tensor],
 ) -> dict:
     """Return accuracy and spectrum of an encoder, with all training labels, tested once."""
-    device = torch.device("cuda" if torch.cuda.is_available() and not config.cpu else "cpu")
+    device = device_of(config)
     encoder = encoder.to(device)
     data = []
     for split in (part.train_split, part.test_split):
@@ -207,23 +214,38 @@ def pretrain(config: effssl.PretrainConfig, part: Scale) -> dict:
     }
 
 
-def baselines(config: effssl.PretrainConfig, part: Scale) -> list[dict]:
-    """Measure raw pixels, and the backbone of a run before its first step."""
+def untrained(config: effssl.PretrainConfig) -> effssl.SSLModel:
+    """Return the model of a run before its first step."""
     args = {name: getattr(config, name) for name in BACKBONE_ARGS}
     model = effssl.create_model(config.backbone, **args)
     stats = config.view.over(config.preset).channel_stats
     model.set_input(config.img_size, *stats(config.in_chans))
+    return model
+
+
+def baselines(config: effssl.PretrainConfig, part: Scale) -> list[dict]:
+    """Measure raw pixels, the backbone before its first step, and trained with all labels."""
+    model = untrained(config)
     pixels = effssl.create_transform(model, img_size=min(32, config.img_size))
-    rows = []
-    for name, encoder, transform in (
-        ("raw pixels", nn.Flatten(), pixels),
-        ("random initialisation", random_twin(model, config.seed).eval(), None),
-    ):
-        transform = transform or effssl.create_transform(model)
-        measured = measure(encoder, config, part, transform)
-        of = {"dataset": config.dataset, "encoder": name, "model": config.backbone}
-        rows.append(of | {"seed": config.seed, "command": ""} | measured)
-    return rows
+    random, transform = random_twin(model, config.seed).eval(), effssl.create_transform(model)
+    rows = [
+        {"encoder": "raw pixels"} | measure(nn.Flatten(), config, part, pixels),
+        {"encoder": "random initialisation"} | measure(random, config, part, transform),
+    ]
+    if part.supervised_epochs:
+        rows.append({"encoder": "supervised"} | supervised(config, part))
+    of = {"dataset": config.dataset, "model": config.backbone, "seed": config.seed, "command": ""}
+    return [of | row for row in rows]
+
+
+def supervised(config: effssl.PretrainConfig, part: Scale) -> dict:
+    """Train the same backbone with all labels, as `finetune` does, and return its accuracy."""
+    net = random_twin(untrained(config), config.seed).to(device_of(config))
+    splits = (labeled(config, split) for split in (part.train_split, part.test_split))
+    epochs, started = part.supervised_epochs, time.perf_counter()
+    accuracy = finetune(net, *splits, epochs=epochs, seed=config.seed, precision="fp32")
+    minutes = round((time.perf_counter() - started) / 60, 2)
+    return {"linear": round(accuracy.top1, 2), "epochs": epochs, "minutes": minutes}
 
 
 def main(
