@@ -52,7 +52,7 @@ class Scale:
     images: int
     test_split: str
     width_batch_size: int
-    studies: tuple[str, ...] = ("form", "views", "width", "data", "weight", "vicreg", "longer")
+    studies: tuple[str, ...] = ("views", "width", "data", "local", "losses", "form")
     widths: tuple[int, ...] = (64, 256, 1024, REFERENCE_WIDTH)
     small_width: int = 256
     train_split: str = "train"
@@ -111,7 +111,8 @@ def views(scale: Scale) -> Iterator[PretrainConfig]:
 def local(scale: Scale) -> Iterator[PretrainConfig]:
     """Do small crops beside two views do as well as more views?"""
     for epochs in (1, 1 / 2):
-        yield scale.run(local_views=6, local_size=16, local_scale=(0.1, 0.4), epochs=epochs)
+        size = scale.reference.img_size // 2
+        yield scale.run(local_views=6, local_size=size, local_scale=(0.1, 0.4), epochs=epochs)
 
 
 def length(scale: Scale) -> Iterator[PretrainConfig]:
@@ -245,6 +246,7 @@ CPU = Scale(
     images=10_000,
     test_split="test",
     width_batch_size=64,
+    studies=("form", "views", "width", "data", "weight", "vicreg", "longer"),
 )
 # objects that are moved: raw pixels are weak, and runs differ by more than seeds
 MOVED = Scale(
@@ -263,7 +265,7 @@ MOVED = Scale(
     images=10_000,
     test_split="test",
     width_batch_size=128,
-    studies=("views", "width", "data", "losses", "local", "form", "length"),
+    studies=("views", "width", "data", "local", "losses", "form", "length"),
     widths=(32, 64, 128, 256, 512, 1024, 2048, REFERENCE_WIDTH),
     small_width=128,
     supervised_epochs=16,  # as many views as 4 views in 4 epochs
@@ -286,6 +288,11 @@ GPU = Scale(
     images=60_000,
     test_split="test",
     width_batch_size=256,
+    supervised_epochs=16,
+    studies=("views", "width", "data", "local"),
+)
+GPU_MOVED = dataclasses.replace(
+    GPU, reference=dataclasses.replace(GPU.reference, dataset="fashion-mnist-moved")
 )
 # The settings of the paper's code, except for a cosine schedule instead of none, and a linear probe
 # by L-BFGS on single images instead of Adam on 16 views of each. ImageNet-100's batch is a guess.
@@ -376,6 +383,6 @@ SCALES = {
     "readme": (README,),
     "cpu": (CPU, MOVED),
     "losses": (LOSS_SCALE,),
-    "gpu": (GPU,),
+    "gpu": (GPU, GPU_MOVED),
     "paper": (CIFAR10, STL10, IMAGENET100),
 }

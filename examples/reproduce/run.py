@@ -2,14 +2,15 @@
 
     python examples/reproduce/run.py --scale cpu               # hours on two cores
     python examples/reproduce/run.py --scale losses            # an hour and a half on two cores
-    python examples/reproduce/run.py --scale gpu               # minutes a run on one GPU
+    python examples/reproduce/run.py --scale gpu               # about an hour of an H100
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
 The table is model_cards/results.csv: one line a run, and one for raw pixels and random weights. A
 run with a line is not run again; a killed one resumes from its last checkpoint. Several copies of
 the command share the runs: give each its own cores with ``OMP_NUM_THREADS=1 taskset -c 0``, or its
-own GPU with ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folder that
-``python examples/fashion_mnist_to_parquet.py fashion-mnist`` writes.
+own GPU with ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folders that
+``python examples/fashion_mnist_to_parquet.py fashion-mnist`` and the same with
+``fashion-mnist-moved --moved`` write.
 """
 
 from __future__ import annotations
