@@ -20,7 +20,7 @@ from typing import Literal
 import tyro
 
 from effssl import PretrainConfig
-from effssl.local import SAMPLES
+from effssl.local import MOVED_SAMPLE, SAMPLE
 from effssl.loss_specs import LOSSES, least_images
 from effssl.loss_weights import barlow_twins_lambd
 
@@ -164,10 +164,14 @@ def losses(scale: Scale) -> Iterator[PretrainConfig]:
 
 
 def choice(scale: Scale) -> Iterator[PretrainConfig]:
-    """Which loss and width does the first command take, by images held out of train?"""
+    """Which settings does the first command take, by images held out of train?"""
     for name in ("bt", "vicreg", "spectral", "simclr", "coding_rate"):
         for dim in (128, 256):
             yield scale.run(views=4, loss=name, projector_dim=dim)
+    for lr in (1e-3, 4e-3):
+        yield scale.run(views=4, lr=lr)
+    yield scale.run(views=4, batch_size=64)
+    yield scale.run(views=4, epochs=3 / 2)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:
@@ -254,7 +258,7 @@ MOVED = Scale(
         **_FASHION,
         backbone="convnext_zepto_rms",
         patch_size=4,
-        dataset="fashion-mnist-moved-sample",
+        dataset=MOVED_SAMPLE,
         projector_dim=REFERENCE_WIDTH,
         views=2,
         batch_size=128,
@@ -376,7 +380,7 @@ CHOICE = tuple(
         supervised_epochs=0,
         studies=("choice",),
     )
-    for name in SAMPLES
+    for name in (MOVED_SAMPLE, SAMPLE)
 )
 SCALES = {
     "choice": CHOICE,

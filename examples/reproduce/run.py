@@ -253,6 +253,7 @@ def main(
     scale: Literal["readme", "choice", "cpu", "losses", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
+    dataset: tuple[str, ...] = (),
     study: tuple[Study, ...] = get_args(Study),
     seeds: tuple[int, ...] = (0, 1, 2),
     minutes: float | None = None,
@@ -265,6 +266,7 @@ def main(
             of README.md.
         runs: Parent of the run folders; their models are kept.
         results: Path of the table.
+        dataset: Data sets of the scale to run; all if none is given.
         study: Studies to run; experiments.py says what each asks.
         seeds: Seeds of weights, order and views.
         minutes: Time after which no further run starts.
@@ -272,7 +274,7 @@ def main(
     """
     started = time.perf_counter()
     of = {"scale": scale} | software()
-    parts = SCALES[scale]
+    parts = [part for part in SCALES[scale] if part.reference.dataset in dataset or not dataset]
     todo = [(part, config) for part in parts for config in plan(part, study, seeds)]
     for part in () if dry_run else parts:
         for seed in seeds:
