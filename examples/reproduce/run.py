@@ -41,8 +41,8 @@ from effssl.data import Source, load_source
 from effssl.evaluation import (
     extract_features,
     extract_views,
-    finetune,
     fewshot,
+    finetune,
     knn,
     lidar,
     linear_probe,
