@@ -74,7 +74,8 @@ def reproduce():
     folder = str(Path(__file__).parents[1] / "examples" / "reproduce")
     sys.path.insert(0, folder)
     try:
-        names = ("experiments", "run", "tables", "figures")
+        names = ("experiments", "run", "runs_table", "comparisons", "times", "tables")
+        names += ("panels", "figures")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
         sys.path.remove(folder)

@@ -4,116 +4,140 @@
     python examples/reproduce/figures.py --scale losses
     python examples/reproduce/figures.py --scale gpu
 
-Writes figures/{scale}-{data set}-*.png beside the table. Bars are 95 % intervals of the mean
-over seeds, with the variance over seeds pooled over all configurations; small dots are seeds.
+Writes figures/{scale}-{data set}-*.png beside the table; panels.py says what they show. A figure or
+a panel whose runs are missing is not drawn.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import io
+import math
+import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import LOSS_ROWS, LOSS_WIDTHS, REFERENCE_WIDTH, Scale, with_loss
+from experiments import Scale
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from panels import (
+    MEASURE_TITLES,
+    draw_curves,
+    draw_data,
+    draw_lightly,
+    draw_losses,
+    draw_pareto,
+    draw_spectrum,
+    draw_width,
+)
+from PIL import Image
 from run import RESULTS
-from tables import Runs, read_scale, schedules, steady_runs
+from runs_table import Runs, measures, read_scale, steady_runs, value
+from tables import LIGHTLY, SPECTRAL
 
-from effssl import PretrainConfig, cli
-from effssl.loss_weights import barlow_twins_lambd
+from effssl import cli
 
-
-def _lines(axes: Axes, runs: Runs, x: list[float], configs: list[PretrainConfig], **style) -> None:
-    """Plot means with their intervals, and each seed as a small dot."""
-    shown = [(a, config) for a, config in zip(x, configs, strict=True) if runs.of(config)]
-    if not shown:
-        return
-    means = [runs.mean(config) for _, config in shown]
-    widths = [runs.half_width(config) for _, config in shown]
-    line = axes.errorbar([a for a, _ in shown], means, widths, marker="o", capsize=3, **style)
-    for a, config in shown:
-        seeds = runs.of(config)
-        axes.plot([a] * len(seeds), seeds, ".", color=line[0].get_color(), alpha=0.4)
-
-
-def draw_width(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Plot accuracy against projector width, for three rules of the loss weight."""
-    batch = {"batch_size": scale.width_batch_size}
-    fixed = barlow_twins_lambd(REFERENCE_WIDTH)
-    auto = [scale.run(projector_dim=dim, **batch) for dim in scale.widths]
-    small = [dataclasses.replace(config, loss_weight=fixed) for config in auto[:-1]] + auto[-1:]
-    large = [
-        dataclasses.replace(config, loss_weight=round(4 * barlow_twins_lambd(dim), 5))
-        for dim, config in zip(scale.widths, auto, strict=True)
-    ]
-    widths = list(map(float, scale.widths))
-    _lines(axes, runs, widths, auto, label="weight from the width")
-    _lines(axes, runs, widths, small, label=f"weight of {REFERENCE_WIDTH}, {fixed:g}", ls="--")
-    _lines(axes, runs, widths, large, label="4 times the weight from the width", ls=":")
-    axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
-    axes.set_xticks(scale.widths, map(str, scale.widths))
+STYLE = {
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titlesize": 10.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "savefig.dpi": 130,
+}
+Draw = Callable[[Axes], None]
 
 
-def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Plot error against minutes, for each loss and number of views."""
-    series = {
-        f"{loss}, {views} views, {scale.small_width} wide": configs
-        for (loss, views), configs in schedules(scale, runs).items()
-    }
-    series[f"bt, 2 views, {REFERENCE_WIDTH} wide"] = [scale.reference]
-    points = []
-    for i, (label, configs) in enumerate(series.items()):
-        errors = [(runs.minutes(c), 100 - runs.mean(c)) for c in configs]
-        half = [runs.half_width(c) for c in configs]
-        style = {"marker": "os^vD<>*"[i % 8], "color": f"C{i}", "capsize": 3}
-        axes.errorbar(*zip(*errors, strict=True), half, label=label, **style)
-        points += errors
-    axes.plot(*zip(*front(points), strict=True), color="grey", lw=6, alpha=0.25)
-    axes.set(xscale="log", xlabel="minutes of training", ylabel=f"{runs.measure}, error %")
+def drawings(
+    scale: Scale, rows: list[dict[str, str]], kinds: tuple[str, ...]
+) -> dict[str, list[list[tuple[str, Draw]]]]:
+    """Return what draws each panel of the figures: rows of pairs of a title and a function."""
+    by_measure = {name: steady_runs(scale, rows, name) for name in measures(rows)}
+    plain = {"width": draw_width, "pareto": draw_pareto, "data": draw_data, "losses": draw_losses}
+    found: dict[str, list[list[tuple[str, Draw]]]] = {kind: [[]] for kind in kinds}
+    for name, runs in by_measure.items():
+        title = MEASURE_TITLES[name]
+        of_kind = {
+            kind: functools.partial(draw, scale=scale, runs=runs) for kind, draw in plain.items()
+        }
+        others = _others(rows, name)
+        of_kind["curves"] = functools.partial(draw_curves, scale=scale, runs=runs, others=others)
+        theirs = Runs(rows, name, LIGHTLY)
+        of_kind["lightly"] = functools.partial(draw_lightly, scale=scale, runs=runs, theirs=theirs)
+        for kind in kinds:
+            if kind == "spectrum":
+                some = [
+                    functools.partial(draw_spectrum, scale=scale, runs=runs, name=spectral)
+                    for spectral in SPECTRAL
+                ]
+                found[kind].append([(title, draw) for draw in some])
+            else:
+                found[kind][0].append((title, of_kind[kind]))
+    return found
 
 
-def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the Pareto front: the points than which no other is as fast and as good."""
-    return sorted(
-        p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
-    )
+def _others(rows: list[dict[str, str]], measure: str) -> dict[str, float]:
+    """Return the mean of every encoder that is not of a run here or of lightly."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        found = value(row, measure)
+        if row["encoder"] not in ("pretrained", LIGHTLY) and not math.isnan(found):
+            values.setdefault(row["encoder"], []).append(found)
+    return {name: statistics.fmean(some) for name, some in values.items()}
 
 
-def draw_data(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Plot accuracy against the share of images, with views times images held constant."""
-    parts = (1, 2, 4, 16)
-    for views in (2, 4, 8):
-        equal = [scale.run(views=views, epochs=2 / views)]
-        equal += [scale.share(part, views=views) for part in parts[1:]]
-        _lines(axes, runs, [1 / part for part in parts], equal, label=f"{views} views")
-    axes.set(xscale="log", xlabel="share of the images", ylabel=f"{runs.measure}, top-1 %")
-    axes.set_xticks([1 / part for part in parts], ["all", "1/2", "1/4", "1/16"])
+def draw_figure(panels: list[list[tuple[str, Draw]]]) -> Figure | None:
+    """Return a figure of the panels that have runs; None if none has."""
+    panels = [[(title, draw) for title, draw in row if _has_runs(draw)] for row in panels]
+    panels = [row for row in panels if row]
+    if not panels:
+        return None
+    across, down = max(map(len, panels)), len(panels)
+    size = (4.0 * across, 3.7 if down == 1 else 2.5 * down + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    legend = {}
+    for i, row in enumerate(panels):
+        for j, (title, draw) in enumerate(row):
+            axes = figure.add_subplot(down, across, i * across + j + 1)
+            draw(axes)
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            if down == 1:
+                axes.set_title(title)
+            elif i + 1 < down:
+                axes.set_xlabel("")
+            if j == 0:
+                label = axes.get_ylabel() or "top-1 accuracy, %"
+                axes.set_ylabel(label if down == 1 else f"{title}, %")
+            else:
+                axes.set_ylabel("")
+            handles, labels = axes.get_legend_handles_labels()
+            legend = dict(zip(labels, handles, strict=True)) | legend
+    columns = len(legend) if len(legend) <= 3 * across else math.ceil(len(legend) / 2)
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns)
+    return figure
 
 
-def draw_spectrum(axes: Axes, runs: Runs, name: str) -> None:
-    """Plot accuracy against a measure of the features' spectrum, one point a run."""
-    groups: dict[str, list[dict[str, str]]] = {}
-    for config, rows in runs.rows.items():
-        groups.setdefault(f"{config.loss}, {config.views} views", []).extend(rows)
-    for i, (label, rows) in enumerate(groups.items()):
-        x, y = ([float(row[column]) for row in rows] for column in (name, runs.measure))
-        axes.plot(x, y, "os^vD<>*"[i % 8], color=f"C{i}", alpha=0.7, label=label)
-    axes.set(xlabel=f"{name} of the features", ylabel=f"{runs.measure}, top-1 %")
+def _has_runs(draw: Draw) -> bool:
+    axes = Figure().subplots()
+    draw(axes)
+    return axes.has_data()
 
 
-def draw_losses(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Plot accuracy against projector width, for every loss."""
-    for i, label in enumerate(LOSS_ROWS):
-        # side by side, so that the intervals can be told apart
-        places = {dim * 1.06 ** (i - len(LOSS_ROWS) // 2): dim for dim in LOSS_WIDTHS}
-        shown = {x: with_loss(scale, label, dim) for x, dim in places.items()}
-        shown = {x: config for x, config in shown.items() if config}
-        _lines(axes, runs, list(shown), list(shown.values()), label=label, color=f"C{i}")
-    axes.set(xscale="log", xlabel="width of the projector", ylabel=f"{runs.measure}, top-1 %")
-    axes.set_xticks(LOSS_WIDTHS, map(str, LOSS_WIDTHS))
-    axes.minorticks_off()
+def save(figure: Figure, file: Path) -> None:
+    """Write a figure as a PNG of 64 colors, which takes a third of the bytes."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, metadata={"Software": None})
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main(scale: Literal["cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
@@ -125,37 +149,19 @@ def main(scale: Literal["cpu", "losses", "gpu", "paper"] = "cpu", results: Path 
     """
     folder = results.parent / "figures"
     for part, rows in read_scale(scale, results):
-        folder.mkdir(exist_ok=True)
-        measures = [Runs(rows, measure) for measure in ("linear", "k-NN 20")]
+        kinds = ("width", "pareto", "data", "curves", "lightly", "spectrum")
         if scale == "losses":
-            measures = [steady_runs(part, rows, runs.measure) for runs in measures]
-        name = f"{scale}-{Path(part.reference.dataset).name}"
-        kinds = {"width": draw_width, "pareto": draw_pareto, "data": draw_data}
-        if scale == "losses":
-            kinds = {"losses": draw_losses}
-        for kind, draw in kinds.items():
-            figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-            panels = figure.subplots(1, 2)
-            for axes, runs in zip(panels, measures, strict=True):
-                draw(axes, part, runs)
-            _save(figure, folder / f"{name}-{kind}.png")
-        if scale == "losses":
-            continue
-        figure = Figure(figsize=(9, 6.4), dpi=110, layout="constrained")
-        grid = figure.subplots(2, 2, sharex="col", sharey="row")
-        for row, runs in zip(grid, measures, strict=True):
-            for axes, spectral in zip(row, ("alpha", "rankme"), strict=True):
-                draw_spectrum(axes, runs, spectral)
-        _save(figure, folder / f"{name}-spectrum.png")
-
-
-def _save(figure: Figure, file: Path) -> None:
-    for axes in figure.axes:
-        axes.grid(alpha=0.3)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small")
-    figure.savefig(file, metadata={"Software": None})
-    print(file)
+            kinds = ("losses",)
+        elif "losses" in part.studies:
+            kinds += ("losses",)
+        with rc_context(STYLE):
+            for kind, panels in drawings(part, rows, kinds).items():
+                figure = draw_figure(panels)
+                if figure is not None:
+                    folder.mkdir(exist_ok=True)
+                    file = folder / f"{scale}-{Path(part.reference.dataset).name}-{kind}.png"
+                    save(figure, file)
+                    print(file)
 
 
 if __name__ == "__main__":

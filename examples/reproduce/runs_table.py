@@ -1,0 +1,162 @@
+"""The runs in the results table, grouped by configuration, and the spread of their seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import shlex
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+from experiments import LOSS_WIDTHS, MAY_COLLAPSE, SCALES, Scale, with_loss
+from run import command, read_results
+from scipy import stats
+
+from effssl import PretrainConfig
+
+MEASURES = {"linear": "linear", "k-NN 20": "k-NN", "10-shot": "10-shot"}
+"""Columns of accuracy, and their names in tables."""
+
+
+@functools.cache
+def parse(command: str) -> PretrainConfig:
+    """Return the configuration of a command in the table."""
+    return tyro.cli(PretrainConfig, args=shlex.split(command)[2:])
+
+
+@functools.cache
+def group(command: str) -> PretrainConfig:
+    """Return what the runs of all seeds of a command have in common: its configuration, seed 0."""
+    return dataclasses.replace(parse(command), seed=0)
+
+
+def value(row: dict[str, str], column: str) -> float:
+    """Return a number of the table; nan where the row has none."""
+    found = row.get(column, "")
+    return math.nan if found == "" else float(found)
+
+
+def measures(rows: list[dict[str, str]]) -> list[str]:
+    """Return the columns of accuracy that some row has."""
+    return [name for name in MEASURES if any(not math.isnan(value(row, name)) for row in rows)]
+
+
+class Runs:
+    """The runs of a scale that have a measure, grouped by configuration without seed.
+
+    Runs of lightly, which have no configuration, are grouped by their number of epochs.
+    """
+
+    def __init__(
+        self, rows: list[dict[str, str]], measure: str = "linear", encoder: str = "pretrained"
+    ) -> None:
+        self.measure = measure
+        self.rows: dict[PretrainConfig | str, list[dict[str, str]]] = {}
+        for row in rows:
+            if row["encoder"] == encoder and not math.isnan(value(row, measure)):
+                key = group(row["command"]) if encoder == "pretrained" else row["epochs"]
+                self.rows.setdefault(key, []).append(row)
+        groups = [self.of(config) for config in self.rows]
+        self.freedom = sum(len(values) - 1 for values in groups)
+        squares = sum((len(v) - 1) * statistics.variance(v) for v in groups if len(v) > 1)
+        self.std = math.sqrt(squares / self.freedom) if self.freedom else math.nan
+
+    def of(self, config: PretrainConfig | str) -> list[float]:
+        """Return the measure for each seed; empty if the configuration was not run."""
+        return [value(row, self.measure) for row in self.rows.get(config, [])]
+
+    def mean(self, config: PretrainConfig | str) -> float:
+        """Return the mean over the seeds; nan if the configuration was not run."""
+        return statistics.fmean(self.of(config) or [math.nan])
+
+    def minutes(self, config: PretrainConfig | str) -> float:
+        """Return the median over the seeds, since other work slows single runs down."""
+        return statistics.median(float(row["minutes"]) for row in self.rows[config])
+
+    def half_width(self, *configs: PretrainConfig | str, comparisons: int = 1) -> float:
+        """Return half the interval of one configuration's mean, or of the difference of two.
+
+        Args:
+            configs: One configuration or two.
+            comparisons: Number of intervals that shall hold together.
+
+        Returns:
+            Half of the 95 % interval; nan if a configuration was not run, or nothing twice.
+        """
+        counts = [len(self.of(config)) for config in configs]
+        if not all(counts) or not self.freedom:
+            return math.nan
+        error = self.std * math.sqrt(sum(1 / n for n in counts))
+        return quantile(self.freedom, comparisons) * error
+
+
+def quantile(freedom: int, comparisons: int) -> float:
+    """Return Student's t of 95 % intervals that hold together, by Bonferroni's correction."""
+    return stats.t.ppf(1 - 0.025 / comparisons, freedom)
+
+
+def steady_runs(scale: Scale, rows: list[dict[str, str]], measure: str) -> Runs:
+    """Return the runs with every loss but the one whose seeds differ by whether they collapse."""
+    runs = [with_loss(scale, MAY_COLLAPSE, dim) for dim in LOSS_WIDTHS]
+    left_out = {dataclasses.replace(run, seed=0) for run in runs if run}
+    ours = [row for row in rows if row["encoder"] == "pretrained"]
+    return Runs([row for row in ours if group(row["command"]) not in left_out], measure)
+
+
+class Family(NamedTuple):
+    """What the schedules have in common that differ in epochs alone."""
+
+    loss: str
+    views: int
+    local_views: int = 0
+
+    @property
+    def label(self) -> str:
+        """Views, in words."""
+        return f"{self.views} + {self.local_views} local" if self.local_views else f"{self.views}"
+
+
+def epochs_of(scale: Scale, config: PretrainConfig) -> float:
+    """Return the length of a run on all images in epochs, a part of one if its steps are fewer."""
+    if config.max_steps is None:
+        return config.epochs
+    return min(config.epochs, config.max_steps / (scale.images // config.batch_size))
+
+
+def schedules(scale: Scale, runs: Runs) -> dict[Family, list[PretrainConfig]]:
+    """Group the runs on all images, with the small projector, by family; the shortest first."""
+    groups: dict[Family, list[PretrainConfig]] = {}
+    wanted = scale.run()
+    free = ("epochs", "max_steps", "views", "loss", "local_views", "local_size", "local_scale")
+    free = {name: getattr(wanted, name) for name in free}
+
+    def order(config: PretrainConfig) -> tuple:
+        return config.loss, config.views, config.local_views, epochs_of(scale, config)
+
+    for config in sorted(runs.rows, key=order):
+        if dataclasses.replace(config, **free) == wanted:
+            family = Family(config.loss, config.views, config.local_views)
+            groups.setdefault(family, []).append(config)
+    return groups
+
+
+def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
+    """Return the data sets of a scale whose reference was run, each with its lines of the table.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    rows = [row for row in read_results(results) if row["scale"] == scale]
+    parts = []
+    for part in SCALES[scale]:
+        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
+        if any(row["command"] == command(part.reference) for row in of_part):
+            parts.append((part, of_part))
+    if not parts:
+        raise ValueError(
+            f"{results} has no run of the reference of the scale {scale!r}: use run.py"
+        )
+    return parts
