@@ -11,13 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Literal
-
-import tyro
 
 from effssl import PretrainConfig
 from effssl.local import MOVED_SAMPLE, SAMPLE
@@ -66,7 +61,11 @@ class Scale:
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
         """Return the reference with a small projector and these fields; epochs count in E."""
         fields = {"projector_dim": self.small_width, "views": views} | fields
-        fields["epochs"] = max(1, round(epochs * self.reference.epochs))
+        epochs *= self.reference.epochs
+        fields["epochs"] = max(1, round(epochs))
+        of_epoch = self.images // self.reference.batch_size
+        if (steps := round(epochs * of_epoch)) < of_epoch:
+            fields["max_steps"] = steps
         return dataclasses.replace(self.reference, **fields)
 
     def share(self, part: int, *, views: int) -> PretrainConfig:
@@ -174,11 +173,6 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     yield scale.run(views=4, epochs=3 / 2)
 
 
-def first(scale: Scale) -> Iterator[PretrainConfig]:
-    """What does the first command of README.md reach?"""
-    yield scale.reference
-
-
 Study = Literal[
     "views",
     "width",
@@ -191,7 +185,6 @@ Study = Literal[
     "length",
     "losses",
     "choice",
-    "first",
 ]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
     study.__name__: study
@@ -207,7 +200,6 @@ STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
         length,
         losses,
         choice,
-        first,
     )
 }
 _ONE_SEED = ("weight", "vicreg", "longer", "length")
@@ -224,13 +216,6 @@ def plan(
                 more = [dataclasses.replace(run, seed=seed) for run in STUDIES[name](scale)]
                 runs |= dict.fromkeys(more)
     return list(runs)
-
-
-def readme_command() -> PretrainConfig:
-    """Return the configuration of the first command in README.md, without its output."""
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    flags = shlex.split(re.search(r"^effssl pretrain (.*)$", text, re.M).group(1))
-    return dataclasses.replace(tyro.cli(PretrainConfig, args=flags), output=None)
 
 
 _FASHION = {"in_chans": 1, "img_size": 32, "preset": "grey", "evaluate_every": 0}
@@ -274,9 +259,9 @@ MOVED = Scale(
     small_width=128,
     supervised_epochs=16,  # as many views as 4 views in 4 epochs
     lengths=(
-        (2, (1, 1 / 2, 1 / 4, 2, 4)),
-        (4, (1, 1 / 2, 1 / 4, 2)),
-        (8, (1, 1 / 2, 1 / 4)),
+        (2, (1, 1 / 2, 1 / 4, 1 / 8, 2, 4)),
+        (4, (1, 1 / 2, 1 / 4, 1 / 8, 2)),
+        (8, (1, 1 / 2, 1 / 4, 1 / 8)),
     ),
 )
 GPU = Scale(
@@ -348,10 +333,7 @@ IMAGENET100 = Scale(
     test_split="validation",
     width_batch_size=256,
 )
-README = Scale(
-    readme_command(), images=10_000, test_split="test", width_batch_size=64, studies=("first",)
-)
-# the backbone and views of README.md; W-MSE at width 256 would take a batch of more than 256 images
+# W-MSE at width 256 would take a batch of more than 256 images
 LOSS_SCALE = Scale(
     PretrainConfig(
         **_FASHION,
@@ -369,6 +351,8 @@ LOSS_SCALE = Scale(
     width_batch_size=128,
     studies=("losses",),
 )
+FIRST = MOVED.run(views=4)
+"""Configuration of the first command of README.md."""
 _KEPT = "train[:8000]"
 CHOICE = tuple(
     dataclasses.replace(
@@ -384,7 +368,6 @@ CHOICE = tuple(
 )
 SCALES = {
     "choice": CHOICE,
-    "readme": (README,),
     "cpu": (CPU, MOVED),
     "losses": (LOSS_SCALE,),
     "gpu": (GPU, GPU_MOVED),

@@ -1,10 +1,10 @@
-"""Evaluate the model of a scale and write its card and figures.
+"""Evaluate a model of results.csv and write its card and figures.
 
-    python examples/reproduce/publish.py --scale readme
-    python examples/reproduce/publish.py --scale cpu
+    python examples/reproduce/publish.py --model first
+    python examples/reproduce/publish.py --model packaged
 
-The model of the cpu scale is small and goes into the package, effssl/pretrained, with its weights.
-For the model of README.md only the card goes to model_cards. Models of other scales are for
+Of the model of README.md's first command only the card goes to model_cards. The packaged model is
+smaller and goes into the package, effssl/pretrained, with its weights. Other models are for
 `effssl evaluate` and `effssl push`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import SCALES
+from experiments import CPU, FIRST, MOVED
 from run import RESULTS, run_folder
 
 import effssl
@@ -27,32 +27,35 @@ from effssl.hub._folder import add_evaluation
 from effssl.hub._license import License
 from effssl.hub.push import files_to_send, prepared
 
+MODELS = {"first": (MOVED, FIRST), "packaged": (CPU, CPU.run(views=4, loss="spectral"))}
+"""Data and configuration of each model."""
+
 
 def main(
-    scale: Literal["readme", "cpu"] = "cpu",
+    model: Literal["first", "packaged"] = "first",
     runs: Path = Path("runs/reproduce"),
     seeds: tuple[int, ...] = (0, 1, 2),
 ) -> None:
     """Evaluate every training of a model, and publish the one with the first seed.
 
     Args:
-        scale: readme: the model of README.md; cpu: the model of 4 views and the spectral loss.
+        model: The first command's, or the one in the package.
         runs: Folder of run.py's runs.
         seeds: Two or more of the seeds that it was trained with.
     """
-    (part,) = SCALES[scale]
-    model = part.reference if scale == "readme" else part.run(views=4, loss="spectral")
-    trainings = [dataclasses.replace(model, seed=seed) for seed in seeds]
+    part, made = MODELS[model]
+    trainings = [dataclasses.replace(made, seed=seed) for seed in seeds]
     train, test = (
-        load_source(model.dataset, split, in_chans=model.in_chans)
-        for split in ("train", part.test_split)
+        load_source(made.dataset, split, in_chans=made.in_chans)
+        for split in (part.train_split, part.test_split)
     )
-    folders = [run_folder(runs, scale, config) / "model" for config in trainings]
+    folders = [run_folder(runs, "cpu", config) / "model" for config in trainings]
     evaluations = [
         evaluate(
             effssl.from_pretrained(folder),
             train,
             test,
+            protocols=("knn", "linear", "fewshot", "spectrum"),
             seeds=(config.seed,),
             preset=config.preset,
             progress=True,
@@ -61,16 +64,15 @@ def main(
     ]
     found = record(
         evaluations,
-        dataset=model.dataset,
-        train_split="train",
+        dataset=made.dataset,
+        train_split=part.train_split,
         test_split=part.test_split,
         of="trainings",
         class_names=train.class_names or (),
     )
     probe = {"weight": evaluations[0].probe.weight, "bias": evaluations[0].probe.bias}
     add_evaluation(folders[0], found, probe)
-    name = model.name if scale == "readme" else f"{model.name}-{Path(model.dataset).name}"
-    whole = scale == "cpu"
+    name, whole = f"{made.name}-{Path(made.dataset).name}", model == "packaged"
     target = (Path(effssl.__file__).parent / "pretrained" if whole else RESULTS.parent) / name
     with prepared(folders[0], f"org/{name}", License("apache-2.0")) as copy:
         shutil.rmtree(target, ignore_errors=True)

@@ -250,7 +250,7 @@ def supervised(config: effssl.PretrainConfig, part: Scale) -> dict:
 
 
 def main(
-    scale: Literal["readme", "choice", "cpu", "losses", "gpu", "paper"] = "cpu",
+    scale: Literal["choice", "cpu", "losses", "gpu", "paper"] = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
     dataset: tuple[str, ...] = (),
@@ -262,8 +262,8 @@ def main(
     """Run the experiments that have no line in the table yet.
 
     Args:
-        scale: cpu, losses (every loss at two widths), gpu, paper, or readme for the first command
-            of README.md.
+        scale: cpu, losses (every loss at two widths), gpu, paper, or choice for the settings of
+            README.md's first command.
         runs: Parent of the run folders; their models are kept.
         results: Path of the table.
         dataset: Data sets of the scale to run; all if none is given.

@@ -187,7 +187,7 @@ def _losses_of(scale: Scale, rows: list[dict[str, str]]) -> str:
 
 
 def main(
-    scale: Literal["readme", "cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS
+    scale: Literal["choice", "cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS
 ) -> None:
     """Print the tables of a scale.
 
@@ -196,9 +196,7 @@ def main(
         results: Path of the table.
     """
     for part, rows in read_scale(scale, results):
-        if scale == "readme":
-            print(features_table(rows))
-        elif scale == "losses":
+        if scale == "losses":
             print(features_table([row for row in rows if row["encoder"] != "pretrained"]))
             print(losses_table(part, rows))
         else:
