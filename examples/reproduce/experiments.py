@@ -173,6 +173,11 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     yield scale.run(views=4, epochs=3 / 2)
 
 
+def first(scale: Scale) -> Iterator[PretrainConfig]:
+    """What does the first command of README.md reach?"""
+    yield scale.run(views=4, batch_size=64)
+
+
 Study = Literal[
     "views",
     "width",
@@ -185,6 +190,7 @@ Study = Literal[
     "length",
     "losses",
     "choice",
+    "first",
 ]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
     study.__name__: study
@@ -200,6 +206,7 @@ STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
         length,
         losses,
         choice,
+        first,
     )
 }
 _ONE_SEED = ("weight", "vicreg", "longer", "length")
@@ -254,7 +261,7 @@ MOVED = Scale(
     images=10_000,
     test_split="test",
     width_batch_size=128,
-    studies=("views", "width", "data", "local", "losses", "form", "length"),
+    studies=("first", "views", "width", "data", "local", "losses", "form", "length"),
     widths=(32, 64, 128, 256, 512, 1024, 2048, REFERENCE_WIDTH),
     small_width=128,
     supervised_epochs=16,  # as many views as 4 views in 4 epochs
@@ -351,7 +358,7 @@ LOSS_SCALE = Scale(
     width_batch_size=128,
     studies=("losses",),
 )
-FIRST = MOVED.run(views=4)
+FIRST = next(first(MOVED))
 """Configuration of the first command of README.md."""
 _KEPT = "train[:8000]"
 CHOICE = tuple(
