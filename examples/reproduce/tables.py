@@ -11,6 +11,7 @@ intervals are.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from pathlib import Path
@@ -18,8 +19,8 @@ from typing import Literal
 
 import tyro
 from comparisons import MARGIN, claims, claims_of_the_method, deciding, shown
-from experiments import LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, with_loss
-from run import RESULTS
+from experiments import CHOICE, LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, plan, with_loss
+from run import RESULTS, command, read_results
 from runs_table import (
     MEASURES,
     Family,
@@ -34,7 +35,8 @@ from runs_table import (
 from scipy import stats
 from times import time_summary, time_to_reference
 
-from effssl import cli
+from effssl import PretrainConfig, cli
+from effssl.local import MOVED_SAMPLE, SAMPLE
 
 SPECTRAL = ("alpha", "rankme", "lidar")
 """Measures of features that need no label."""
@@ -42,6 +44,7 @@ BOUNDS = (
     "<=: the shortest schedule is there already; never: no schedule may get there; open: "
     "bounded by nothing."
 )
+_KINDS = {MOVED_SAMPLE: "moved", SAMPLE: "aligned"}
 LIGHTLY = "lightly"
 """Encoder that lightly trains, in the table."""
 
@@ -84,6 +87,37 @@ def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
                     cells.append(f"{steady.mean(config):.1f} ± {half:.1f}")
         lines.append(f"| {' | '.join([label, *cells])} |")
     return "\n".join(lines)
+
+
+def choice_table(rows: list[dict[str, str]]) -> str:
+    """Return a Markdown table of settings to choose from, by held-out images of both samples."""
+    columns = [
+        (part.reference.dataset, name)
+        for part in CHOICE
+        for name in ("k-NN 20", "linear", "10-shot")
+    ]
+    titles = [f"{MEASURES[name]}, {_KINDS[dataset]}" for dataset, name in columns]
+    lines = [f"| settings | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
+    for label, config in [("raw pixels", None), *((_settings(c), c) for c in plan(CHOICE[0]))]:
+        cells = []
+        for dataset, name in columns:
+            line = "" if config is None else command(dataclasses.replace(config, dataset=dataset))
+            encoder = "raw pixels" if config is None else "pretrained"
+            key = {"dataset": dataset, "encoder": encoder, "command": line}
+            values = [value(row, name) for row in rows if key.items() <= row.items()]
+            cells.append(f"{values[0]:.1f}" if values else "")
+        if any(cells):
+            lines.append(f"| {' | '.join([label, *cells])} |")
+    return "\n".join(lines)
+
+
+def _settings(config: PretrainConfig) -> str:
+    """Name what a run of the choice has of its own."""
+    usual, parts = CHOICE[0].reference, [config.loss, f"{config.projector_dim} wide"]
+    for name, word in {"batch_size": "batch", "lr": "lr", "epochs": "epochs"}.items():
+        if (found := getattr(config, name)) != getattr(usual, name):
+            parts.append(f"{word} {found:g}")
+    return ", ".join(parts)
 
 
 def correlations(runs: Runs, loss: str | None = None) -> dict[str, float]:
@@ -195,6 +229,9 @@ def main(
         scale: Scale with runs in the table.
         results: Path of the table.
     """
+    if scale == "choice":
+        print(choice_table([row for row in read_results(results) if row["scale"] == scale]))
+        return
     for part, rows in read_scale(scale, results):
         if scale == "losses":
             print(features_table([row for row in rows if row["encoder"] != "pretrained"]))
