@@ -1,0 +1,342 @@
+"""Pretrain with lightly 1.6.0 on the images, backbone and core of the runs of effssl.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python examples/reproduce/peer.py            # the curve
+    OMP_NUM_THREADS=1 taskset -c 0 python examples/reproduce/peer.py --choose   # the recipe
+
+The program is lightly's example of Barlow Twins (examples/pytorch/barlowtwins.py): its
+`BYOLTransform` for images of 32 px on PIL images, through a torch `DataLoader`, its
+`BarlowTwinsProjectionHead` and its `BarlowTwinsLoss` with the default weight. Changed are: images
+have one channel, so that views are normalized with one mean and std, those of effssl's runs, and no
+saturation, hue or loss of color is drawn; images are decoded once, before the clock starts; the
+network is stored channels last, as effssl's is; and there is a cosine schedule with a warm-up.
+Optimizer, learning rate, crops and width are chosen by ``--choose``, on images held out of train,
+as effssl's recipe is, and are the defaults.
+
+The rows go to the table of run.py, measured as its rows are. ``minutes`` is the time of training
+alone. A run with a row is not run again; a killed one starts anew. Several copies share the runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import shlex
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from experiments import CHOICE, MOVED, Scale
+from filelock import FileLock, Timeout
+from run import (
+    KEY,
+    RESULTS,
+    VIEWS,
+    add_results,
+    is_done,
+    labeled,
+    measure,
+    read_results,
+    software,
+)
+from torch import nn
+from torch.backends.cpu import get_cpu_capability
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image
+
+import effssl
+from effssl import cli
+from effssl.data import Source
+from effssl.evaluation import extract_views, lidar
+from effssl.optim import create_optimizer
+from effssl.seeding import derived_seed
+from effssl.timm_backbone import BACKBONE_ARGS
+
+VERSION = "1.6.0"
+LAMBD = 5e-3
+"""lightly's default weight of the off-diagonal term."""
+LOCKS = Path("runs/reproduce/lightly")
+PARTS = {
+    "cpu": MOVED,
+    "choice": next(p for p in CHOICE if p.reference.dataset == MOVED.reference.dataset),
+}
+Optimizer = Literal["adamw", "sgd", "lars"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings that are chosen on held-out images; the defaults are what was chosen.
+
+    Attributes:
+        optimizer: adamw as effssl has it, sgd as in lightly's CIFAR-10 benchmark, or lars as in its
+            ImageNet benchmark, with their weight decay.
+        lr: Learning rate after warm-up.
+        crop: Smallest share of the image area that a view shows.
+        width: Width of the three layers of the projector.
+    """
+
+    optimizer: Optimizer = "adamw"
+    lr: float = 2e-3
+    crop: float = 0.08
+    width: int = 2048
+
+
+START = Recipe("adamw", 2e-3, 0.08, 2048)
+"""Crops and width of lightly's example, optimizer and learning rate of effssl's runs."""
+GRID = {"crop": (0.08, 0.2, 0.4), "lr": (5e-4, 1e-3, 2e-3, 4e-3), "width": (2048, 512)}
+"""Values that the choice tries, one setting after the other, the one that matters most first."""
+OWN = (("sgd", 0.06), ("lars", 0.1))
+"""Optimizers and learning rates of lightly's benchmarks for a batch of 128, tried last."""
+CHOICE_EPOCHS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training, and the images that it is measured on."""
+
+    scale: str
+    recipe: Recipe
+    epochs: int
+    seed: int
+    workers: int = 0
+
+    @property
+    def command(self) -> str:
+        """The command line that makes the run again, whatever the defaults are by then."""
+        values = {"scale": self.scale, "epochs": self.epochs, "seeds": self.seed}
+        values |= dataclasses.asdict(self.recipe) | {"workers": self.workers}
+        flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+        return shlex.join(["python", "examples/reproduce/peer.py", *flags])
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train with lightly, where the table has no row of the run yet."""
+
+    scale: Literal["cpu", "choice"] = "cpu"
+    """cpu trains on train and measures on test, choice on two parts of train."""
+    epochs: tuple[int, ...] = (1, 2, 4, 8)
+    """Passes over the images, each a run with a schedule of its own."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of weights, order and views."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = Recipe()
+    workers: int = 0
+    """Processes of the loader that make views; 0 is for one core."""
+    choose: bool = False
+    """Choose the recipe anew by runs of 2 epochs on images held out of train, and print it."""
+    results: Path = RESULTS
+    """Path of the table."""
+
+    def runs(self) -> list[Run]:
+        """Return the runs, all of one seed before those of the next."""
+        return [
+            Run(self.scale, self.recipe, epochs, seed, self.workers)
+            for seed in self.seeds
+            for epochs in self.epochs
+        ]
+
+
+class Pictures(Dataset):
+    """Images as PIL images in memory, changed by a transform."""
+
+    def __init__(self, source: Source, transform: Callable) -> None:
+        self.pictures = [to_pil_image(image) for image, _ in source]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, row: int) -> list[torch.Tensor]:
+        return self.transform(self.pictures[row])
+
+
+def check_lightly() -> None:
+    """Raise ValueError in one line if lightly is missing or another version."""
+    if importlib.util.find_spec("lightly") is None:
+        found = "is not installed"
+    elif (version := importlib.metadata.version("lightly")) != VERSION:
+        found = f"is here as {version}"
+    else:
+        return
+    raise ValueError(
+        f"this trains with lightly {VERSION}, which {found}: pip install lightly==1.6.0"
+    )
+
+
+def create_views(size: int, crop: float, mean: list[float], std: list[float]) -> Callable:
+    """Return lightly's transform from a gray image to two views."""
+    from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform
+
+    options = {
+        "input_size": size,
+        "min_scale": crop,
+        "cj_sat": 0.0,
+        "cj_hue": 0.0,
+        "random_gray_scale": 0.0,
+        "gaussian_blur": 0.0,  # as in lightly's examples for images of 32 px
+        "normalize": {"mean": mean, "std": std},
+    }
+    return BYOLTransform(BYOLView1Transform(**options), BYOLView2Transform(**options))
+
+
+def optimizer_of(recipe: Recipe, model: nn.Module, decay: float) -> torch.optim.Optimizer:
+    """Return the optimizer; ``decay`` is the weight decay of adamw."""
+    from lightly.models.utils import get_weight_decay_parameters
+    from lightly.utils.lars import LARS
+
+    if recipe.optimizer == "adamw":
+        return create_optimizer(model, "adamw", recipe.lr, decay)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.lr, momentum=0.9, weight_decay=5e-4)
+    decayed, others = get_weight_decay_parameters([model])
+    slower = {"params": others, "weight_decay": 0.0, "lr": recipe.lr * 0.0048 / 0.2}
+    return LARS([{"params": decayed}, slower], recipe.lr, momentum=0.9, weight_decay=1.5e-6)
+
+
+def train(run: Run, part: Scale, model: effssl.SSLModel) -> tuple[int, float]:
+    """Train the backbone of a model; return the number of steps and the minutes they took.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    from lightly.loss import BarlowTwinsLoss
+    from lightly.models.modules import BarlowTwinsProjectionHead
+    from lightly.utils.scheduler import CosineWarmupScheduler
+
+    config, width = part.reference, run.recipe.width
+    head = BarlowTwinsProjectionHead(model.num_features, width, width)
+    net = nn.Sequential(model.backbone, head).to(memory_format=torch.channels_last).train()
+    mean, std = (list(model.backbone.pretrained_cfg[name]) for name in ("mean", "std"))
+    views = create_views(config.img_size, run.recipe.crop, mean, std)
+    pictures = Pictures(labeled(config, config.split), views)
+    # lightly's transforms draw from numpy too, which the loader seeds in its processes alone
+    np.random.seed(derived_seed(run.seed, "views") % 2**32)  # noqa: NPY002
+    torch.manual_seed(derived_seed(run.seed, "views"))
+    loader = DataLoader(
+        pictures, config.batch_size, shuffle=True, drop_last=True, num_workers=run.workers
+    )
+    criterion = BarlowTwinsLoss(lambda_param=LAMBD)
+    steps = run.epochs * len(loader)
+    optimizer = optimizer_of(run.recipe, net, config.weight_decay)
+    schedule = CosineWarmupScheduler(optimizer, warmup_epochs=steps // 10, max_epochs=steps)
+    started = time.perf_counter()
+    for _ in range(run.epochs):
+        for first, second in loader:
+            loss = criterion(net(first), net(second))
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(f"the loss of {run.recipe} is {loss.item()}")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return steps, (time.perf_counter() - started) / 60
+
+
+def untrained(part: Scale, seed: int) -> effssl.SSLModel:
+    """Return the model whose backbone is trained, as effssl's run of this seed begins."""
+    config = part.reference
+    torch.manual_seed(derived_seed(seed, "weights"))
+    args = {name: getattr(config, name) for name in BACKBONE_ARGS}
+    model = effssl.create_model(config.backbone, **args)
+    stats = config.view.over(config.preset).channel_stats(config.in_chans)
+    model.set_input(config.img_size, *stats)
+    return model
+
+
+def result_of(run: Run) -> dict:
+    """Train and measure; return the row of the table."""
+    part = PARTS[run.scale]
+    config = dataclasses.replace(part.reference, seed=run.seed)
+    model = untrained(part, run.seed)
+    steps, minutes = train(run, part, model)
+    measured = measure(model.eval(), config, part, effssl.create_transform(model))
+    views = effssl.MultiView(config.view.over(config.preset), views=VIEWS, size=config.img_size)
+    of_views = extract_views(model, labeled(config, part.test_split), views)
+    images = len(labeled(config, config.split))
+    return (
+        software()
+        | measured
+        | key_of(run)
+        | {
+            "lidar": round(lidar(of_views), 2),
+            "weight": LAMBD,
+            "form": "pairs",
+            "images": images,
+            "epochs": float(run.epochs),
+            "steps": steps,
+            "views_seen": steps * config.batch_size * 2,
+            "minutes": round(minutes, 2),
+            "device": f"{get_cpu_capability()}, {torch.get_num_threads()} threads",
+        }
+    )
+
+
+def key_of(run: Run) -> dict:
+    """Return what tells the row of a run from others."""
+    return {
+        "scale": run.scale,
+        "dataset": PARTS[run.scale].reference.dataset,
+        "encoder": "lightly",
+        "model": f"lightly-barlowtwins-p{run.recipe.width}",
+        "seed": run.seed,
+        "command": run.command,
+    }
+
+
+def row_of(run: Run, results: Path, *, wait: bool) -> dict[str, str] | None:
+    """Return the row of a run, made if there is none.
+
+    It is None if the loss was not finite, or, unless ``wait``, another copy makes it.
+    """
+    LOCKS.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(LOCKS / f"{zlib.crc32(run.command.encode()):08x}.lock")
+    try:
+        with lock.acquire(timeout=-1 if wait else 0):
+            key = key_of(run)
+            if not is_done(results, *(key[name] for name in KEY)):
+                print(run.command, flush=True)
+                add_results([result_of(run)], results)
+    except Timeout:
+        print(f"another copy of this command is running {run.command}", flush=True)
+        return None
+    except FloatingPointError as error:
+        print(f"left out: {error}", flush=True)
+        return None
+    return next(row for row in read_results(results) if row["command"] == run.command)
+
+
+def choose(results: Path, workers: int) -> Recipe:
+    """Return the recipe of the best linear probe on held-out images, one setting after another."""
+
+    def linear(recipe: Recipe) -> float:
+        run = Run("choice", recipe, CHOICE_EPOCHS, 0, workers)
+        row = row_of(run, results, wait=True)
+        found = -math.inf if row is None else float(row["linear"])
+        print(f"{found:.2f} % with {recipe}", flush=True)
+        return found
+
+    best = START
+    for name, values in GRID.items():
+        best = max((dataclasses.replace(best, **{name: value}) for value in values), key=linear)
+    others = [dataclasses.replace(best, optimizer=name, lr=lr) for name, lr in OWN]
+    return max([best, *others], key=linear)
+
+
+def main(options: Options) -> None:
+    """Make the runs that have no row yet, or choose the recipe."""
+    check_lightly()
+    if options.choose:
+        print(f"chosen: {choose(options.results, options.workers)}")
+        return
+    for run in options.runs():
+        row_of(run, options.results, wait=False)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(tyro.cli(Options)))
