@@ -140,7 +140,7 @@ def test_the_choice_takes_the_best_of_each_setting_in_turn(peer, monkeypatch, tm
     best = peer.Recipe("adamw", 1e-3, 0.4, 512)
 
     def row_of(run, results, wait):
-        assert wait and (run.scale, run.epochs, run.seed) == ("choice", peer.CHOICE_EPOCHS, 0)
+        assert wait and (run.scale, run.epochs, run.seed) == ("choice", 3, 0)
         if run.recipe.optimizer == "lars":
             return None  # the loss was not finite
         tried.append(run.recipe)
@@ -151,18 +151,18 @@ def test_the_choice_takes_the_best_of_each_setting_in_turn(peer, monkeypatch, tm
 
     tried = []
     monkeypatch.setattr(peer, "row_of", row_of)
-    assert peer.choose(tmp_path / "results.csv", 0) == best
-    assert len(set(tried)) == 3 + 3 + 1 + 1
+    assert peer.choose(3, tmp_path / "results.csv", 0) == best
+    assert len(set(tried)) == 3 + 2 + 3 + 1
 
 
 def test_the_choice_reads_no_test_image_and_goes_on_where_it_was(peer, tiny, capsys, monkeypatch):
     pytest.importorskip("lightly.loss")
-    rows = tiny(choose=True)
+    rows = tiny(choose=1)
     assert len(rows) == 2 + 2 + 2 and {row["scale"] for row in rows} == {"choice"}
     assert {row["images"] for row in rows} == {"40"}
     assert "chosen: Recipe(" in capsys.readouterr().out
     monkeypatch.setattr(peer, "result_of", lambda run: pytest.fail("made again"))
-    assert tiny(choose=True) == rows
+    assert tiny(choose=1) == rows
 
 
 def test_without_lightly_or_with_another_version_one_line_says_so(peer, monkeypatch):

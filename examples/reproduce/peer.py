@@ -1,7 +1,7 @@
 """Pretrain with lightly 1.6.0 on the images, backbone and core of the runs of effssl.
 
     OMP_NUM_THREADS=1 taskset -c 0 python examples/reproduce/peer.py            # the curve
-    OMP_NUM_THREADS=1 taskset -c 0 python examples/reproduce/peer.py --choose   # the recipe
+    OMP_NUM_THREADS=1 taskset -c 0 python examples/reproduce/peer.py --choose 2 # the recipe
 
 The program is lightly's example of Barlow Twins (examples/pytorch/barlowtwins.py): its
 `BYOLTransform` for images of 32 px on PIL images, through a torch `DataLoader`, its
@@ -89,11 +89,14 @@ class Recipe:
 
 START = Recipe("adamw", 2e-3, 0.08, 2048)
 """Crops and width of lightly's example, optimizer and learning rate of effssl's runs."""
-GRID = {"crop": (0.08, 0.2, 0.4), "lr": (5e-4, 1e-3, 2e-3, 4e-3), "width": (2048, 512)}
-"""Values that the choice tries, one setting after the other, the one that matters most first."""
+GRID = {
+    "crop": (0.08, 0.2, 0.4),
+    "width": (2048, 512, 128),
+    "lr": (5e-4, 1e-3, 2e-3, 4e-3),
+}
+"""Values that the choice tries, one setting after the other."""
 OWN = (("sgd", 0.06), ("lars", 0.1))
 """Optimizers and learning rates of lightly's benchmarks for a batch of 128, tried last."""
-CHOICE_EPOCHS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +131,8 @@ class Options:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = Recipe()
     workers: int = 0
     """Processes of the loader that make views; 0 is for one core."""
-    choose: bool = False
-    """Choose the recipe anew by runs of 2 epochs on images held out of train, and print it."""
+    choose: int | None = None
+    """Choose the recipe by runs of so many epochs on images held out of train, and print it."""
     results: Path = RESULTS
     """Path of the table."""
 
@@ -311,11 +314,11 @@ def row_of(run: Run, results: Path, *, wait: bool) -> dict[str, str] | None:
     return next(row for row in read_results(results) if row["command"] == run.command)
 
 
-def choose(results: Path, workers: int) -> Recipe:
+def choose(epochs: int, results: Path, workers: int) -> Recipe:
     """Return the recipe of the best linear probe on held-out images, one setting after another."""
 
     def linear(recipe: Recipe) -> float:
-        run = Run("choice", recipe, CHOICE_EPOCHS, 0, workers)
+        run = Run("choice", recipe, epochs, 0, workers)
         row = row_of(run, results, wait=True)
         found = -math.inf if row is None else float(row["linear"])
         print(f"{found:.2f} % with {recipe}", flush=True)
@@ -331,8 +334,8 @@ def choose(results: Path, workers: int) -> Recipe:
 def main(options: Options) -> None:
     """Make the runs that have no row yet, or choose the recipe."""
     check_lightly()
-    if options.choose:
-        print(f"chosen: {choose(options.results, options.workers)}")
+    if options.choose is not None:
+        print(f"chosen: {choose(options.choose, options.results, options.workers)}")
         return
     for run in options.runs():
         row_of(run, options.results, wait=False)
