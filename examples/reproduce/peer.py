@@ -82,9 +82,9 @@ class Recipe:
     """
 
     optimizer: Optimizer = "adamw"
-    lr: float = 2e-3
-    crop: float = 0.08
-    width: int = 2048
+    lr: float = 4e-3
+    crop: float = 0.4
+    width: int = 128
 
 
 START = Recipe("adamw", 2e-3, 0.08, 2048)
@@ -92,7 +92,7 @@ START = Recipe("adamw", 2e-3, 0.08, 2048)
 GRID = {
     "crop": (0.08, 0.2, 0.4),
     "width": (2048, 512, 128),
-    "lr": (5e-4, 1e-3, 2e-3, 4e-3),
+    "lr": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
 }
 """Values that the choice tries, one setting after the other."""
 OWN = (("sgd", 0.06), ("lars", 0.1))
