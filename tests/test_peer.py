@@ -84,7 +84,7 @@ def test_a_run_of_a_seed_is_the_same_again_and_begins_with_the_weights_of_effssl
 
     def weights(epochs):
         torch.manual_seed(3)  # what was drawn before makes no difference
-        model = peer.untrained(part, 1)
+        model = peer.first_model(part, 1)
         if epochs:
             peer.train(peer.Run("cpu", recipe, epochs, 1), part, model)
         return torch.cat([value.flatten() for value in model.backbone.parameters()])
@@ -103,7 +103,7 @@ def test_a_run_of_a_seed_is_the_same_again_and_begins_with_the_weights_of_effssl
 def test_every_optimizer_decays_weights_and_trains(peer, tiny, optimizer):
     pytest.importorskip("lightly.loss")
     recipe = peer.Recipe(optimizer, 1e-3, 0.2, 8)
-    model = peer.untrained(peer.PARTS["cpu"], 0)
+    model = peer.first_model(peer.PARTS["cpu"], 0)
     before = [value.clone() for value in model.backbone.parameters()]
     steps, minutes = peer.train(peer.Run("cpu", recipe, 1, 0), peer.PARTS["cpu"], model)
     assert steps == 3 and minutes > 0

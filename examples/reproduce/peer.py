@@ -37,13 +37,14 @@ from filelock import FileLock, Timeout
 from run import (
     KEY,
     RESULTS,
-    VIEWS,
     add_results,
     is_done,
     labeled,
+    lidar_of,
     measure,
     read_results,
     software,
+    untrained,
 )
 from torch import nn
 from torch.backends.cpu import get_cpu_capability
@@ -53,10 +54,8 @@ from torchvision.transforms.functional import to_pil_image
 import effssl
 from effssl import cli
 from effssl.data import Source
-from effssl.evaluation import extract_views, lidar
 from effssl.optim import create_optimizer
 from effssl.seeding import derived_seed
-from effssl.timm_backbone import BACKBONE_ARGS
 
 VERSION = "1.6.0"
 LAMBD = 5e-3
@@ -241,33 +240,26 @@ def train(run: Run, part: Scale, model: effssl.SSLModel) -> tuple[int, float]:
     return steps, (time.perf_counter() - started) / 60
 
 
-def untrained(part: Scale, seed: int) -> effssl.SSLModel:
-    """Return the model whose backbone is trained, as effssl's run of this seed begins."""
-    config = part.reference
+def first_model(part: Scale, seed: int) -> effssl.SSLModel:
+    """Return the model whose backbone is trained, with which effssl's run of this seed begins."""
     torch.manual_seed(derived_seed(seed, "weights"))
-    args = {name: getattr(config, name) for name in BACKBONE_ARGS}
-    model = effssl.create_model(config.backbone, **args)
-    stats = config.view.over(config.preset).channel_stats(config.in_chans)
-    model.set_input(config.img_size, *stats)
-    return model
+    return untrained(part.reference)
 
 
 def result_of(run: Run) -> dict:
     """Train and measure; return the row of the table."""
     part = PARTS[run.scale]
     config = dataclasses.replace(part.reference, seed=run.seed)
-    model = untrained(part, run.seed)
+    model = first_model(part, run.seed)
     steps, minutes = train(run, part, model)
     measured = measure(model.eval(), config, part, effssl.create_transform(model))
-    views = effssl.MultiView(config.view.over(config.preset), views=VIEWS, size=config.img_size)
-    of_views = extract_views(model, labeled(config, part.test_split), views)
     images = len(labeled(config, config.split))
     return (
         software()
         | measured
         | key_of(run)
         | {
-            "lidar": round(lidar(of_views), 2),
+            "lidar": lidar_of(model, config, part),
             "weight": LAMBD,
             "form": "pairs",
             "images": images,

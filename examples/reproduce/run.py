@@ -171,6 +171,12 @@ def measure(
     }
 
 
+def lidar_of(model: nn.Module, config: effssl.PretrainConfig, part: Scale) -> float:
+    """Return LiDAR of views of the test images, drawn as in training."""
+    views = effssl.MultiView(config.view.over(config.preset), views=VIEWS, size=config.img_size)
+    return round(lidar(extract_views(model, labeled(config, part.test_split), views)), 2)
+
+
 def software() -> dict[str, str]:
     """Return versions and the commit, with a + if the package was changed since."""
     options = {"cwd": Path(effssl.__file__).parent, "capture_output": True, "text": True}
@@ -194,9 +200,7 @@ def pretrain(config: effssl.PretrainConfig, part: Scale) -> dict:
         effssl.pretrain(config)
     model, training = effssl.from_pretrained(folder), read_training(folder)
     measured = measure(model, config, part, effssl.create_transform(model))
-    views = effssl.MultiView(config.view.over(config.preset), views=VIEWS, size=config.img_size)
-    of_views = extract_views(model, labeled(config, part.test_split), views)
-    measured["lidar"] = round(lidar(of_views), 2)
+    measured["lidar"] = lidar_of(model, config, part)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return measured | {
         "dataset": config.dataset,
