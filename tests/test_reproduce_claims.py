@@ -189,3 +189,21 @@ def test_everything_of_a_part_is_printed_in_order(reproduce):
     assert places == sorted(places)
     assert text.count("| minutes to ") == 3 and "nan" not in text
     assert "| supervised | " in text.split("| claim of")[0] and "| lightly | 2 | 1.0 |" in text
+
+
+def test_settings_to_choose_from_stand_beside_raw_pixels_and_by_data_set(reproduce):
+    experiments = reproduce.experiments
+    rows = []
+    for part, plus in zip(experiments.CHOICE, (0.0, 10.0), strict=True):
+        dataset = part.reference.dataset
+        pixels = {"dataset": dataset, "encoder": "raw pixels", "command": "", "linear": "30"}
+        small = part.run(views=4, loss="vicreg", batch_size=64)
+        line = {"dataset": dataset, "command": reproduce.run.command(small)}
+        rows += [pixels, line | {"encoder": "pretrained", "linear": str(60 + plus)}]
+    head, rule, *lines = reproduce.tables.choice_table(rows).splitlines()
+    assert head.startswith("| settings | k-NN, moved | linear, moved |")
+    assert lines == ["| raw pixels |  | 30.0 |  |  | 30.0 |  |"]
+    known = part.run(views=4, batch_size=64)  # which is one of the plan
+    rows[-1]["command"] = reproduce.run.command(known)
+    lines = reproduce.tables.choice_table(rows).splitlines()
+    assert lines[3:] == ["| bt, 128 wide, batch 64 |  |  |  |  | 70.0 |  |"]

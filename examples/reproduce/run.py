@@ -2,7 +2,7 @@
 
     python examples/reproduce/run.py --scale cpu               # hours on two cores
     python examples/reproduce/run.py --scale losses            # an hour and a half on two cores
-    python examples/reproduce/run.py --scale gpu               # an hour of an H100, by its measured speed
+    python examples/reproduce/run.py --scale gpu               # about an hour of an H100
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
 The table is model_cards/results.csv: one line a run, and one for raw pixels and random weights. A

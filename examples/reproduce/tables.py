@@ -98,14 +98,15 @@ def choice_table(rows: list[dict[str, str]]) -> str:
     ]
     titles = [f"{MEASURES[name]}, {_KINDS[dataset]}" for dataset, name in columns]
     lines = [f"| settings | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
-    for label, config in [("raw pixels", None), *((_settings(c), c) for c in plan(CHOICE[0]))]:
+    configs = {_settings(config): config for config in plan(CHOICE[0], seeds=(0,))}
+    for label, config in {"raw pixels": None, **configs}.items():
         cells = []
         for dataset, name in columns:
             line = "" if config is None else command(dataclasses.replace(config, dataset=dataset))
             encoder = "raw pixels" if config is None else "pretrained"
             key = {"dataset": dataset, "encoder": encoder, "command": line}
-            values = [value(row, name) for row in rows if key.items() <= row.items()]
-            cells.append(f"{values[0]:.1f}" if values else "")
+            found = [row for row in rows if key.items() <= row.items()]
+            cells.append(_mean_and_spread(found, name))
         if any(cells):
             lines.append(f"| {' | '.join([label, *cells])} |")
     return "\n".join(lines)
