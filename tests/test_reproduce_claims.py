@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 from synthetic_runs import fields_of, row, rows_of
 
 import effssl
@@ -16,8 +17,9 @@ def test_the_verdicts_follow_from_the_pooled_spread(reproduce):
     rows += [row(81.2, views=8)]
     runs = reproduce.runs_table.Runs(rows)
     # variance 1 with 2 degrees of freedom and 4.5 with 1; t of 3 degrees at 97.5 % is 3.1824
-    assert runs.freedom == 3 and runs.std == pytest.approx(((2 * 1 + 4.5) / 3) ** 0.5)
-    half = 3.1824 * runs.std * (1 / 3 + 1 / 2) ** 0.5
+    std, freedom = runs.spread(a)
+    assert freedom == 3 and std == pytest.approx(((2 * 1 + 4.5) / 3) ** 0.5)
+    half = 3.1824 * std * (1 / 3 + 1 / 2) ** 0.5
     assert runs.half_width(b, a) == pytest.approx(half, rel=1e-4)
     # at 1 - 0.025 / 5 it is 5.8409
     assert runs.half_width(b, a, comparisons=5) == pytest.approx(half / 3.1824 * 5.8409, rel=1e-4)
@@ -32,6 +34,18 @@ def test_the_verdicts_follow_from_the_pooled_spread(reproduce):
     assert verdict(c, a)[1] == verdict(c, a, better=True)[1] == "undecided"
     assert verdict(b, a, together=100_000, better=True)[1] == "undecided"
     assert verdict(a, dataclasses.replace(a, lr=1.0)) == ("", "")
+
+
+def test_a_wide_projector_has_a_spread_of_its_own(reproduce):
+    """By Welch and Satterthwaite, as scipy has it."""
+    narrow, wide = effssl.PretrainConfig(), effssl.PretrainConfig(projector_dim=8192)
+    first, second = (80.0, 80.5, 81.5), (40.0, 44.0, 51.0, 47.0)
+    rows = [row(value, seed) for seed, value in enumerate(first)]
+    rows += [row(value, seed, projector_dim=8192) for seed, value in enumerate(second)]
+    runs = reproduce.runs_table.Runs(rows)
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert runs.half_width(narrow, wide) == pytest.approx((expected.high - expected.low) / 2)
+    assert np.isnan(reproduce.runs_table.Runs(rows[:4]).half_width(narrow, wide))
 
 
 def test_intervals_of_a_table_cover_together(reproduce):

@@ -128,19 +128,21 @@ def interval(reproduce, spread):
     return runs, *(found[reproduce.runs_table.Family("bt", views)] for views in (2, 4))
 
 
-def test_the_interval_is_that_of_the_spread_of_the_means(reproduce):
+def test_the_interval_is_that_of_the_spread_of_the_means(reproduce, monkeypatch):
+    monkeypatch.setattr(reproduce.runs_table, "WIDE", 2 * 8192)  # one spread for all
     runs, two, four = interval(reproduce, 0.5)
     # the logarithm of the time is log 2 * (goal - a) / (b - a): halfway, each end has half of the
     # weight of the goal; the mean of 3 seeds has the error std / sqrt 3
-    error = runs.std / 3**0.5 * (1 + 1 / 4 + 1 / 4) ** 0.5 * math.log(2) / 20
-    half = stats.t.ppf(0.975, runs.freedom) * error
+    std, freedom = runs.spread(reproduce.experiments.CPU.reference)
+    error = std / 3**0.5 * (1 + 1 / 4 + 1 / 4) ** 0.5 * math.log(2) / 20
+    half = stats.t.ppf(0.975, freedom) * error
     found = np.log(two.of_reference.interval)
     assert np.log(two.minutes.low / 10) == pytest.approx(found.mean(), abs=0.1 * half)
     assert (found[1] - found[0]) / 2 == pytest.approx(half, rel=0.06)
     # both share the goal, whose part in their ratio is the difference of their slopes
     slopes = math.log(2) / 20, math.log(2) / 30
     parts = (slopes[0] - slopes[1]) ** 2 + slopes[0] ** 2 / 2 + slopes[1] ** 2 / 2
-    half = stats.t.ppf(0.975, runs.freedom) * runs.std / 3**0.5 * parts**0.5
+    half = stats.t.ppf(0.975, freedom) * std / 3**0.5 * parts**0.5
     found = np.log(four.of_two.interval)
     assert (found[1] - found[0]) / 2 == pytest.approx(half, rel=0.06)
     again = interval(reproduce, 0.5)[1]

@@ -2,7 +2,8 @@
 
 The intervals of a table hold together: all of them cover in 95 of 100 repetitions, by Bonferroni's
 correction for the number of comparisons that the table shows, for each measure on its own. The
-variance over seeds is pooled over all configurations; the choice of test images is not covered.
+variance over seeds is pooled over all configurations, that of wide projectors on its own. The
+choice of test images is not covered.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from scipy import stats
 
 from effssl import PretrainConfig
 
+WIDE = 2048
+"""Width of the projector from which the spread over seeds is pooled on its own."""
 MEASURES = {"linear": "linear", "k-NN 20": "k-NN", "10-shot": "10-shot"}
 """Columns of accuracy, and their names in tables."""
 
@@ -44,10 +46,22 @@ def measures(rows: list[dict[str, str]]) -> list[str]:
     return [name for name in MEASURES if any(not math.isnan(value(row, name)) for row in rows)]
 
 
+class Spread(NamedTuple):
+    """Standard deviation over seeds, pooled over configurations, and its degrees of freedom."""
+
+    std: float
+    freedom: int
+
+
+def _is_wide(config: PretrainConfig | str) -> bool:
+    return isinstance(config, PretrainConfig) and config.projector_dim >= WIDE
+
+
 class Runs:
     """The runs of a scale that have a measure, grouped by configuration without seed.
 
-    Runs of lightly, which have no configuration, are grouped by their number of epochs.
+    Seeds of a wide projector, which is slow to train, differ more than others: their spread is
+    pooled on its own. Runs of lightly have no configuration and are grouped by their epochs.
     """
 
     def __init__(
@@ -59,10 +73,17 @@ class Runs:
             if row["encoder"] == encoder and not math.isnan(value(row, measure)):
                 key = group(row["command"]) if encoder == "pretrained" else row["epochs"]
                 self.rows.setdefault(key, []).append(row)
-        groups = [self.of(config) for config in self.rows]
-        self.freedom = sum(len(values) - 1 for values in groups)
+        self._spreads = {wide: self._pooled(wide) for wide in (False, True)}
+
+    def _pooled(self, wide: bool) -> Spread:
+        groups = [self.of(config) for config in self.rows if _is_wide(config) == wide]
+        freedom = sum(len(values) - 1 for values in groups)
         squares = sum((len(v) - 1) * statistics.variance(v) for v in groups if len(v) > 1)
-        self.std = math.sqrt(squares / self.freedom) if self.freedom else math.nan
+        return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+
+    def spread(self, config: PretrainConfig | str) -> Spread:
+        """Return the spread over seeds of a configuration, pooled over those like it."""
+        return self._spreads[_is_wide(config)]
 
     def of(self, config: PretrainConfig | str) -> list[float]:
         """Return the measure for each seed; empty if the configuration was not run."""
@@ -86,14 +107,21 @@ class Runs:
         Returns:
             Half of the 95 % interval; nan if a configuration was not run, or nothing twice.
         """
-        counts = [len(self.of(config)) for config in configs]
-        if not all(counts) or not self.freedom:
-            return math.nan
-        error = self.std * math.sqrt(sum(1 / n for n in counts))
-        return quantile(self.freedom, comparisons) * error
+        parts: dict[Spread, float] = {}  # sum of 1 / seeds
+        for config in configs:
+            if not self.of(config) or not self.spread(config).freedom:
+                return math.nan
+            spread = self.spread(config)
+            parts[spread] = parts.get(spread, 0.0) + 1 / len(self.of(config))
+        variances = {spread: part * spread.std**2 for spread, part in parts.items()}
+        if not (variance := sum(variances.values())):
+            return 0.0
+        # of Welch and Satterthwaite, where the two have spreads of their own
+        freedom = variance**2 / sum(v**2 / spread.freedom for spread, v in variances.items())
+        return quantile(freedom, comparisons) * math.sqrt(variance)
 
 
-def quantile(freedom: int, comparisons: int) -> float:
+def quantile(freedom: float, comparisons: int) -> float:
     """Return Student's t of 95 % intervals that hold together, by Bonferroni's correction."""
     return stats.t.ppf(1 - 0.025 / comparisons, freedom)
 

@@ -23,6 +23,7 @@ from experiments import CHOICE, LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, pla
 from run import RESULTS, command, read_results
 from runs_table import (
     MEASURES,
+    WIDE,
     Family,
     Runs,
     measures,
@@ -191,9 +192,10 @@ def part_text(scale: Scale, rows: list[dict[str, str]]) -> str:
     times = [time_to_reference(scale, runs) for runs in by_measure.values()]
     summaries = [time_summary(scale, runs) for runs in by_measure.values()]
     spreads = [
-        f"{MEASURES[name]}: standard deviation over seeds {runs.std:.2f}, "
-        f"{runs.freedom} degrees of freedom"
+        f"{MEASURES[name]}: standard deviation over seeds {narrow.std:.2f} with {narrow.freedom} "
+        f"degrees of freedom, {wide.std:.2f} with {wide.freedom} from {WIDE} dimensions on"
         for name, runs in by_measure.items()
+        for narrow, wide in [(runs.spread(scale.run()), runs.spread(scale.reference))]
     ]
     texts = [
         f"## {Path(scale.reference.dataset).name}",

@@ -138,14 +138,21 @@ def family_times(scale: Scale, runs: Runs, seed: int = 0) -> dict[Family, Family
     if not runs.of(scale.reference):
         return {}
     generator = np.random.default_rng(seed)
+    # no intervals where a spread is not known
+    draws = DRAWS if all(runs.spread(config).freedom for config in runs.rows) else 0
     # the means share the pooled spread, so that what it is wrong by is drawn once for all
-    spread = np.zeros(0)
-    if runs.freedom:
-        spread = runs.std * np.sqrt(runs.freedom / generator.chisquare(runs.freedom, DRAWS))
+    drawn = {
+        spread: spread.std * np.sqrt(spread.freedom / generator.chisquare(spread.freedom, draws))
+        for spread in dict.fromkeys(map(runs.spread, runs.rows))
+        if draws
+    }
 
     def means(config) -> np.ndarray:
-        error = spread * generator.standard_normal(len(spread)) / math.sqrt(len(runs.of(config)))
-        return runs.mean(config) + np.concatenate([[0.0], error])  # the estimate, then the draws
+        """Return the estimate, then the draws."""
+        if not draws:
+            return np.array([runs.mean(config)])
+        error = drawn[runs.spread(config)] / math.sqrt(len(runs.of(config)))
+        return runs.mean(config) + np.append(0.0, error * generator.standard_normal(draws))
 
     goal = means(scale.reference)
     times = {}
