@@ -30,8 +30,8 @@ FEW_IMAGES = 20_000
 """Images up to which the batch is 64, with the learning rate of the runs in results.csv."""
 _RESTS_ON = (
     "4 views, 256 wide: in arXiv:2312.10725 they reach the accuracy of 2 views, 8192 wide, in half "
-    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv most of the time "
-    "that is saved comes from the width.",
+    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv, too, where most "
+    "of the time that is saved comes from the width.",
     "bt, as in the paper: in results.csv, on 10,000 small objects that lie anywhere in the image, "
     "its linear probe is 20 points above that of spectral. Where all objects lie alike, spectral "
     "is as good by linear probe and 6 points better by k-NN: try it on such images.",
