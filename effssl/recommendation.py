@@ -27,16 +27,16 @@ ENOUGH_EPOCHS, ENOUGH_VIEWS = 10, 160_000
 MOST_EPOCHS, MOST_IMAGES_SEEN = 1000, 5_000_000
 """Upper bounds of a schedule: the paper trains 100 epochs of 50,000 images on CIFAR-10."""
 FEW_IMAGES = 20_000
-"""Images up to which the batch is 64, with the learning rate of the runs in results.csv."""
+"""Images up to which the batch is 64, with the learning rate of the runs on aligned objects."""
 _RESTS_ON = (
     "4 views, 256 wide: in arXiv:2312.10725 they reach the accuracy of 2 views, 8192 wide, in half "
-    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv, too, where most "
-    "of the time that is saved comes from the width.",
+    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv 128 and 256 wide "
+    "do, too, and most of the time that is saved comes from the width.",
     "bt, as in the paper: in results.csv, on 10,000 small objects that lie anywhere in the image, "
     "its linear probe is 20 points above that of spectral. Where all objects lie alike, spectral "
     "is as good by linear probe and 6 points better by k-NN: try it on such images.",
-    "Batch and learning rate are those of these runs. Other images may want others: compare with "
-    "effssl evaluate.",
+    "Batch and learning rate are those of the runs on aligned objects. Other images may want "
+    "others: compare with effssl evaluate.",
 )
 _CPU_PIXELS = 2**17  # pixels of a timed step: about a second
 

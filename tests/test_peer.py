@@ -117,7 +117,7 @@ def test_every_optimizer_decays_weights_and_trains(peer, tiny, optimizer):
 def test_the_views_of_lightly_are_gray_and_show_no_less_than_the_crop(peer):
     pytest.importorskip("lightly.transforms")
     source = load_source("fashion-mnist-sample", "train[:8]", in_chans=1)
-    pictures = peer.Pictures(source, peer.create_views(32, 0.5, [0.5], [0.5]))
+    pictures = peer.Pictures(source, peer.create_views(32, peer.Recipe(crop=0.5), [0.5], [0.5]))
     first, second = pictures[3]
     assert first.shape == second.shape == (1, 32, 32) and not torch.equal(first, second)
     assert -1 <= first.min() < first.max() <= 1 and len(pictures) == 8

@@ -220,4 +220,4 @@ def test_settings_to_choose_from_stand_beside_raw_pixels_and_by_data_set(reprodu
     known = part.run(views=4, batch_size=64)  # which is one of the plan
     rows[-1]["command"] = reproduce.run.command(known)
     lines = reproduce.tables.choice_table(rows).splitlines()
-    assert lines[3:] == ["| bt, 128 wide, batch 64 |  |  |  |  | 70.0 |  |"]
+    assert lines[3:] == ["| bt, 4 views, 128 wide, batch 64 |  |  |  |  | 70.0 |  |"]

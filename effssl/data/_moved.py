@@ -27,16 +27,19 @@ def move_objects(images: np.ndarray) -> np.ndarray:
     Sums are of whole numbers, so that every machine gives the same bytes.
 
     Args:
-        images: Objects on black, uint8, (N, H, W).
+        images: Objects on black, uint8, (N, H, W), of at most 32 x 32 pixels.
 
     Returns:
         Moved objects on black, uint8, (N, 32, 32).
 
     Raises:
-        ValueError: If the images are not uint8, (N, H, W).
+        ValueError: If the images are not uint8, (N, H, W), or larger.
     """
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise ValueError(f"images must be uint8, (N, H, W), got {images.dtype}, {images.shape}")
+    if images.dtype != np.uint8 or images.ndim != 3 or max(images.shape[1:]) > SIDE:
+        raise ValueError(
+            f"images must be uint8, (N, H, W), with sides of at most {SIDE} pixels, got "
+            f"{images.dtype}, {images.shape}"
+        )
     moved = np.zeros((len(images), SIDE, SIDE), np.uint8)
     drawn = np.flatnonzero(images.any((1, 2)))  # a black image stays black
     for first in range(0, len(drawn), _CHUNK):

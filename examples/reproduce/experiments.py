@@ -169,8 +169,11 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
             yield scale.run(views=4, loss=name, projector_dim=dim)
     for lr in (1e-3, 4e-3):
         yield scale.run(views=4, lr=lr)
-    yield scale.run(views=4, batch_size=64)
+    for lr in (2e-3, 4e-3):
+        yield scale.run(views=4, batch_size=64, lr=lr)
     yield scale.run(views=4, epochs=3 / 2)
+    for lr in (2e-3, 1e-3, 5e-4):  # what suits the narrow projector may not suit the widest
+        yield scale.run(projector_dim=REFERENCE_WIDTH, lr=lr)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:
@@ -217,9 +220,9 @@ def plan(
 ) -> list[PretrainConfig]:
     """Return every run of the studies once, all of one seed before those of the next."""
     runs: dict[PretrainConfig, None] = {}
-    for i, seed in enumerate(seeds):
+    for seed in seeds:
         for name in scale.studies:
-            if name in studies and (i == 0 or name not in _ONE_SEED):
+            if name in studies and (seed == 0 or name not in _ONE_SEED):
                 more = [dataclasses.replace(run, seed=seed) for run in STUDIES[name](scale)]
                 runs |= dict.fromkeys(more)
     return list(runs)

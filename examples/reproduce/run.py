@@ -5,7 +5,8 @@
     python examples/reproduce/run.py --scale gpu               # about an hour of an H100
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
-The table is model_cards/results.csv: one line a run, and one for raw pixels and random weights. A
+The table is model_cards/results.csv: one line a run, and for each seed one for raw pixels, random
+weights and the same backbone trained with all labels; peer.py adds those of lightly. A
 run with a line is not run again; a killed one resumes from its last checkpoint. Several copies of
 the command share the runs: give each its own cores with ``OMP_NUM_THREADS=1 taskset -c 0``, or its
 own GPU with ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folders that

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import shlex
 import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 import tyro
-from experiments import LOSS_WIDTHS, MAY_COLLAPSE, SCALES, Scale, with_loss
+from experiments import LOSS_WIDTHS, MAY_COLLAPSE, REFERENCE_WIDTH, SCALES, Scale, with_loss
 from run import command, read_results
 from scipy import stats
 
 from effssl import PretrainConfig
 
-WIDE = 2048
-"""Width of the projector from which the spread over seeds is pooled on its own."""
+WIDE = REFERENCE_WIDTH
+"""Width of the projector from which on the spread over seeds is pooled on its own."""
 MEASURES = {"linear": "linear", "k-NN 20": "k-NN", "10-shot": "10-shot"}
 """Columns of accuracy, and their names in tables."""
 
@@ -53,6 +54,12 @@ class Spread(NamedTuple):
     freedom: int
 
 
+def _spread(groups: list[list[float]]) -> Spread:
+    freedom = sum(len(values) - 1 for values in groups if values)
+    squares = sum((len(v) - 1) * statistics.variance(v) for v in groups if len(v) > 1)
+    return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+
+
 def _is_wide(config: PretrainConfig | str) -> bool:
     return isinstance(config, PretrainConfig) and config.projector_dim >= WIDE
 
@@ -60,8 +67,9 @@ def _is_wide(config: PretrainConfig | str) -> bool:
 class Runs:
     """The runs of a scale that have a measure, grouped by configuration without seed.
 
-    Seeds of a wide projector, which is slow to train, differ more than others: their spread is
-    pooled on its own. Runs of lightly have no configuration and are grouped by their epochs.
+    On the moved sample seeds of the widest projector differ ten times as much as others, as was
+    seen after the runs: its spread is pooled on its own. Runs of lightly have no configuration and
+    are grouped by their command without its seed.
     """
 
     def __init__(
@@ -71,15 +79,14 @@ class Runs:
         self.rows: dict[PretrainConfig | str, list[dict[str, str]]] = {}
         for row in rows:
             if row["encoder"] == encoder and not math.isnan(value(row, measure)):
-                key = group(row["command"]) if encoder == "pretrained" else row["epochs"]
+                key = re.sub(r" --seeds \d+", "", row["command"])
+                if encoder == "pretrained":
+                    key = group(row["command"])
                 self.rows.setdefault(key, []).append(row)
-        self._spreads = {wide: self._pooled(wide) for wide in (False, True)}
-
-    def _pooled(self, wide: bool) -> Spread:
-        groups = [self.of(config) for config in self.rows if _is_wide(config) == wide]
-        freedom = sum(len(values) - 1 for values in groups)
-        squares = sum((len(v) - 1) * statistics.variance(v) for v in groups if len(v) > 1)
-        return Spread(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+        self._spreads = {
+            wide: _spread([self.of(config) for config in self.rows if _is_wide(config) == wide])
+            for wide in (False, True)
+        }
 
     def spread(self, config: PretrainConfig | str) -> Spread:
         """Return the spread over seeds of a configuration, pooled over those like it."""
@@ -97,27 +104,31 @@ class Runs:
         """Return the median over the seeds, since other work slows single runs down."""
         return statistics.median(float(row["minutes"]) for row in self.rows[config])
 
-    def half_width(self, *configs: PretrainConfig | str, comparisons: int = 1) -> float:
+    def half_width(
+        self, *configs: PretrainConfig | str, comparisons: int = 1, pooled: bool = True
+    ) -> float:
         """Return half the interval of one configuration's mean, or of the difference of two.
 
         Args:
             configs: One configuration or two.
             comparisons: Number of intervals that shall hold together.
+            pooled: Take the spread pooled over configurations, not each one's own.
 
         Returns:
             Half of the 95 % interval; nan if a configuration was not run, or nothing twice.
         """
-        parts: dict[Spread, float] = {}  # sum of 1 / seeds
+        parts: dict[object, tuple[Spread, float]] = {}  # spreads, and the sums of 1 / seeds
         for config in configs:
-            if not self.of(config) or not self.spread(config).freedom:
+            spread = self.spread(config) if pooled else _spread([self.of(config)])
+            if not self.of(config) or not spread.freedom:
                 return math.nan
-            spread = self.spread(config)
-            parts[spread] = parts.get(spread, 0.0) + 1 / len(self.of(config))
-        variances = {spread: part * spread.std**2 for spread, part in parts.items()}
-        if not (variance := sum(variances.values())):
+            key = spread if pooled else config
+            parts[key] = spread, parts.get(key, (spread, 0.0))[1] + 1 / len(self.of(config))
+        variances = [(spread.std**2 * part, spread.freedom) for spread, part in parts.values()]
+        if not (variance := sum(v for v, _ in variances)):
             return 0.0
         # of Welch and Satterthwaite, where the two have spreads of their own
-        freedom = variance**2 / sum(v**2 / spread.freedom for spread, v in variances.items())
+        freedom = variance**2 / sum(v**2 / freedom for v, freedom in variances)
         return quantile(freedom, comparisons) * math.sqrt(variance)
 
 
@@ -148,7 +159,7 @@ class Family(NamedTuple):
 
 
 def epochs_of(scale: Scale, config: PretrainConfig) -> float:
-    """Return the length of a run on all images in epochs, a part of one if its steps are fewer."""
+    """Return how many epochs a run on all images lasts; less than one if max_steps ends it."""
     if config.max_steps is None:
         return config.epochs
     return min(config.epochs, config.max_steps / (scale.images // config.batch_size))

@@ -42,8 +42,8 @@ from effssl.local import MOVED_SAMPLE, SAMPLE
 SPECTRAL = ("alpha", "rankme", "lidar")
 """Measures of features that need no label."""
 BOUNDS = (
-    "<=: the shortest schedule is there already; never: no schedule may get there; open: "
-    "bounded by nothing."
+    "<=: the shortest schedule is there already; never: perhaps no schedule gets there; "
+    "open: bounded by nothing."
 )
 _KINDS = {MOVED_SAMPLE: "moved", SAMPLE: "aligned"}
 LIGHTLY = "lightly"
@@ -115,7 +115,8 @@ def choice_table(rows: list[dict[str, str]]) -> str:
 
 def _settings(config: PretrainConfig) -> str:
     """Name what a run of the choice has of its own."""
-    usual, parts = CHOICE[0].reference, [config.loss, f"{config.projector_dim} wide"]
+    usual = CHOICE[0].reference
+    parts = [config.loss, f"{config.views} views", f"{config.projector_dim} wide"]
     for name, word in {"batch_size": "batch", "lr": "lr", "epochs": "epochs"}.items():
         if (found := getattr(config, name)) != getattr(usual, name):
             parts.append(f"{word} {found:g}")
@@ -172,7 +173,8 @@ def lightly_table(scale: Scale, rows: list[dict[str, str]]) -> str:
         "|---" + "|--:" * (2 + len(names)) + "|",
     ]
     theirs, ours = Runs(rows, names[0], LIGHTLY), Runs(rows, names[0])
-    groups = [(LIGHTLY, epochs, theirs) for epochs in sorted(theirs.rows, key=float)]
+    by_length = sorted(theirs.rows, key=lambda group: float(theirs.rows[group][0]["epochs"]))
+    groups = [(LIGHTLY, group, theirs) for group in by_length]
     for views in (2, 4):
         configs = schedules(scale, ours).get(Family(scale.reference.loss, views), [])
         groups += [(f"effssl, {views} views", config, ours) for config in configs]

@@ -7,7 +7,8 @@ reference. Where the shortest schedule is there already, the time is at most its
 Intervals are of a parametric bootstrap: the mean of every configuration, the reference's too, is
 drawn from Student's t with the pooled spread over the root of its seeds. A draw that never gets
 there counts as infinite. What a draw bounds on one side alone counts with its bound, so that an
-interval may have one end, or none: it is open.
+interval may have one end, or none: it is open. Each interval holds on its own. Minutes are taken as
+known: their own spread, from what else the machine did, is not in the intervals.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Share:
 
     def _interval(self) -> str:
         if self.interval.high == math.inf and self.may_fail:
-            return f"{self.interval.low:.2f} to never"
+            return f"{self.interval.low:.2f} to never" if self.interval.low else "open, or never"
         return self.interval.text() or "open"
 
     def tells(self) -> bool:
@@ -69,7 +70,10 @@ class Share:
         """Return what is saved, in percent with its interval, or how much longer it takes."""
         if self.share.low >= 1:
             return f"take {self} times the minutes"
-        interval = "" if self.interval is None else f" ({_saved(self.interval) or 'open'})"
+        interval = ""
+        if self.interval is not None:
+            never = ", or never there" if self.may_fail else ""
+            interval = f" ({_saved(self.interval) or 'open'}{never})"
         return f"save {_saved(self.share)} %{interval} of the minutes"
 
 

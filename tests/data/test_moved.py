@@ -121,8 +121,8 @@ def test_a_black_image_stays_black_and_other_images_are_refused():
     found = move_objects(few)
     assert not found[[0, 2]].any() and found[1].max() > 250
     assert move_objects(few[:0]).shape == (0, 32, 32)
-    for other in (few.astype(float), few[0], few[..., None]):
-        with pytest.raises(ValueError, match=r"must be uint8, \(N, H, W\), got "):
+    for other in (few.astype(float), few[0], few[..., None], few.repeat(2, 1)):
+        with pytest.raises(ValueError, match=r"must be uint8, \(N, H, W\), with sides of at most"):
             move_objects(other)
 
 
