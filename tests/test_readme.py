@@ -65,9 +65,10 @@ def test_what_is_said_of_the_aligned_sample_is_so(reproduce, rows):
         means[loss] = pair(runs[config])
         assert (config.epochs, config.views, config.batch_size) == (3, 4, 128)
     said = (
-        "raw pixels have {} and {} % by k-NN and linear probe. After 3 epochs of 4 views, 256 wide, "
-        "in batches of 128, `bt` has {} and {} %, `coding_rate` {} and {} % and `spectral` {} and "
-        "{} %: these two are above raw pixels by both"
+        "raw pixels have {} and {} % by k-NN and linear probe. "
+        "After 3 epochs of 4 views, 256 wide, in batches of 128, `bt` has {} and {} %, "
+        "`coding_rate` {} and {} % and `spectral` {} and {} %: "
+        "these two are above raw pixels by both"
     )
     numbers = [number for both in means.values() for number in both]
     assert said.format(*numbers) in " ".join(README.split())

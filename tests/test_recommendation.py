@@ -100,7 +100,7 @@ def test_what_it_says_of_the_results_is_so(reproduce):
         linear, knn = (reproduce.tables.Runs(of_scale, name) for name in ("linear", "k-NN 20"))
         spectral, bt = scale.run(views=4, loss="spectral"), scale.run(views=4)
         if scale is reproduce.experiments.MOVED:
-            assert linear.mean(bt) - linear.mean(spectral) >= 20
+            assert round(linear.mean(bt) - linear.mean(spectral)) == 20
         else:
             assert round(knn.mean(spectral) - knn.mean(bt)) == 6
             assert linear.mean(spectral) - linear.mean(bt) > -reproduce.tables.MARGIN
