@@ -49,6 +49,35 @@ def test_the_table_of_the_first_command_is_that_of_its_runs(reproduce, rows):
     assert f"all labels for {part.supervised_epochs} epochs" in " ".join(README.split())
 
 
+def test_what_the_method_gives_is_what_decides_its_claims(reproduce, rows):
+    text = " ".join(README.split())
+    deciding, steady_runs = reproduce.comparisons.deciding, reproduce.tables.steady_runs
+    linear = {
+        part: steady_runs(part, rows["cpu", part.reference.dataset], "linear")
+        for part in reproduce.experiments.SCALES["cpu"]
+    }
+    verdicts = {
+        part: [claim.verdict(runs, 3, pooled=False) for claim in deciding(part)]
+        for part, runs in linear.items()
+    }
+    part = reproduce.experiments.MOVED
+    (width, wide), (views, more), (data, fewer) = verdicts[part]
+    times = reproduce.times.family_times(part, linear[part])
+    two = times[reproduce.runs_table.Family("bt", 2)]
+    assert (wide, more, fewer) == ("holds", "holds", "undecided")
+    assert f"128 wide is {width} points above one 8192 wide" in text
+    assert f"as far after {100 * two.of_reference.share.low:.0f} % of its minutes" in text
+    assert two.of_reference.interval.high <= 0.5, "half of the time of the reference"
+    assert f"4 views are {views} points above 2" in text
+    assert f"half of the images are {data} points above 2 of all: undecided" in text
+    # at equal minutes: 2 views for twice the epochs
+    pair = part.run(epochs=2), part.run(views=4)
+    assert linear[part].minutes(pair[0]) == pytest.approx(linear[part].minutes(pair[1]), rel=0.1)
+    difference = linear[part].mean(pair[0]) - linear[part].mean(pair[1])
+    assert abs(difference) < linear[part].half_width(*pair)
+    assert {said for _, said in verdicts[reproduce.experiments.CPU]} == {"undecided"}
+
+
 def test_what_is_said_of_the_aligned_sample_is_so(reproduce, rows):
     scale, of_losses = reproduce.experiments.LOSS_SCALE, rows["losses", SAMPLE]
     pixels = [row for row in of_losses if row["encoder"] == "raw pixels"]
