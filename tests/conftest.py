@@ -74,7 +74,7 @@ def reproduce():
     folder = str(Path(__file__).parents[1] / "examples" / "reproduce")
     sys.path.insert(0, folder)
     try:
-        names = ("experiments", "run", "runs_table", "comparisons", "times", "tables")
+        names = ("experiments", "scales", "run", "runs_table", "comparisons", "times", "tables")
         names += ("panels", "figures")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:

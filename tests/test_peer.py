@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from tiny_scale import tiny_reference
 
 import effssl
 from effssl.data import load_source
@@ -23,20 +24,7 @@ def peer(reproduce):
 def tiny(peer, reproduce, tmp_path, monkeypatch):
     """Returns the rows of runs on 60 + 30 images; keyword arguments are the options."""
     monkeypatch.chdir(tmp_path)
-    for split, rows in {"train": "train[:60]", "test": "test[:30]"}.items():
-        images = load_source("fashion-mnist-sample", rows, in_chans=1).dataset
-        Path("data").mkdir(exist_ok=True)
-        images.to_parquet(f"data/{split}.parquet")
-    reference = effssl.PretrainConfig(
-        backbone="test_resnet",
-        in_chans=1,
-        img_size=32,
-        preset="grey",
-        views=2,
-        dataset=str(tmp_path / "data"),
-        batch_size=20,
-        cpu=True,
-    )
+    reference = tiny_reference(tmp_path / "data")
     scale = reproduce.experiments.Scale(reference, 60, "test", 20)
     held_out = dataclasses.replace(reference, split="train[:40]")
     choice = dataclasses.replace(

@@ -27,7 +27,7 @@ def rows(reproduce):
 
 
 def test_the_table_of_the_first_command_is_that_of_its_runs(reproduce, rows):
-    part, first = reproduce.experiments.MOVED, reproduce.experiments.FIRST
+    part, first = reproduce.scales.MOVED, reproduce.scales.FIRST
     of_part = rows["cpu", MOVED_SAMPLE]
     pretrained = reproduce.tables.Runs(of_part).rows[first]
     others = [row for row in of_part if row["encoder"] not in ("pretrained", "lightly")]
@@ -54,13 +54,13 @@ def test_what_the_method_gives_is_what_decides_its_claims(reproduce, rows):
     deciding, steady_runs = reproduce.comparisons.deciding, reproduce.tables.steady_runs
     linear = {
         part: steady_runs(part, rows["cpu", part.reference.dataset], "linear")
-        for part in reproduce.experiments.SCALES["cpu"]
+        for part in reproduce.scales.SCALES["cpu"]
     }
     verdicts = {
         part: [claim.verdict(runs, 3, pooled=False) for claim in deciding(part)]
         for part, runs in linear.items()
     }
-    part = reproduce.experiments.MOVED
+    part = reproduce.scales.MOVED
     (width, wide), (views, more), (data, fewer) = verdicts[part]
     times = reproduce.times.family_times(part, linear[part])
     two = times[reproduce.runs_table.Family("bt", 2)]
@@ -75,11 +75,11 @@ def test_what_the_method_gives_is_what_decides_its_claims(reproduce, rows):
     assert linear[part].minutes(pair[0]) == pytest.approx(linear[part].minutes(pair[1]), rel=0.1)
     difference = linear[part].mean(pair[0]) - linear[part].mean(pair[1])
     assert abs(difference) < linear[part].half_width(*pair)
-    assert {said for _, said in verdicts[reproduce.experiments.CPU]} == {"undecided"}
+    assert {said for _, said in verdicts[reproduce.scales.CPU]} == {"undecided"}
 
 
 def test_what_is_said_of_the_aligned_sample_is_so(reproduce, rows):
-    scale, of_losses = reproduce.experiments.LOSS_SCALE, rows["losses", SAMPLE]
+    scale, of_losses = reproduce.scales.LOSS_SCALE, rows["losses", SAMPLE]
     pixels = [row for row in of_losses if row["encoder"] == "raw pixels"]
 
     def pair(some):
@@ -106,26 +106,26 @@ def test_what_is_said_of_the_aligned_sample_is_so(reproduce, rows):
 
 
 def test_the_tables_come_from_the_results(reproduce, rows):
-    tables, experiments = reproduce.tables, reproduce.experiments
+    tables, scales = reproduce.tables, reproduce.scales
     choice = [row for key, some in rows.items() if key[0] == "choice" for row in some]
     assert tables.choice_table(choice) in RESULTS
-    for part in experiments.SCALES["cpu"]:
+    for part in scales.SCALES["cpu"]:
         of_part = rows["cpu", part.reference.dataset]
         assert tables.claims_of_the_method(part, of_part) in RESULTS
         assert tables.claims(part, of_part) in RESULTS
         linear = tables.steady_runs(part, of_part, "linear")
         assert tables.time_to_reference(part, linear) in RESULTS
     moved = rows["cpu", MOVED_SAMPLE]
-    few = tables.steady_runs(experiments.MOVED, moved, "10-shot")
-    assert tables.time_to_reference(experiments.MOVED, few) in RESULTS
-    assert tables.correlations_table(experiments.MOVED, moved) in RESULTS
+    few = tables.steady_runs(scales.MOVED, moved, "10-shot")
+    assert tables.time_to_reference(scales.MOVED, few) in RESULTS
+    assert tables.correlations_table(scales.MOVED, moved) in RESULTS
     of_losses = rows["losses", SAMPLE]
-    assert tables.losses_table(experiments.LOSS_SCALE, of_losses) in RESULTS
+    assert tables.losses_table(scales.LOSS_SCALE, of_losses) in RESULTS
     check_what_is_said_of_the_losses(reproduce, of_losses)
 
 
 def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, rows):
-    scale, of_part = reproduce.experiments.CPU, rows["cpu", SAMPLE]
+    scale, of_part = reproduce.scales.CPU, rows["cpu", SAMPLE]
     linear, knn = (reproduce.tables.Runs(of_part, name) for name in ("linear", "k-NN 20"))
     text = " ".join(RESULTS.split())
     packaged = scale.run(views=4, loss="spectral")
@@ -138,7 +138,7 @@ def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, rows):
 
 
 def check_what_is_said_of_the_losses(reproduce, rows):
-    text, scale = " ".join(RESULTS.split()), reproduce.experiments.LOSS_SCALE
+    text, scale = " ".join(RESULTS.split()), reproduce.scales.LOSS_SCALE
     names = [name for name in LOSSES if name != "wmse"]
     linear, knn = (
         reproduce.tables.steady_runs(scale, rows, measure) for measure in ("linear", "k-NN 20")

@@ -95,11 +95,11 @@ def test_backbones_are_timed_on_what_they_take():
 def test_what_it_says_of_the_results_is_so(reproduce):
     rows = reproduce.run.read_results(reproduce.run.RESULTS)
     rows = [row for row in rows if row["scale"] == "cpu"]
-    for scale in reproduce.experiments.SCALES["cpu"]:
+    for scale in reproduce.scales.SCALES["cpu"]:
         of_scale = [row for row in rows if row["dataset"] == scale.reference.dataset]
         linear, knn = (reproduce.tables.Runs(of_scale, name) for name in ("linear", "k-NN 20"))
         spectral, bt = scale.run(views=4, loss="spectral"), scale.run(views=4)
-        if scale is reproduce.experiments.MOVED:
+        if scale is reproduce.scales.MOVED:
             assert round(linear.mean(bt) - linear.mean(spectral)) == 20
         else:
             assert round(knn.mean(spectral) - knn.mean(bt)) == 6

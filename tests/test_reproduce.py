@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 import torch
+from tiny_scale import tiny_reference
 
 import effssl
-from effssl.data import load_source
 
 
 def some(scale):
@@ -17,23 +17,7 @@ def some(scale):
 @pytest.fixture
 def tiny(reproduce, tmp_path, monkeypatch):
     """Runs the plan of two runs on 60 + 30 images; returns the lines of its table."""
-    for split, rows in {"train": "train[:60]", "test": "test[:30]"}.items():
-        images = load_source("fashion-mnist-sample", rows, in_chans=1).dataset
-        (tmp_path / "data").mkdir(exist_ok=True)
-        images.to_parquet(tmp_path / "data" / f"{split}.parquet")
-    reference = effssl.PretrainConfig(
-        backbone="test_resnet",
-        in_chans=1,
-        img_size=32,
-        preset="grey",
-        projector_dim=8,
-        views=2,
-        dataset=str(tmp_path / "data"),
-        batch_size=20,
-        epochs=2,
-        evaluate_every=0,
-        cpu=True,
-    )
+    reference = tiny_reference(tmp_path / "data")
     scale = reproduce.experiments.Scale(
         reference, 60, "test", 20, studies=("some",), supervised_epochs=2
     )
@@ -77,6 +61,12 @@ def test_runs_are_collected_and_made_once(tiny, reproduce, tmp_path, capsys):
     assert again == [*rows, ceiling], "the line that was lost comes from the model that is there"
 
 
+def test_a_data_set_that_the_scale_does_not_have_is_named(reproduce):
+    known = "fashion-mnist-sample and fashion-mnist-moved-sample"
+    with pytest.raises(ValueError, match=f"--dataset moved: the scale cpu has {known}"):
+        reproduce.run.main("cpu", dataset=("moved",), dry_run=True)
+
+
 def test_a_command_in_the_table_makes_the_same_run_again(reproduce):
     rows = reproduce.run.read_results(reproduce.run.RESULTS)
     assert len(rows) > 50
@@ -92,15 +82,14 @@ def test_a_command_in_the_table_makes_the_same_run_again(reproduce):
 def test_every_study_can_be_named_and_is_one_of_a_scale(reproduce):
     experiments = reproduce.experiments
     assert set(get_args(experiments.Study)) == set(experiments.STUDIES)
-    used = {
-        name for parts in experiments.SCALES.values() for part in parts for name in part.studies
-    }
+    scales = [part for parts in reproduce.scales.SCALES.values() for part in parts]
+    used = {name for scale in scales for name in scale.studies}
     assert used == set(experiments.STUDIES)
 
 
 @pytest.mark.parametrize("name", ["choice", "cpu", "losses", "gpu", "paper"])
 def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
-    for scale in reproduce.experiments.SCALES[name]:
+    for scale in reproduce.scales.SCALES[name]:
         plan = reproduce.experiments.plan(scale)
         assert len(plan) == len(set(plan)) and {config.seed for config in plan} == {0, 1, 2}
         shapes = {
@@ -121,7 +110,7 @@ def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
 
 
 def test_views_and_images_are_traded_as_the_studies_say(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
 
     def views_seen(config):
         images = int(config.split.partition(":")[2].strip("]") or 10_000)

@@ -71,7 +71,7 @@ def test_intervals_of_a_table_cover_together(reproduce):
 
 
 def test_three_comparisons_decide_and_are_named_in_advance(reproduce):
-    scale = reproduce.experiments.MOVED
+    scale = reproduce.scales.MOVED
     width, views, data = reproduce.comparisons.deciding(scale)
     assert (width.first.projector_dim, width.second.projector_dim) == (128, 8192)
     assert width.first.loss_weight is None and width.first.views == width.second.views == 2
@@ -90,7 +90,7 @@ def test_three_comparisons_decide_and_are_named_in_advance(reproduce):
         (6, 4, False),
         (6, 2, True),
     ]
-    of_cpu = reproduce.comparisons.comparisons(reproduce.experiments.CPU)
+    of_cpu = reproduce.comparisons.comparisons(reproduce.scales.CPU)
     assert len(of_cpu) == 17 and not any(c.first.local_views for c in of_cpu)
 
 
@@ -99,7 +99,7 @@ def cells(line):
 
 
 def test_a_table_is_corrected_for_the_comparisons_that_it_shows(reproduce):
-    comparisons, scale = reproduce.comparisons, reproduce.experiments.CPU
+    comparisons, scale = reproduce.comparisons, reproduce.scales.CPU
     shares = [scale.share(2, views=4), scale.run(), scale.run(views=4), scale.reference]
     rows = [
         row(80.0 + i + seed, seed, **fields_of(config))
@@ -128,7 +128,7 @@ def test_a_table_is_corrected_for_the_comparisons_that_it_shows(reproduce):
 
 def test_a_loss_whose_seeds_collapse_is_shown_by_seed_and_widens_no_interval(reproduce):
     experiments, tables = reproduce.experiments, reproduce.tables
-    scale = experiments.LOSS_SCALE
+    scale = reproduce.scales.LOSS_SCALE
 
     def rows(label, values):
         config = experiments.with_loss(scale, label, 64)
@@ -178,7 +178,7 @@ def test_correlations_are_of_all_runs_and_of_one_loss(reproduce):
     assert of_bt == pytest.approx({"alpha": 1.0, "rankme": -1.0}), "two runs have a lidar"
     of_all = reproduce.tables.correlations(runs)
     assert of_all == pytest.approx({"alpha": -0.2, "rankme": 0.2, "lidar": 1.0})
-    table = reproduce.tables.correlations_table(reproduce.experiments.CPU, rows).splitlines()
+    table = reproduce.tables.correlations_table(reproduce.scales.CPU, rows).splitlines()
     assert table[2:] == [
         "| alpha | -0.20 | 1.00 |",
         "| rankme | 0.20 | -1.00 |",
@@ -187,7 +187,7 @@ def test_correlations_are_of_all_runs_and_of_one_loss(reproduce):
 
 
 def test_everything_of_a_part_is_printed_in_order(reproduce):
-    scale = reproduce.experiments.MOVED
+    scale = reproduce.scales.MOVED
     text = reproduce.tables.part_text(scale, rows_of(reproduce, scale))
     heads = [
         *("## fashion-mnist-moved-sample", "| features | k-NN top-1 | linear top-1 | 10-shot"),
@@ -206,9 +206,8 @@ def test_everything_of_a_part_is_printed_in_order(reproduce):
 
 
 def test_settings_to_choose_from_stand_beside_raw_pixels_and_by_data_set(reproduce):
-    experiments = reproduce.experiments
     rows = []
-    for part, plus in zip(experiments.CHOICE, (0.0, 10.0), strict=True):
+    for part, plus in zip(reproduce.scales.CHOICE, (0.0, 10.0), strict=True):
         dataset = part.reference.dataset
         pixels = {"dataset": dataset, "encoder": "raw pixels", "command": "", "linear": "30"}
         small = part.run(views=4, loss="vicreg", batch_size=64)

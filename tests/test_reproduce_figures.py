@@ -13,7 +13,7 @@ def test_the_front_holds_what_nothing_beats(reproduce):
 
 
 def test_figures_show_the_means_of_the_table(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = [row(80.0 + seed, seed, **fields_of(scale.reference)) for seed in (0, 1)]
     rows += [row(90.0, 0, **fields_of(scale.run(projector_dim=64)))]
     axes = Figure().subplots()
@@ -22,7 +22,7 @@ def test_figures_show_the_means_of_the_table(reproduce):
 
 
 def test_the_band_is_the_interval_of_the_mean(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = [
         row(80.0 + epochs + 2 * seed, seed, **fields_of(scale.run(epochs=epochs / 4)))
         for epochs in (1, 4)
@@ -41,7 +41,7 @@ def test_the_band_is_the_interval_of_the_mean(reproduce):
 
 
 def figures_of(reproduce, rows):
-    scale = reproduce.experiments.MOVED
+    scale = reproduce.scales.MOVED
     kinds = ("width", "pareto", "data", "curves", "lightly", "spectrum", "losses")
     drawn = {
         kind: reproduce.figures.draw_figure(panels)
@@ -51,7 +51,7 @@ def figures_of(reproduce, rows):
 
 
 def test_a_figure_has_a_panel_for_each_measure_that_was_run(reproduce):
-    scale = reproduce.experiments.MOVED
+    scale = reproduce.scales.MOVED
     rows = rows_of(reproduce, scale)
     every = dict.fromkeys(("width", "pareto", "data", "curves", "lightly", "losses"), 3)
     assert figures_of(reproduce, rows) == every | {"spectrum": 9}
@@ -66,7 +66,7 @@ def test_a_figure_has_a_panel_for_each_measure_that_was_run(reproduce):
 
 
 def test_colors_are_those_of_the_number_of_views_in_every_figure(reproduce):
-    scale = reproduce.experiments.MOVED
+    scale = reproduce.scales.MOVED
     runs = reproduce.runs_table.Runs(rows_of(reproduce, scale))
     drawn = {}
     for draw in (reproduce.panels.draw_pareto, reproduce.panels.draw_data):

@@ -47,7 +47,7 @@ def rows_of_schedules(scale, spread=0.0, two=(81.0, 84.0, 85.5), four=(82.0, 86.
 
 
 def test_the_table_of_times_shows_shares_of_the_reference_and_of_two_views(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     runs = reproduce.runs_table.Runs(rows_of_schedules(scale))
     two, four = 2 * 2 ** (1 / 1.5), 1.5 * 2 ** (3 / 4)
     shares = [f"{x:.2f} ({x:.2f})" for x in (two / 10, four / 10, four / two)]
@@ -67,7 +67,7 @@ def test_the_table_of_times_shows_shares_of_the_reference_and_of_two_views(repro
 
 
 def test_a_time_that_is_only_bounded_says_so(reproduce):
-    scale, times = reproduce.experiments.CPU, reproduce.times
+    scale, times = reproduce.scales.CPU, reproduce.times
 
     def table(**accuracies):
         runs = reproduce.runs_table.Runs(rows_of_schedules(scale, **accuracies))
@@ -92,7 +92,7 @@ def test_a_time_that_is_only_bounded_says_so(reproduce):
 
 
 def test_a_schedule_may_be_shorter_than_an_epoch(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     short = scale.run(views=4, epochs=1 / 4, max_steps=39)  # of the 156 steps of an epoch
     rows = [row(80.0, 0, 0.5, **fields_of(short)), *rows_of_schedules(scale, four=(86.0,))]
     runs = reproduce.runs_table.Runs(rows)
@@ -104,7 +104,7 @@ def test_a_schedule_may_be_shorter_than_an_epoch(reproduce):
 
 
 def test_without_the_reference_there_is_no_table(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = [line for line in rows_of_schedules(scale) if line["linear"] != 85.0]
     runs = reproduce.runs_table.Runs(rows)
     assert reproduce.times.time_to_reference(scale, runs) == ""
@@ -114,14 +114,14 @@ def test_without_the_reference_there_is_no_table(reproduce):
 
 
 def test_one_seed_has_a_time_and_no_interval(reproduce):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = rows_of_schedules(scale)[::3]
     lines = reproduce.times.time_to_reference(scale, reproduce.runs_table.Runs(rows)).splitlines()
     assert lines[2] == f"| bt, 2, 256 | {2 ** (5 / 3):.1f} | {2 ** (5 / 3) / 10:.2f} |  |"
 
 
 def interval(reproduce, spread):
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = rows_of_schedules(scale, spread, two=(75.0, 95.0), four=(70.0, 100.0))
     runs = reproduce.runs_table.Runs(rows)
     found = reproduce.times.family_times(scale, runs)
@@ -133,7 +133,7 @@ def test_the_interval_is_that_of_the_spread_of_the_means(reproduce, monkeypatch)
     runs, two, four = interval(reproduce, 0.5)
     # the logarithm of the time is log 2 * (goal - a) / (b - a): halfway, each end has half of the
     # weight of the goal; the mean of 3 seeds has the error std / sqrt 3
-    std, freedom = runs.spread(reproduce.experiments.CPU.reference)
+    std, freedom = runs.spread(reproduce.scales.CPU.reference)
     error = std / 3**0.5 * (1 + 1 / 4 + 1 / 4) ** 0.5 * math.log(2) / 20
     half = stats.t.ppf(0.975, freedom) * error
     found = np.log(two.of_reference.interval)
@@ -153,7 +153,7 @@ def test_more_spread_widens_the_interval_until_the_goal_may_never_be_reached(rep
     ends = [interval(reproduce, spread)[1].of_reference.interval for spread in (0.5, 1.0, 2.0)]
     widths = [end.high / end.low for end in ends]
     assert widths == sorted(widths) and widths[0] < widths[1] < widths[2]
-    scale = reproduce.experiments.CPU
+    scale = reproduce.scales.CPU
     rows = rows_of_schedules(scale, spread=1.0, two=(80.0, 85.2))
     lines = reproduce.times.time_to_reference(scale, reproduce.runs_table.Runs(rows)).splitlines()
     assert " to never) |" in lines[2]

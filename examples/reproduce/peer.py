@@ -19,6 +19,7 @@ alone. A run with a row is not run again; a killed one starts anew. Several copi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -32,20 +33,18 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 import tyro
-from experiments import CHOICE, MOVED, Scale
-from filelock import FileLock, Timeout
+from experiments import Scale
 from run import (
-    KEY,
     RESULTS,
-    add_results,
-    is_done,
     labeled,
     lidar_of,
+    make_row,
     measure,
     read_results,
     software,
     untrained,
 )
+from scales import CHOICE, MOVED
 from timm.layers import RmsNorm, RmsNorm2d
 from torch import nn
 from torch.backends.cpu import get_cpu_capability
@@ -256,29 +255,25 @@ def first_model(part: Scale, seed: int) -> effssl.SSLModel:
 
 
 def result_of(run: Run) -> dict:
-    """Train and measure; return the row of the table."""
+    """Train and measure; return what is in the row of the table beside `key_of`."""
+    print(run.command, flush=True)
     part = PARTS[run.scale]
     config = dataclasses.replace(part.reference, seed=run.seed)
     model = first_model(part, run.seed)
     steps, minutes = train(run, part, model)
     measured = measure(model.eval(), config, part, effssl.create_transform(model))
     images = len(labeled(config, config.split))
-    return (
-        software()
-        | measured
-        | key_of(run)
-        | {
-            "lidar": lidar_of(model, config, part),
-            "weight": run.recipe.weight,
-            "form": "pairs",
-            "images": images,
-            "epochs": float(run.epochs),
-            "steps": steps,
-            "views_seen": steps * config.batch_size * 2,
-            "minutes": round(minutes, 2),
-            "device": f"{get_cpu_capability()}, {torch.get_num_threads()} threads",
-        }
-    )
+    return measured | {
+        "lidar": lidar_of(model, config, part),
+        "weight": run.recipe.weight,
+        "form": "pairs",
+        "images": images,
+        "epochs": float(run.epochs),
+        "steps": steps,
+        "views_seen": steps * config.batch_size * 2,
+        "minutes": round(minutes, 2),
+        "device": f"{get_cpu_capability()}, {torch.get_num_threads()} threads",
+    }
 
 
 def key_of(run: Run) -> dict:
@@ -298,21 +293,11 @@ def row_of(run: Run, results: Path, *, wait: bool) -> dict[str, str] | None:
 
     It is None if the loss was not finite, or, unless ``wait``, another copy makes it.
     """
-    LOCKS.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(LOCKS / f"{zlib.crc32(run.command.encode()):08x}.lock")
-    try:
-        with lock.acquire(timeout=-1 if wait else 0):
-            key = key_of(run)
-            if not is_done(results, *(key[name] for name in KEY)):
-                print(run.command, flush=True)
-                add_results([result_of(run)], results)
-    except Timeout:
-        print(f"another copy of this command is running {run.command}", flush=True)
-        return None
-    except FloatingPointError as error:
-        print(f"left out: {error}", flush=True)
-        return None
-    return next(row for row in read_results(results) if row["command"] == run.command)
+    lock = LOCKS / f"{zlib.crc32(run.command.encode()):08x}.lock"
+    make = functools.partial(result_of, run)
+    make_row(key_of(run) | software(), make, results, lock, wait=wait)
+    rows = (row for row in read_results(results) if row["command"] == run.command)
+    return next(rows, None)
 
 
 def choose(epochs: int, results: Path, workers: int) -> Recipe:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from experiments import CPU, FIRST, MOVED
 from run import RESULTS, run_folder
+from scales import CPU, FIRST, MOVED
 
 import effssl
 from effssl.data import load_source

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import shlex
 import shutil
 import subprocess
@@ -30,9 +31,10 @@ from typing import Literal, get_args
 import timm
 import torch
 import tyro
-from experiments import SCALES, Scale, Study, plan
+from experiments import Scale, Study, plan
 from filelock import FileLock, Timeout
 from PIL import Image
+from scales import SCALES
 from torch import nn
 
 import effssl
@@ -113,13 +115,50 @@ def add_results(rows: list[dict], file: Path) -> None:
             writer.writerows(table[key] for key in order)
 
 
-def is_done(file: Path, *key: str | int) -> bool:
-    """Tell whether the table has a line with these values of `KEY`."""
-    return tuple(map(str, key)) in {_key(row) for row in read_results(file)}
+def is_done(file: Path, run: dict) -> bool:
+    """Tell whether the table has a line with a run's values of `KEY`."""
+    return _key(run) in {_key(row) for row in read_results(file)}
+
+
+def make_row(
+    run: dict, make: Callable[[], dict], file: Path, lock: Path, *, wait: bool = False
+) -> None:
+    """Add the line of a run to the table, unless it is there or another copy is making it.
+
+    Args:
+        run: The run's values of `KEY`, and others that are known before it.
+        make: Function that returns the rest of the line. If it raises FloatingPointError the line
+            is left out.
+        file: The table.
+        lock: Lock file of the run.
+        wait: Wait for another copy that is making the line.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=-1 if wait else 0):
+            if not is_done(file, run):
+                add_results([make() | run], file)
+    except Timeout:
+        print(f"another copy of this command is running {run['command']}", flush=True)
+    except FloatingPointError as error:
+        print(f"left out: {error}", flush=True)
 
 
 def _key(row: dict) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in KEY)
+
+
+def key_of(scale: str, config: effssl.PretrainConfig, encoder: str = "pretrained") -> dict:
+    """Return the values of `KEY` of a run, or of another encoder of its images."""
+    is_run = encoder == "pretrained"
+    return {
+        "scale": scale,
+        "dataset": config.dataset,
+        "encoder": encoder,
+        "model": config.name if is_run else config.backbone,
+        "seed": config.seed,
+        "command": command(config) if is_run else "",
+    }
 
 
 def command(config: effssl.PretrainConfig) -> str:
@@ -204,19 +243,14 @@ def pretrain(config: effssl.PretrainConfig, part: Scale) -> dict:
     measured["lidar"] = lidar_of(model, config, part)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return measured | {
-        "dataset": config.dataset,
-        "encoder": "pretrained",
-        "model": config.name,
         "weight": config.loss_weight or "auto",
         "form": config.multiview,
         "images": training["images"],
         "epochs": training["epoch"],
         "steps": training["step"],
         "views_seen": training["views_seen"],
-        "seed": config.seed,
         "minutes": training["minutes"],
         "device": training["hardware"],
-        "command": command(config),
     }
 
 
@@ -229,24 +263,22 @@ def untrained(config: effssl.PretrainConfig) -> effssl.SSLModel:
     return model
 
 
-def baselines(config: effssl.PretrainConfig, part: Scale) -> list[dict]:
+def baselines(config: effssl.PretrainConfig, part: Scale) -> dict[str, dict]:
     """Measure raw pixels, the backbone before its first step, and trained with all labels."""
     model = untrained(config)
     pixels = effssl.create_transform(model, img_size=min(32, config.img_size))
     random, transform = random_twin(model, config.seed).eval(), effssl.create_transform(model)
-    rows = [
-        {"encoder": "raw pixels"} | measure(nn.Flatten(), config, part, pixels),
-        {"encoder": "random initialisation"} | measure(random, config, part, transform),
-    ]
+    found = {
+        "raw pixels": measure(nn.Flatten(), config, part, pixels),
+        "random initialisation": measure(random, config, part, transform),
+    }
     if part.supervised_epochs:
-        rows.append({"encoder": "supervised"} | supervised(config, part))
-    of = {"dataset": config.dataset, "model": config.backbone, "seed": config.seed, "command": ""}
-    return [of | row for row in rows]
+        found["supervised"] = supervised(random, config, part)
+    return found
 
 
-def supervised(config: effssl.PretrainConfig, part: Scale) -> dict:
-    """Train the same backbone with all labels, as `finetune` does, and return its accuracy."""
-    net = random_twin(untrained(config), config.seed).to(device_of(config))
+def supervised(net: nn.Module, config: effssl.PretrainConfig, part: Scale) -> dict:
+    """Train a copy of a backbone with all labels, as `finetune` does, and return its accuracy."""
     splits = (labeled(config, split) for split in (part.train_split, part.test_split))
     epochs, started = part.supervised_epochs, time.perf_counter()
     accuracy = finetune(net, *splits, epochs=epochs, seed=config.seed, precision="fp32")
@@ -277,23 +309,27 @@ def main(
         minutes: Time after which no further run starts.
         dry_run: Print the commands with their steps and views, and run nothing.
     """
-    started = time.perf_counter()
-    of = {"scale": scale} | software()
-    parts = [part for part in SCALES[scale] if part.reference.dataset in dataset or not dataset]
+    started, of = time.perf_counter(), software()
+    known = [part.reference.dataset for part in SCALES[scale]]
+    if unknown := set(dataset) - set(known):
+        raise ValueError(
+            f"--dataset {' '.join(sorted(unknown))}: the scale {scale} has {' and '.join(known)}"
+        )
+    parts = [part for part in SCALES[scale] if part.reference.dataset in (dataset or known)]
     todo = [(part, config) for part in parts for config in plan(part, study, seeds)]
     for part in () if dry_run else parts:
         for seed in seeds:
             config = dataclasses.replace(part.reference, seed=seed)
             with FileLock(f"{results}.baselines.lock"):
-                key = (scale, config.dataset, "raw pixels", config.backbone, seed, "")
-                if not is_done(results, *key):
-                    rows = baselines(config, part)
-                    add_results([row | of for row in rows], results)
+                if not is_done(results, key_of(scale, config, "raw pixels")):
+                    found = baselines(config, part).items()
+                    rows = [key_of(scale, config, name) | of | row for name, row in found]
+                    add_results(rows, results)
     for i, (part, config) in enumerate(todo):
-        line = command(config)
         steps = config.max_steps or config.epochs * (part.images // config.batch_size)
         views = steps * config.batch_size * config.views
-        print(f"{i + 1}/{len(todo)}, {steps:,} steps, {views:,} views: {line}", flush=True)
+        size = f"{steps:,} steps, {views:,} views"
+        print(f"{i + 1}/{len(todo)}, {size}: {command(config)}", flush=True)
         if dry_run:
             continue
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
@@ -301,16 +337,8 @@ def main(
             return
         output = run_folder(runs, scale, config)
         config = dataclasses.replace(config, output=str(output), resume=True)
-        config.run_folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(f"{config.run_folder}.lock", timeout=0):
-                key = (scale, config.dataset, "pretrained", config.name, config.seed, line)
-                if not is_done(results, *key):
-                    add_results([pretrain(config, part) | of], results)
-        except Timeout:
-            print("another copy of this command is running it")
-        except FloatingPointError as error:
-            print(f"left out: {error}")
+        run, lock = key_of(scale, config) | of, Path(f"{config.run_folder}.lock")
+        make_row(run, functools.partial(pretrain, config, part), results, lock)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tyro
-from experiments import LOSS_WIDTHS, MAY_COLLAPSE, REFERENCE_WIDTH, SCALES, Scale, with_loss
+from experiments import LOSS_WIDTHS, MAY_COLLAPSE, REFERENCE_WIDTH, Scale, with_loss
 from run import command, read_results
+from scales import SCALES
 from scipy import stats
 
 from effssl import PretrainConfig
@@ -67,9 +68,9 @@ def _is_wide(config: PretrainConfig | str) -> bool:
 class Runs:
     """The runs of a scale that have a measure, grouped by configuration without seed.
 
-    On the moved sample seeds of the widest projector differ ten times as much as others, as was
-    seen after the runs: its spread is pooled on its own. Runs of lightly have no configuration and
-    are grouped by their command without its seed.
+    By linear probe on the moved sample seeds of the widest projector differ several times as much
+    as others, as was seen after the runs: its spread is pooled on its own. Runs of lightly have no
+    configuration and are grouped by their command without its seed.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from typing import Literal
 
 import tyro
 from comparisons import MARGIN, claims, claims_of_the_method, deciding, shown
-from experiments import CHOICE, LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, plan, with_loss
+from experiments import LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, plan, with_loss
 from run import RESULTS, command, read_results
 from runs_table import (
     MEASURES,
@@ -33,6 +33,7 @@ from runs_table import (
     steady_runs,
     value,
 )
+from scales import CHOICE
 from scipy import stats
 from times import time_summary, time_to_reference
 
