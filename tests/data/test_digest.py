@@ -18,8 +18,8 @@ from datasets import (
     load_from_disk,
 )
 from datasets import Image as ImageFeature
+from layouts import noise, png, rows, write_tar
 from PIL import Image
-from test_sources import noise, png, rows, write_tar
 
 from effssl.data import _digest as digest
 from effssl.data import _listing as listing
