@@ -65,11 +65,11 @@ def test_what_the_method_gives_is_what_decides_its_claims(reproduce, rows):
     times = reproduce.times.family_times(part, linear[part])
     two = times[reproduce.runs_table.Family("bt", 2)]
     assert (wide, more, fewer) == ("holds", "holds", "undecided")
-    assert f"128 wide is {width} points above one 8192 wide" in text
-    assert f"as far after {100 * two.of_reference.share.low:.0f} % of its minutes" in text
+    assert f"128 wide against one 8192 wide: {width} points" in text
+    assert f"as far after {100 * two.of_reference.share.low:.0f} % of the minutes" in text
     assert two.of_reference.interval.high <= 0.5, "half of the time of the reference"
-    assert f"4 views are {views} points above 2" in text
-    assert f"half of the images are {data} points above 2 of all: undecided" in text
+    assert f"4 views against 2 at equal epochs: {views} points" in text
+    assert f"against 2 of all, at equal views: {data} points, undecided" in text
     # at equal minutes: 2 views for twice the epochs
     pair = part.run(epochs=2), part.run(views=4)
     assert linear[part].minutes(pair[0]) == pytest.approx(linear[part].minutes(pair[1]), rel=0.1)
@@ -124,12 +124,49 @@ def test_the_tables_come_from_the_results(reproduce, rows):
     check_what_is_said_of_the_losses(reproduce, of_losses)
 
 
+def test_what_is_said_of_the_runs_on_the_moved_sample_is_so(reproduce, rows):
+    part, of_part = reproduce.scales.MOVED, rows["cpu", MOVED_SAMPLE]
+    text = " ".join(RESULTS.split())
+    knn = reproduce.tables.steady_runs(part, of_part, "k-NN 20")
+    random = [float(r["k-NN 20"]) for r in of_part if r["encoder"] == "random initialisation"]
+    assert knn.mean(part.reference) < statistics.fmean(random)  # below random weights by k-NN
+    held_out = reproduce.scales.CHOICE[0]
+    wide = [held_out.run(projector_dim=8192, lr=lr) for lr in (1e-3, 4e-3)]
+    choice = rows["choice", MOVED_SAMPLE]
+    found = [
+        reproduce.tables.Runs(choice, name).mean(run)
+        for name in ("linear", "k-NN 20")
+        for run in wide
+    ]
+    said = "half and twice that rate give 8192 dimensions {:.1f} and {:.1f} % by linear probe, and"
+    assert f"{said} {{:.1f}} and {{:.1f}} % by k-NN".format(*found) in text
+    linear = reproduce.tables.steady_runs(part, of_part, "linear")
+    count = reproduce.comparisons.shown(part, of_part, "linear")
+    verdicts = {
+        claim.text: claim.verdict(linear, count)[1]
+        for claim in reproduce.comparisons.comparisons(part)
+    }
+    assert verdicts["equal views: 8 as good as 2"] == "does not hold"  # 8 are worse than 2
+    assert verdicts["equal views: 4 as good as 2"] == "undecided"
+    spreads = [linear.spread(run).std for run in (part.reference, part.run())]
+    assert spreads[0] > 3 * spreads[1]  # by linear probe seeds of 8192 differ more
+    runs = reproduce.tables.Runs(choice)
+    best = {loss: runs.mean(held_out.run(views=4, loss=loss)) for loss in ("bt", "spectral")}
+    assert best["bt"] - best["spectral"] == pytest.approx(20, abs=1)
+    card = next((ROOT / "model_cards").glob("*-moved-sample/README.md")).read_text()
+    (weights,) = re.findall(r"Parameters of the backbone \| ([\d,]+) ", card)
+    assert f"with {int(weights.replace(',', '')) / 1e6:.1f} million weights, batch 128" in text
+
+
 def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, rows):
     scale, of_part = reproduce.scales.CPU, rows["cpu", SAMPLE]
     linear, knn = (reproduce.tables.Runs(of_part, name) for name in ("linear", "k-NN 20"))
     text = " ".join(RESULTS.split())
     packaged = scale.run(views=4, loss="spectral")
     assert f"k-NN {knn.mean(packaged):.1f} %, linear {linear.mean(packaged):.1f} %" in text
+    assert linear.mean(scale.run()) >= linear.mean(scale.reference)
+    ahead = knn.mean(scale.run(views=4)) - knn.mean(scale.run())
+    assert f"4 views are {ahead:.1f} points above 2 by k-NN" in text
     strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]
     assert "({:.1f} and {:.1f} %, one seed)".format(*map(linear.mean, strong)) in text
     of_linear, of_knn = map(reproduce.tables.correlations, (linear, knn))
