@@ -171,8 +171,9 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     for lr in (2e-3, 4e-3):
         yield scale.run(views=4, batch_size=64, lr=lr)
     yield scale.run(views=4, epochs=3 / 2)
-    for lr in (1e-3, 2e-3, 4e-3):  # what suits the narrow projector may not suit the widest
-        yield scale.run(projector_dim=REFERENCE_WIDTH, lr=lr)
+    for lr in (1e-3, 2e-3, 4e-3, 8e-3):  # what suits the narrow projector may not suit the widest
+        for dim in (scale.small_width, REFERENCE_WIDTH):
+            yield scale.run(projector_dim=dim, lr=lr)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:
