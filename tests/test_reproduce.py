@@ -85,9 +85,10 @@ def test_every_study_can_be_named_and_is_one_of_a_scale(reproduce):
     scales = [part for parts in reproduce.scales.SCALES.values() for part in parts]
     used = {name for scale in scales for name in scale.studies}
     assert used == set(experiments.STUDIES)
+    assert set(get_args(reproduce.scales.ScaleName)) == set(reproduce.scales.SCALES)
 
 
-@pytest.mark.parametrize("name", ["choice", "cpu", "losses", "gpu", "paper"])
+@pytest.mark.parametrize("name", ["choice", "cpu", "whole", "losses", "gpu", "paper"])
 def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
     for scale in reproduce.scales.SCALES[name]:
         plan = reproduce.experiments.plan(scale)

@@ -140,7 +140,9 @@ def save(figure: Figure, file: Path) -> None:
         image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
-def main(scale: Literal["cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS) -> None:
+def main(
+    scale: Literal["cpu", "whole", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS
+) -> None:
     """Draw the figures of a scale.
 
     Args:

@@ -1,6 +1,7 @@
 """Run the experiments of one scale, or resume them, and collect their results in a table.
 
     python examples/reproduce/run.py --scale cpu               # hours on two cores
+    python examples/reproduce/run.py --scale whole             # half an hour a seed on two cores
     python examples/reproduce/run.py --scale losses            # an hour and a half on two cores
     python examples/reproduce/run.py --scale gpu               # about an hour of an H100
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
@@ -11,7 +12,7 @@ run with a line is not run again; a killed one resumes from its last checkpoint.
 the command share the runs: give each its own cores with ``OMP_NUM_THREADS=1 taskset -c 0``, or its
 own GPU with ``CUDA_VISIBLE_DEVICES=0``. The gpu scale reads the folders that
 ``python examples/fashion_mnist_to_parquet.py fashion-mnist`` and the same with
-``fashion-mnist-moved --moved`` write.
+``fashion-mnist-moved --moved`` write; whole reads the second.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import timm
 import torch
@@ -34,7 +35,7 @@ import tyro
 from experiments import Scale, Study, plan
 from filelock import FileLock, Timeout
 from PIL import Image
-from scales import SCALES
+from scales import SCALES, ScaleName
 from torch import nn
 
 import effssl
@@ -287,7 +288,7 @@ def supervised(net: nn.Module, config: effssl.PretrainConfig, part: Scale) -> di
 
 
 def main(
-    scale: Literal["choice", "cpu", "losses", "gpu", "paper"] = "cpu",
+    scale: ScaleName = "cpu",
     runs: Path = Path("runs/reproduce"),
     results: Path = RESULTS,
     dataset: tuple[str, ...] = (),
@@ -299,8 +300,8 @@ def main(
     """Run the experiments that have no line in the table yet.
 
     Args:
-        scale: cpu, losses (every loss at two widths), gpu, paper, or choice for the settings of
-            README.md's first command.
+        scale: cpu, whole (the moved images of all of Fashion-MNIST), losses (every loss at two
+            widths), gpu, paper, or choice for the settings of README.md's first command.
         runs: Parent of the run folders; their models are kept.
         results: Path of the table.
         dataset: Data sets of the scale to run; all if none is given.

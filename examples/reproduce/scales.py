@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, Scale, first
 
@@ -54,6 +55,15 @@ MOVED = Scale(
         (4, (1, 1 / 2, 1 / 4, 1 / 8, 2)),
         (8, (1, 1 / 2, 1 / 4, 1 / 8)),
     ),
+)
+# every moved image once by 2 views: where views could replace images, with images to spare
+WHOLE = dataclasses.replace(
+    MOVED,
+    reference=dataclasses.replace(MOVED.reference, dataset="fashion-mnist-moved", epochs=1),
+    images=60_000,
+    studies=("views", "data"),
+    supervised_epochs=0,
+    lengths=((2, (1,)), (4, (1, 1 / 2)), (8, (1 / 4,))),
 )
 GPU = Scale(
     PretrainConfig(
@@ -157,9 +167,11 @@ CHOICE = tuple(
     )
     for name in (MOVED_SAMPLE, SAMPLE)
 )
-SCALES = {
+ScaleName = Literal["choice", "cpu", "whole", "losses", "gpu", "paper"]
+SCALES: dict[ScaleName, tuple[Scale, ...]] = {
     "choice": CHOICE,
     "cpu": (CPU, MOVED),
+    "whole": (WHOLE,),
     "losses": (LOSS_SCALE,),
     "gpu": (GPU, GPU_MOVED),
     "paper": (CIFAR10, STL10, IMAGENET100),

@@ -15,7 +15,6 @@ import dataclasses
 import math
 import statistics
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from comparisons import MARGIN, claims, claims_of_the_method, deciding, shown
@@ -33,7 +32,7 @@ from runs_table import (
     steady_runs,
     value,
 )
-from scales import CHOICE
+from scales import CHOICE, ScaleName
 from scipy import stats
 from times import time_summary, time_to_reference
 
@@ -226,9 +225,7 @@ def _losses_of(scale: Scale, rows: list[dict[str, str]]) -> str:
     return losses_table(scale, rows) if wanted else ""
 
 
-def main(
-    scale: Literal["choice", "cpu", "losses", "gpu", "paper"] = "cpu", results: Path = RESULTS
-) -> None:
+def main(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
     """Print the tables of a scale.
 
     Args:
