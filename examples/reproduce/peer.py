@@ -94,7 +94,7 @@ START = Recipe("adamw", 2e-3, 0.08, 2048)
 """What lightly's example has, but for optimizer and learning rate, which are effssl's."""
 GRID = {
     "width": (2048, 512, 128, 64),
-    "crop": (0.08, 0.2, 0.4, 0.6),
+    "crop": (0.08, 0.2, 0.4, 0.6, 0.8),
     "weight": (5e-3, 0.04),
     "solarize": (0.2, 0.0),
     "lr": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
