@@ -169,7 +169,7 @@ def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, rows):
     assert f"4 views are {ahead:.1f} points above 2 by k-NN" in text
     strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]
     assert "({:.1f} and {:.1f} %, one seed)".format(*map(linear.mean, strong)) in text
-    of_linear, of_knn = map(reproduce.tables.correlations, (linear, knn))
+    of_linear, of_knn = (reproduce.tables.correlations(scale, runs) for runs in (linear, knn))
     assert f"(Spearman {of_linear['alpha']:.2f} and {of_linear['rankme']:.2f} over all" in text
     assert f"RankMe goes with k-NN ({of_knn['rankme']:.2f})" in text
 

@@ -93,10 +93,9 @@ def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
     for scale in reproduce.scales.SCALES[name]:
         plan = reproduce.experiments.plan(scale)
         assert len(plan) == len(set(plan)) and {config.seed for config in plan} == {0, 1, 2}
-        shapes = {
-            (c.backbone, c.patch_size, c.in_chans, c.img_size, c.projector_dim): c for c in plan
-        }
-        for config in shapes.values():
+        shapes = ("backbone", "patch_size", "in_chans", "img_size", "projector_dim", "local_size")
+        of_shape = {tuple(getattr(config, name) for name in shapes): config for config in plan}
+        for config in of_shape.values():
             with torch.device("meta"):
                 model = effssl.create_model(
                     config.backbone,
@@ -105,8 +104,10 @@ def test_every_configuration_of_a_scale_can_be_built(reproduce, name):
                     img_size=config.img_size,
                     projector_dim=config.projector_dim,
                 )
-                images = torch.zeros(2, config.in_chans, config.img_size, config.img_size)
-                assert model(images, project=True).shape == (2, config.projector_dim)
+                sizes = (config.img_size, *([config.local_size] if config.local_views else []))
+                for size in sizes:
+                    images = torch.zeros(2, config.in_chans, size, size)
+                    assert model(images, project=True).shape == (2, config.projector_dim)
             effssl.MultiView(config.preset, views=config.views, size=config.img_size)
 
 

@@ -66,7 +66,7 @@ def test_a_figure_has_a_panel_for_each_measure_that_was_run(reproduce):
 
 
 def test_colors_are_those_of_the_number_of_views_in_every_figure(reproduce):
-    scale = reproduce.scales.MOVED
+    scale = reproduce.scales.GPU_MOVED
     runs = reproduce.runs_table.Runs(rows_of(reproduce, scale))
     drawn = {}
     for draw in (reproduce.panels.draw_pareto, reproduce.panels.draw_data):

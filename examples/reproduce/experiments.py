@@ -40,6 +40,8 @@ class Scale:
         small_width: Width of the projector where nothing else is said.
         supervised_epochs: Epochs of the same backbone with all labels, the ceiling; 0 for none.
         lengths: Numbers of views, and their epochs, counted in E, in the study of views.
+        local_backbone: Backbone of the study of local views, if that of the reference takes no
+            images of half the size.
     """
 
     reference: PretrainConfig
@@ -56,6 +58,7 @@ class Scale:
         (4, (1, 1 / 2, 1 / 4)),
         (8, (1 / 4, 1 / 2)),
     )
+    local_backbone: str | None = None
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
         """Return the reference with a small projector and these fields; epochs count in E."""
@@ -108,9 +111,14 @@ def views(scale: Scale) -> Iterator[PretrainConfig]:
 
 def local(scale: Scale) -> Iterator[PretrainConfig]:
     """Do small crops beside two views do as well as more views?"""
+    fields = {}
+    if scale.local_backbone is not None:
+        fields = {"backbone": scale.local_backbone, "patch_size": None}
+    small = {"local_size": scale.reference.img_size // 2, "local_scale": (0.1, 0.4)}
     for epochs in (1, 1 / 2):
-        size = scale.reference.img_size // 2
-        yield scale.run(local_views=6, local_size=size, local_scale=(0.1, 0.4), epochs=epochs)
+        yield scale.run(local_views=6, epochs=epochs, **small, **fields)
+    for views in (2, 4):
+        yield scale.run(views=views, **fields)
 
 
 def length(scale: Scale) -> Iterator[PretrainConfig]:

@@ -203,7 +203,7 @@ def draw_spectrum(axes: Axes, scale: Scale, runs: Runs, name: str) -> None:
     groups: dict[tuple[str, int, int], list[dict[str, str]]] = {}
     for config, rows in runs.rows.items():
         rows = [row for row in rows if not math.isnan(value(row, name))]
-        if rows:
+        if rows and config.backbone == scale.reference.backbone:
             key = (config.loss, config.views, config.local_views)
             if config.loss != scale.reference.loss:
                 key = (config.loss, 0, 0)

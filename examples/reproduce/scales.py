@@ -55,6 +55,7 @@ MOVED = Scale(
         (4, (1, 1 / 2, 1 / 4, 1 / 8, 2)),
         (8, (1, 1 / 2, 1 / 4, 1 / 8)),
     ),
+    local_backbone="test_resnet",  # a ConvNeXt of patches of 4 takes 32 px and more
 )
 # every moved image once by 2 views: where views could replace images, with images to spare
 WHOLE = dataclasses.replace(

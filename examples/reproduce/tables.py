@@ -123,10 +123,11 @@ def _settings(config: PretrainConfig) -> str:
     return ", ".join(parts)
 
 
-def correlations(runs: Runs, loss: str | None = None) -> dict[str, float]:
-    """Return Spearman's correlation of each spectral measure with accuracy.
+def correlations(scale: Scale, runs: Runs, loss: str | None = None) -> dict[str, float]:
+    """Return Spearman's correlation of each spectral measure with accuracy, of one backbone.
 
     Args:
+        scale: Scale of the runs, with the backbone.
         runs: Runs of a scale with one measure.
         loss: Loss of the runs; None takes all of them.
 
@@ -137,7 +138,7 @@ def correlations(runs: Runs, loss: str | None = None) -> dict[str, float]:
         row
         for config, rows in runs.rows.items()
         for row in rows
-        if loss is None or config.loss == loss
+        if config.backbone == scale.reference.backbone and loss in (None, config.loss)
     ]
     found = {}
     for name in SPECTRAL:
@@ -154,7 +155,7 @@ def correlations_table(scale: Scale, rows: list[dict[str, str]]) -> str:
     loss = scale.reference.loss
     titles = [f"{MEASURES[r.measure]}, {of}" for r in by_measure for of in ("all", loss)]
     lines = [f"| Spearman | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
-    found = [correlations(runs, of) for runs in by_measure for of in (None, loss)]
+    found = [correlations(scale, runs, of) for runs in by_measure for of in (None, loss)]
     for name in SPECTRAL:
         cells = [f"{column[name]:.2f}" if name in column else "" for column in found]
         if any(cells):
