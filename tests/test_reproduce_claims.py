@@ -166,19 +166,21 @@ def test_encoders_without_a_measure_leave_its_cell_empty(reproduce):
     ]
 
 
-def test_correlations_are_of_all_runs_and_of_one_loss(reproduce):
-    rows = []
+def test_correlations_are_of_one_backbone_and_of_all_its_runs_or_one_loss(reproduce):
+    scale = reproduce.scales.CPU
+    rows = [row(99.0, backbone="resnet18") | {"alpha": 9.0, "rankme": 9.0, "lidar": 1.0}]
     for i, (loss, linear, alpha) in enumerate(
         [("bt", 60, 1.0), ("bt", 61, 1.1), ("bt", 62, 1.2), ("spectral", 50, 3.0)]
     ):
-        found = row(float(linear), seed=i, loss=loss) | {"alpha": alpha, "rankme": -alpha}
+        found = row(float(linear), seed=i, loss=loss, backbone=scale.reference.backbone)
+        found |= {"alpha": alpha, "rankme": -alpha}
         rows.append(found | {"lidar": "" if i == 0 else 10.0 + linear})
     runs = reproduce.runs_table.Runs(rows)
-    of_bt = reproduce.tables.correlations(runs, "bt")
+    of_bt = reproduce.tables.correlations(scale, runs, "bt")
     assert of_bt == pytest.approx({"alpha": 1.0, "rankme": -1.0}), "two runs have a lidar"
-    of_all = reproduce.tables.correlations(runs)
+    of_all = reproduce.tables.correlations(scale, runs)
     assert of_all == pytest.approx({"alpha": -0.2, "rankme": 0.2, "lidar": 1.0})
-    table = reproduce.tables.correlations_table(reproduce.scales.CPU, rows).splitlines()
+    table = reproduce.tables.correlations_table(scale, rows).splitlines()
     assert table[2:] == [
         "| alpha | -0.20 | 1.00 |",
         "| rankme | 0.20 | -1.00 |",
