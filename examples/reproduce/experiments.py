@@ -182,6 +182,9 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     for lr in (1e-3, 2e-3, 4e-3, 8e-3):  # what suits the narrow projector may not suit the widest
         for dim in (scale.small_width, REFERENCE_WIDTH):
             yield scale.run(projector_dim=dim, lr=lr)
+    for factor in (1 / 4, 1 / 16):  # more dimensions than images in a batch stay correlated
+        less = barlow_twins_lambd(REFERENCE_WIDTH) * factor
+        yield scale.run(projector_dim=REFERENCE_WIDTH, loss_weight=less)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:

@@ -117,7 +117,8 @@ def _settings(config: PretrainConfig) -> str:
     """Name what a run of the choice has of its own."""
     usual = CHOICE[0].reference
     parts = [config.loss, f"{config.views} views", f"{config.projector_dim} wide"]
-    for name, word in {"batch_size": "batch", "lr": "lr", "epochs": "epochs"}.items():
+    names = {"batch_size": "batch", "lr": "lr", "loss_weight": "weight", "epochs": "epochs"}
+    for name, word in names.items():
         if (found := getattr(config, name)) != getattr(usual, name):
             parts.append(f"{word} {found:g}")
     return ", ".join(parts)
