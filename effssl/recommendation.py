@@ -30,8 +30,9 @@ FEW_IMAGES = 20_000
 """Images up to which the batch is 64, with the learning rate of the runs on aligned objects."""
 _RESTS_ON = (
     "4 views, 256 wide: in arXiv:2312.10725 they reach the accuracy of 2 views, 8192 wide, in half "
-    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv 128 and 256 wide "
-    "do, too, and most of the time that is saved comes from the width.",
+    "the time, with ResNets on CIFAR-10, STL-10 and ImageNet-100. In results.csv 128 wide does "
+    "so, too, on objects that lie anywhere in the image, and most of the time is saved by the "
+    "width; where all lie alike it is undecided.",
     "bt, as in the paper: in results.csv, on 10,000 small objects that lie anywhere in the image, "
     "its linear probe is 20 points above that of spectral. Where all objects lie alike, spectral "
     "is as good by linear probe and 6 points better by k-NN: try it on such images.",
@@ -102,7 +103,8 @@ def recommend(
             chosen, speed = config, found
         if not has_time:
             break
-    return _scheduled(chosen, speed, images, budget_minutes)
+    in_time = speed * 60 * budget_minutes >= enough
+    return _scheduled(chosen, speed, images, budget_minutes, in_time)
 
 
 def training_speed(config: PretrainConfig) -> float:
@@ -169,9 +171,12 @@ def _base(images: int, image_size: int, in_chans: int, cpu: bool) -> PretrainCon
 
 
 def _scheduled(
-    config: PretrainConfig, speed: float, images: int, budget_minutes: float
+    config: PretrainConfig, speed: float, images: int, budget_minutes: float, in_time: bool
 ) -> Recommendation:
-    """Choose the epochs that fit the budget, and give the reasons."""
+    """Choose the epochs that fit the budget, and give the reasons.
+
+    ``in_time`` tells whether the backbone has time for what `recommend` asks of it.
+    """
     of_epoch = images // config.batch_size
     per_step = config.batch_size * config.views
     fit = int(speed * 60 * budget_minutes / per_step)
@@ -190,10 +195,12 @@ def _scheduled(
         config = dataclasses.replace(config, epochs=1, max_steps=fit)
         steps, length = fit, f"{fit} steps fit, which see {fit / of_epoch:.0%} of the images"
     minutes = steps * per_step / speed / 60
+    enough = f"sees all of them {ENOUGH_EPOCHS} times, and {ENOUGH_VIEWS:,} views, in the budget"
+    why = f"the largest that {enough}; a rule of thumb"
+    if not in_time:
+        why = f"the fastest, as none {enough}: expect little of it, or give it more minutes"
     reasons = (
-        f"{config.backbone}, {config.img_size} px: of the backbones for such images the largest "
-        f"that sees all of them {ENOUGH_EPOCHS} times in the budget, else the cheapest; a rule of "
-        "thumb.",
+        f"{config.backbone}, {config.img_size} px: of the backbones for such images {why}.",
         f"{length}: {minutes:.3g} minutes at {speed:,.0f} views a second, as measured here without "
         "reading images.",
         *_RESTS_ON,

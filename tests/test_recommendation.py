@@ -51,6 +51,9 @@ def test_the_largest_backbone_that_has_time_and_the_epochs_that_fit(
     views = steps * batch * config.views
     assert found.minutes == pytest.approx(views / SPEEDS[backbone] / 60)
     assert found.minutes <= minutes
+    enough = minutes * 60 * SPEEDS[backbone] >= max(160_000, 10 * images * config.views)
+    assert ("the largest that sees" in found.reasons[0]) == enough
+    assert ("expect little of it" in found.reasons[0]) == (not enough)
 
 
 @pytest.mark.parametrize(

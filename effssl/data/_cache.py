@@ -249,7 +249,8 @@ def _decode(source: Source, short_side: int, folder: Path, max_broken: float, wo
     index["constant"] = torch.tensor(constant, dtype=torch.int64)
     metadata["digest"] = digest_of_index(index, metadata)
     save_file(index, folder / INDEX, metadata)
-    logger.info("decoded %s images in %.1f s", f"{rows:,}", time.perf_counter() - started)
+    decoded = f"{rows - len(broken):,}"
+    logger.info("decoded %s images in %.1f s", decoded, time.perf_counter() - started)
 
 
 def _pack(

@@ -187,7 +187,7 @@ def check_one_batch(num_images: int, local: BatchShard) -> None:
     if local.batch_size > num_images:
         raise ValueError(
             f"{option('batch_size')} {local.batch_size:,} is more than the {num_images:,} images "
-            f"of the data set: give {num_images} or less, or more images"
+            f"of the data set: give {f'{num_images} or less, or ' * (num_images > 1)}more images"
         )
 
 

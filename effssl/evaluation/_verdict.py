@@ -69,7 +69,7 @@ def headline(record: EvaluationRecord, data: str | None = None) -> str | None:
     result = {
         "better": f"better than {words} with {theirs:.1f} %",
         "worse": f"worse than {words} with {theirs:.1f} %",
-        "undecided": f"not better for certain than {words} with {theirs:.1f} %",
+        "undecided": f"and whether that is better than {words} with {theirs:.1f} % is undecided",
         "too few steps": f"{words} {theirs:.1f} %, after too few steps to conclude",
     }[one.decided]
     return f"{text}, {result}"

@@ -281,7 +281,8 @@ def _known(
             if (found := kept.find(encoder, names)) is not None:
                 known[encoder.name, kind] = found
                 said.setdefault(encoder.words, []).extend(names)
-        if len(said.get(encoder.words, ())) == len(settings.frozen_names) + len(tuned):
+        every = len(settings.frozen_names) + len(tuned)
+        if encoder.words in said and len(said[encoder.words]) == every:
             said[encoder.words] = []
     if said:
         words = (f"{of} ({', '.join(names)})" if names else of for of, names in said.items())

@@ -77,6 +77,8 @@ def test_large_images_are_shrunk_and_small_ones_kept(image_folder):
 def test_a_batch_that_cannot_be_filled_is_refused():
     with pytest.raises(ValueError, match="64 is more than the 50 .*give 50 or less"):
         EpochBatches(50, BatchShard(64), seed=0)
+    with pytest.raises(ValueError, match="the 1 images of the data set: give more images$"):
+        EpochBatches(1, BatchShard(64), seed=0)  # a batch of one is refused too
     with pytest.raises(ValueError, match="batch_size 2 is less than the 3 processes"):
         BatchShard(2, world_size=3)
 

@@ -69,6 +69,9 @@ def test_a_second_evaluation_takes_the_baselines_from_the_file(sources, measured
     second = evaluate(net(), *sources, baselines_file=file, **SMALL)
     assert measured == [OWN] and numbers(second) == numbers(first)
     assert f"raw pixels and random weights: measured before ({file})" in caplog.messages
+    caplog.clear()
+    evaluate(net(), None, sources[1], baselines_file=file, protocols=("spectrum",))
+    assert "measured before" not in caplog.text, "a spectrum has no baselines"
     assert list(second.accuracy) == [RAW, RANDOM, OWN]
     assert second.accuracy[RAW]["linear"][0].confusion is None
     assert second.accuracy[RAW]["linear"][0].per_class is None

@@ -67,8 +67,8 @@ USE = "Features for images like those of {}: to search, group and classify them 
         ),
         (
             {"raw pixels": {"linear": [70.0]}, "pretrained": {"linear": [71.0]}},
-            "By linear they classify 71.0 % of 400 test images right, not better for certain "
-            "than raw pixels with 70.0 %.",
+            "By linear they classify 71.0 % of 400 test images right, and whether that "
+            "is better than raw pixels with 70.0 % is undecided.",
         ),
         (
             {"random initialisation": {"fine-tuned 1 %": [40.0]}}
