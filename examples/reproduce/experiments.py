@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 from effssl import PretrainConfig
@@ -22,6 +22,8 @@ REFERENCE_WIDTH = 8192
 LOSS_WIDTHS = (64, 256)
 LOSS_ROWS = {name: {"loss": name} for name in LOSSES}
 LOSS_ROWS["wmse, 1024 hidden"] = {"loss": "wmse", "projector_hidden": 1024}
+RESNET = {"backbone": "test_resnet", "patch_size": None}
+"""Small backbone beside those of the scales."""
 MAY_COLLAPSE = "wmse"  # without the wide hidden layer of its authors; no part of a pooled spread
 
 
@@ -40,8 +42,8 @@ class Scale:
         small_width: Width of the projector where nothing else is said.
         supervised_epochs: Epochs of the same backbone with all labels, the ceiling; 0 for none.
         lengths: Numbers of views, and their epochs, counted in E, in the study of views.
-        local_backbone: Backbone of the study of local views, if that of the reference takes no
-            images of half the size.
+        local_backbone: Fields of the backbone of the study of local views, if that of the
+            reference takes no images of half the size.
     """
 
     reference: PretrainConfig
@@ -58,7 +60,7 @@ class Scale:
         (4, (1, 1 / 2, 1 / 4)),
         (8, (1 / 4, 1 / 2)),
     )
-    local_backbone: str | None = None
+    local_backbone: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
         """Return the reference with a small projector and these fields; epochs count in E."""
@@ -111,14 +113,11 @@ def views(scale: Scale) -> Iterator[PretrainConfig]:
 
 def local(scale: Scale) -> Iterator[PretrainConfig]:
     """Do small crops beside two views do as well as more views?"""
-    fields = {}
-    if scale.local_backbone is not None:
-        fields = {"backbone": scale.local_backbone, "patch_size": None}
     small = {"local_size": scale.reference.img_size // 2, "local_scale": (0.1, 0.4)}
     for epochs in (1, 1 / 2):
-        yield scale.run(local_views=6, epochs=epochs, **small, **fields)
+        yield scale.run(local_views=6, epochs=epochs, **small, **scale.local_backbone)
     for views in (2, 4):
-        yield scale.run(views=views, **fields)
+        yield scale.run(views=views, **scale.local_backbone)
 
 
 def length(scale: Scale) -> Iterator[PretrainConfig]:
@@ -185,6 +184,14 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     for factor in (1 / 4, 1 / 16):  # more dimensions than images in a batch stay correlated
         less = barlow_twins_lambd(REFERENCE_WIDTH) * factor
         yield scale.run(projector_dim=REFERENCE_WIDTH, loss_weight=less)
+    resnet = RESNET | {"views": 4, "batch_size": 64}
+    for name in ("bt", "vicreg", "spectral"):
+        yield scale.run(loss=name, **resnet)
+    yield scale.run(loss="coding_rate", projector_dim=256, **resnet)
+    yield scale.run(lr=4e-3, **resnet)
+    for name in ("bt", "spectral"):
+        for lr in (2e-3, 4e-3):
+            yield scale.run(loss=name, lr=lr, epochs=2, **resnet)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, Scale, first
+from experiments import LOSS_WIDTHS, REFERENCE_WIDTH, RESNET, Scale, first
 
 from effssl import PretrainConfig
 from effssl.local import MOVED_SAMPLE, SAMPLE
@@ -55,7 +55,7 @@ MOVED = Scale(
         (4, (1, 1 / 2, 1 / 4, 1 / 8, 2)),
         (8, (1, 1 / 2, 1 / 4, 1 / 8)),
     ),
-    local_backbone="test_resnet",  # a ConvNeXt of patches of 4 takes 32 px and more
+    local_backbone=RESNET,  # a ConvNeXt of patches of 4 takes 32 px and more
 )
 # every moved image once by 2 views: where views could replace images, with images to spare
 WHOLE = dataclasses.replace(

@@ -116,7 +116,8 @@ def choice_table(rows: list[dict[str, str]]) -> str:
 def _settings(config: PretrainConfig) -> str:
     """Name what a run of the choice has of its own."""
     usual = CHOICE[0].reference
-    parts = [config.loss, f"{config.views} views", f"{config.projector_dim} wide"]
+    backbone = [config.backbone] * (config.backbone != usual.backbone)
+    parts = [*backbone, config.loss, f"{config.views} views", f"{config.projector_dim} wide"]
     names = {"batch_size": "batch", "lr": "lr", "loss_weight": "weight", "epochs": "epochs"}
     for name, word in names.items():
         if (found := getattr(config, name)) != getattr(usual, name):
