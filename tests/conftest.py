@@ -75,7 +75,7 @@ def reproduce():
     sys.path.insert(0, folder)
     try:
         names = ("experiments", "scales", "run", "runs_table", "comparisons", "times", "tables")
-        names += ("panels", "figures")
+        names += ("panels", "figures", "peer")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
         sys.path.remove(folder)

@@ -140,7 +140,7 @@ def test_the_choice_takes_the_best_of_each_setting_in_turn(peer, monkeypatch, tm
     tried = []
     monkeypatch.setattr(peer, "row_of", row_of)
     assert peer.choose(3, tmp_path / "results.csv", 0) == best
-    assert len(set(tried)) == 4 + 3 + 1 + 1 + 4 + 1
+    assert len(set(tried)) == 4 + 4 + 1 + 1 + 4 + 1
 
 
 def test_the_choice_reads_no_test_image_and_goes_on_where_it_was(peer, tiny, capsys, monkeypatch):

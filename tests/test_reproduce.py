@@ -75,7 +75,8 @@ def test_a_command_in_the_table_makes_the_same_run_again(reproduce):
             config = reproduce.runs_table.parse(row["command"])
             assert reproduce.run.command(config) == row["command"]
             assert str(config.seed) == row["seed"] and config.name == row["model"]
-            seen = int(row["steps"]) * config.batch_size * config.views
+            views = config.views + config.local_views
+            seen = int(row["steps"]) * config.batch_size * views
             assert int(row["views_seen"]) == seen
 
 

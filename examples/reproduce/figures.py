@@ -37,7 +37,7 @@ from panels import (
 from PIL import Image
 from run import RESULTS
 from runs_table import Runs, measures, read_scale, steady_runs, value
-from tables import LIGHTLY, SPECTRAL
+from tables import LIGHTLY, SPECTRAL, has_every_loss
 
 from effssl import cli
 
@@ -154,7 +154,7 @@ def main(
         kinds = ("width", "pareto", "data", "curves", "lightly", "spectrum")
         if scale == "losses":
             kinds = ("losses",)
-        elif "losses" in part.studies:
+        elif has_every_loss(part, rows):
             kinds += ("losses",)
         with rc_context(STYLE):
             for kind, panels in drawings(part, rows, kinds).items():

@@ -90,7 +90,7 @@ class Recipe:
     solarize: float = 0.0
 
 
-START = Recipe("adamw", 2e-3, 0.08, 2048)
+START = Recipe("adamw", 2e-3, 0.08, 2048, 5e-3, 0.2)
 """What lightly's example has, but for optimizer and learning rate, which are effssl's."""
 GRID = {
     "width": (2048, 512, 128, 64),

@@ -214,18 +214,18 @@ def part_text(scale: Scale, rows: list[dict[str, str]]) -> str:
         *times,
         f"In parentheses are 95 % intervals. {BOUNDS}",
         "\n".join(filter(None, summaries)),
-        _losses_of(scale, rows),
+        losses_table(scale, rows) if has_every_loss(scale, rows) else "",
         correlations_table(scale, rows),
         lightly_table(scale, rows),
     ]
     return "\n\n".join(filter(None, texts)) + "\n"
 
 
-def _losses_of(scale: Scale, rows: list[dict[str, str]]) -> str:
+def has_every_loss(scale: Scale, rows: list[dict[str, str]]) -> bool:
+    """Tell whether the study of the losses is one of the scale, and has runs of each of them."""
     configs = {with_loss(scale, label, dim) for label in LOSS_ROWS for dim in LOSS_WIDTHS}
     run = {parse(row["command"]).loss for row in rows if row["encoder"] == "pretrained"}
-    wanted = "losses" in scale.studies and run >= {config.loss for config in configs if config}
-    return losses_table(scale, rows) if wanted else ""
+    return "losses" in scale.studies and run >= {config.loss for config in configs if config}
 
 
 def main(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
