@@ -95,16 +95,15 @@ def recommend(
 
     base = _base(images, image_size, in_chans, cpu)
     enough = max(ENOUGH_VIEWS, ENOUGH_EPOCHS * images * base.views)
-    chosen, speed = None, 0.0
+    chosen, speed, in_time = None, 0.0, False
     for backbone, patch_size in BACKBONES[image_size <= SMALL_IMAGES]:
         config = dataclasses.replace(base, backbone=backbone, patch_size=patch_size)
         found = training_speed(config)
         has_time = found * 60 * budget_minutes >= enough
         if has_time or chosen is None:
-            chosen, speed = config, found
+            chosen, speed, in_time = config, found, has_time
         if not has_time:
             break
-    in_time = speed * 60 * budget_minutes >= enough
     return _scheduled(chosen, speed, images, budget_minutes, in_time)
 
 

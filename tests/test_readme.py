@@ -193,6 +193,13 @@ def test_what_is_said_of_the_weight_and_of_the_recipe_of_lightly_is_so(reproduce
     assert min(large[dim] for dim in (128, 256, 512)) > 13
     assert f"32 and 64 at most {max(large[32], large[64]):.1f}" in text
     assert max(lost(linear, dim, fixed) for dim in (1024, 2048)) < 0
+    theirs = reproduce.tables.Runs(of_part, "linear", "lightly")
+    longer = [
+        theirs.minutes(key) / linear.minutes(part.run(epochs=float(some[0]["epochs"]) / 4))
+        for key, some in theirs.rows.items()
+    ]
+    said = "Its epochs take {:.1f} to {:.1f} times the minutes of those of 2 views"
+    assert said.format(min(longer), max(longer)) in text
     peer = reproduce.peer
     held_out = {
         row["command"]: row for row in rows["choice", MOVED_SAMPLE] if row["encoder"] == "lightly"
