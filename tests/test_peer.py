@@ -48,7 +48,7 @@ def test_a_run_of_lightly_fills_its_row_and_is_made_once(peer, reproduce, tiny, 
     too_few = {"10-shot", "k-NN 200"}  # of 60 images
     empty = {name for name in reproduce.run.COLUMNS if not row[name]}
     assert empty - {"commit"} <= too_few  # there may be no git
-    assert row["model"] == "lightly-barlowtwins-p8" and row["encoder"] == "lightly"
+    assert row["model"] == "test_resnet-lightly-p8" and row["encoder"] == "lightly"
     assert (row["images"], row["epochs"], row["steps"], row["views_seen"]) == (
         *("60", "2.0", "6", "240"),
     )

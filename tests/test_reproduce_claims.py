@@ -85,7 +85,13 @@ def test_three_comparisons_decide_and_are_named_in_advance(reproduce):
     every = reproduce.comparisons.comparisons(scale)
     pairs = {(c.first, c.second, c.better) for c in every}
     assert {(c.first, c.second, c.better) for c in (width, views, data)} <= pairs
-    small = [c for c in every if c.text.startswith("2 + 6 local views")]
+    own = [c for c in every if "its own settings" in c.text]
+    assert [(c.first.projector_dim, c.second.projector_dim, c.better) for c in own] == [
+        (128, 8192, False)
+    ]
+    assert own[0].second == scale.wide and own[0].second.loss_weight == 2e-4
+    small = reproduce.comparisons.comparisons(reproduce.scales.MOVED_RESNET)
+    small = [c for c in small if c.text.startswith("2 + 6 local views")]
     assert [(c.first.local_views, c.second.views, c.better) for c in small] == [
         (6, 4, False),
         (6, 2, True),
@@ -166,19 +172,19 @@ def test_encoders_without_a_measure_leave_its_cell_empty(reproduce):
     ]
 
 
-def test_correlations_are_of_one_backbone_and_of_all_its_runs_or_one_loss(reproduce):
+def test_correlations_are_of_all_runs_or_one_loss(reproduce):
     scale = reproduce.scales.CPU
-    rows = [row(99.0, backbone="resnet18") | {"alpha": 9.0, "rankme": 9.0, "lidar": 1.0}]
+    rows = []
     for i, (loss, linear, alpha) in enumerate(
         [("bt", 60, 1.0), ("bt", 61, 1.1), ("bt", 62, 1.2), ("spectral", 50, 3.0)]
     ):
-        found = row(float(linear), seed=i, loss=loss, backbone=scale.reference.backbone)
+        found = row(float(linear), seed=i, loss=loss)
         found |= {"alpha": alpha, "rankme": -alpha}
         rows.append(found | {"lidar": "" if i == 0 else 10.0 + linear})
     runs = reproduce.runs_table.Runs(rows)
-    of_bt = reproduce.tables.correlations(scale, runs, "bt")
+    of_bt = reproduce.tables.correlations(runs, "bt")
     assert of_bt == pytest.approx({"alpha": 1.0, "rankme": -1.0}), "two runs have a lidar"
-    of_all = reproduce.tables.correlations(scale, runs)
+    of_all = reproduce.tables.correlations(runs)
     assert of_all == pytest.approx({"alpha": -0.2, "rankme": 0.2, "lidar": 1.0})
     table = reproduce.tables.correlations_table(scale, rows).splitlines()
     assert table[2:] == [
@@ -192,10 +198,13 @@ def test_everything_of_a_part_is_printed_in_order(reproduce):
     scale = reproduce.scales.MOVED
     text = reproduce.tables.part_text(scale, rows_of(reproduce, scale))
     heads = [
-        *("## fashion-mnist-moved-sample", "| features | k-NN top-1 | linear top-1 | 10-shot"),
+        *(
+            "## fashion-mnist-moved-sample, convnext_zepto_rms",
+            "| features | k-NN top-1 | linear top-1 | 10-shot",
+        ),
         *("| claim of the method |", "| comparison |", "| loss, views, width | minutes to"),
         *(
-            "linear, to the accuracy of the reference: 128",
+            "linear, to the accuracy of 8192 dimensions: 128",
             "| loss | k-NN, 64 wide |",
             "| Spearman |",
         ),
@@ -215,10 +224,14 @@ def test_settings_to_choose_from_stand_beside_raw_pixels_and_by_data_set(reprodu
         small = part.run(views=4, loss="vicreg", batch_size=64)
         line = {"dataset": dataset, "command": reproduce.run.command(small)}
         rows += [pixels, line | {"encoder": "pretrained", "linear": str(60 + plus)}]
-    head, rule, *lines = reproduce.tables.choice_table(rows).splitlines()
+    head, rule, *lines = reproduce.tables.choice_table(rows, "choice").splitlines()
     assert head.startswith("| settings | k-NN, moved | linear, moved |")
     assert lines == ["| raw pixels |  | 30.0 |  |  | 30.0 |  |"]
     known = part.run(views=4, batch_size=64)  # which is one of the plan
     rows[-1]["command"] = reproduce.run.command(known)
-    lines = reproduce.tables.choice_table(rows).splitlines()
+    lines = reproduce.tables.choice_table(rows, "choice").splitlines()
     assert lines[3:] == ["| bt, 4 views, 128 wide, batch 64 |  |  |  |  | 70.0 |  |"]
+    # of which the aligned sample has no runs
+    head, _, *lines = reproduce.tables.choice_table(rows, "tuning").splitlines()
+    assert head == "| settings | k-NN, moved | linear, moved | 10-shot, moved |"
+    assert lines == ["| raw pixels |  | 30.0 |  |"]

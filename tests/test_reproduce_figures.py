@@ -97,5 +97,5 @@ def test_figures_are_drawn_from_the_table(reproduce, tmp_path):
         assert file.stat().st_size < 120_000
         with Image.open(file) as image:
             assert image.width > 900
-    with pytest.raises(ValueError, match="no run of the reference of the scale 'gpu'"):
+    with pytest.raises(ValueError, match="no run of the scale 'gpu'"):
         reproduce.figures.main("gpu", results=tmp_path / "results.csv")

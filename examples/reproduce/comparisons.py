@@ -87,7 +87,13 @@ def comparisons(scale: Scale) -> list[Comparison]:
 def _of_width(scale: Scale) -> list[Comparison]:
     run, batch = scale.run, {"batch_size": scale.width_batch_size}
     fixed = barlow_twins_lambd(REFERENCE_WIDTH)
+    own = []
+    if scale.tuned:
+        text = f"{scale.small_width} wide as good as {REFERENCE_WIDTH} wide, "
+        text += "each with its own settings"
+        own.append(Comparison(text, scale.tuned_run(scale.small_width), scale.wide))
     return [
+        *own,
         *(
             Comparison(
                 f"{dim} wide, weight from the width, as good as {REFERENCE_WIDTH} wide",

@@ -23,7 +23,7 @@ LOSS_WIDTHS = (64, 256)
 LOSS_ROWS = {name: {"loss": name} for name in LOSSES}
 LOSS_ROWS["wmse, 1024 hidden"] = {"loss": "wmse", "projector_hidden": 1024}
 RESNET = {"backbone": "test_resnet", "patch_size": None}
-"""Small backbone beside those of the scales."""
+"""Backbone of the first command of README.md."""
 MAY_COLLAPSE = "wmse"  # without the wide hidden layer of its authors; no part of a pooled spread
 
 
@@ -40,10 +40,10 @@ class Scale:
         studies: Names of the studies.
         widths: Widths of the projector sweep, rising to that of the reference.
         small_width: Width of the projector where nothing else is said.
+        tuned: Learning rate and weight of the loss by width of the projector, where held-out
+            images chose them for each width.
         supervised_epochs: Epochs of the same backbone with all labels, the ceiling; 0 for none.
         lengths: Numbers of views, and their epochs, counted in E, in the study of views.
-        local_backbone: Fields of the backbone of the study of local views, if that of the
-            reference takes no images of half the size.
     """
 
     reference: PretrainConfig
@@ -53,6 +53,7 @@ class Scale:
     studies: tuple[str, ...] = ("views", "width", "data", "local", "losses", "form")
     widths: tuple[int, ...] = (64, 256, 1024, REFERENCE_WIDTH)
     small_width: int = 256
+    tuned: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict, hash=False)
     train_split: str = "train"
     supervised_epochs: int = 0
     lengths: tuple[tuple[int, tuple[float, ...]], ...] = (
@@ -60,7 +61,15 @@ class Scale:
         (4, (1, 1 / 2, 1 / 4)),
         (8, (1 / 4, 1 / 2)),
     )
-    local_backbone: Mapping[str, str | None] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def wide(self) -> PretrainConfig:
+        """The widest projector, with settings of its own if they were chosen."""
+        return self.tuned_run(REFERENCE_WIDTH) if self.tuned else self.reference
+
+    def tuned_run(self, dim: int) -> PretrainConfig:
+        """Return a run with 2 views and the settings that were chosen for its width."""
+        return self.run(projector_dim=dim, **self.tuned[dim])
 
     def run(self, *, views: int = 2, epochs: float = 1, **fields) -> PretrainConfig:
         """Return the reference with a small projector and these fields; epochs count in E."""
@@ -95,6 +104,12 @@ def width(scale: Scale) -> Iterator[PretrainConfig]:
         yield scale.run(projector_dim=dim, loss_weight=fixed, **batch)
 
 
+def tuned(scale: Scale) -> Iterator[PretrainConfig]:
+    """Do small projectors suffice where each width has the settings that suit it best?"""
+    for dim in scale.tuned:
+        yield scale.tuned_run(dim)
+
+
 def weight(scale: Scale) -> Iterator[PretrainConfig]:
     """Is the weight of the width too small? Try 4 times as much, at one width also 16 and 64."""
     for dim in scale.widths[:-1]:
@@ -115,9 +130,9 @@ def local(scale: Scale) -> Iterator[PretrainConfig]:
     """Do small crops beside two views do as well as more views?"""
     small = {"local_size": scale.reference.img_size // 2, "local_scale": (0.1, 0.4)}
     for epochs in (1, 1 / 2):
-        yield scale.run(local_views=6, epochs=epochs, **small, **scale.local_backbone)
+        yield scale.run(local_views=6, epochs=epochs, **small)
     for views in (2, 4):
-        yield scale.run(views=views, **scale.local_backbone)
+        yield scale.run(views=views)
 
 
 def length(scale: Scale) -> Iterator[PretrainConfig]:
@@ -178,12 +193,6 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     for lr in (2e-3, 4e-3):
         yield scale.run(views=4, batch_size=64, lr=lr)
     yield scale.run(views=4, epochs=3 / 2)
-    for lr in (1e-3, 2e-3, 4e-3, 8e-3):  # what suits the narrow projector may not suit the widest
-        for dim in (scale.small_width, REFERENCE_WIDTH):
-            yield scale.run(projector_dim=dim, lr=lr)
-    for factor in (1 / 4, 1 / 16):  # more dimensions than images in a batch stay correlated
-        less = barlow_twins_lambd(REFERENCE_WIDTH) * factor
-        yield scale.run(projector_dim=REFERENCE_WIDTH, loss_weight=less)
     resnet = RESNET | {"views": 4, "batch_size": 64}
     for name in ("bt", "vicreg", "spectral"):
         yield scale.run(loss=name, **resnet)
@@ -192,11 +201,42 @@ def choice(scale: Scale) -> Iterator[PretrainConfig]:
     for name in ("bt", "spectral"):
         for lr in (2e-3, 4e-3):
             yield scale.run(loss=name, lr=lr, epochs=2, **resnet)
+    longer = resnet | {"epochs": 2, "lr": 4e-3, "projector_dim": 256}
+    for changes in (
+        {},
+        {"projector_dim": 128},
+        {"projector_dim": 512},
+        {"epochs": 3},
+        {"lr": 8e-3},
+        {"lr": 16e-3},
+        {"lr": 8e-3, "batch_size": 128},
+    ):
+        yield scale.run(loss="coding_rate", **longer | changes)
+    yield scale.run(loss="simclr", **longer)
+    convnext = {"backbone": "test_convnext2", "views": 4, "batch_size": 64, "epochs": 2}
+    for name, dim in (("coding_rate", 256), ("bt", 128), ("spectral", 128)):
+        yield scale.run(loss=name, projector_dim=dim, **convnext)
+
+
+def tuning(scale: Scale) -> Iterator[PretrainConfig]:
+    """Which learning rate and weight suit each width of the projector, by held-out images?"""
+    for lr in (1e-3, 2e-3, 4e-3, 8e-3):
+        for dim in (scale.small_width, REFERENCE_WIDTH):
+            yield scale.run(projector_dim=dim, lr=lr)
+    # more dimensions than images in a batch stay correlated by chance
+    widths = {2e-3: (256, 512, 1024, 2048, REFERENCE_WIDTH), 8e-3: (REFERENCE_WIDTH,)}
+    for lr, dims in widths.items():
+        for dim in dims:
+            for factor in (1, 1 / 4, 1 / 16):
+                weight = None if factor == 1 else round(factor * barlow_twins_lambd(dim), 6)
+                yield scale.run(projector_dim=dim, lr=lr, loss_weight=weight)
 
 
 def first(scale: Scale) -> Iterator[PretrainConfig]:
     """What does the first command of README.md reach?"""
-    yield scale.run(views=4, batch_size=64)
+    yield scale.run(
+        loss="coding_rate", projector_dim=256, views=4, batch_size=64, epochs=2, lr=8e-3
+    )
 
 
 Study = Literal[
@@ -211,6 +251,8 @@ Study = Literal[
     "length",
     "losses",
     "choice",
+    "tuning",
+    "tuned",
     "first",
 ]
 STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
@@ -227,6 +269,8 @@ STUDIES: dict[str, Callable[[Scale], Iterator[PretrainConfig]]] = {
         length,
         losses,
         choice,
+        tuning,
+        tuned,
         first,
     )
 }

@@ -4,8 +4,8 @@
     python examples/reproduce/figures.py --scale losses
     python examples/reproduce/figures.py --scale gpu
 
-Writes figures/{scale}-{data set}-*.png beside the table; panels.py says what they show. A figure or
-a panel whose runs are missing is not drawn.
+Writes figures/{scale}-{data set}-{backbone}-*.png beside the table; panels.py says what they show.
+A figure or a panel whose runs are missing is not drawn.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def main(
                 figure = draw_figure(panels)
                 if figure is not None:
                     folder.mkdir(exist_ok=True)
-                    file = folder / f"{scale}-{Path(part.reference.dataset).name}-{kind}.png"
+                    of = f"{Path(part.reference.dataset).name}-{part.reference.backbone}"
+                    file = folder / f"{scale}-{of}-{kind}.png"
                     save(figure, file)
                     print(file)
 

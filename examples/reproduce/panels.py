@@ -78,7 +78,7 @@ def draw_means(
 
 
 def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
-    """Draw error against minutes for each number of views, and the reference."""
+    """Draw error against minutes for each number of views, and the widest projector."""
     points = []
     for family, configs in families(scale, runs).items():
         by_minutes = [(runs.minutes(config), config) for config in configs]
@@ -86,12 +86,12 @@ def draw_pareto(axes: Axes, scale: Scale, runs: Runs) -> None:
         points += [(minutes, 100 - runs.mean(config)) for minutes, config in by_minutes]
     if not points:
         return
-    if runs.of(scale.reference):
-        minutes = runs.minutes(scale.reference)
-        points.append((minutes, 100 - runs.mean(scale.reference)))
+    if runs.of(scale.wide):
+        minutes = runs.minutes(scale.wide)
+        points.append((minutes, 100 - runs.mean(scale.wide)))
         label = f"2 views, {REFERENCE_WIDTH} wide"
-        reference = {"color": BLACK, "marker": "*", "ms": 10, "ls": "", "label": label}
-        draw_means(axes, runs, [(minutes, scale.reference)], error=True, **reference)
+        wide = {"color": BLACK, "marker": "*", "ms": 10, "ls": "", "label": label}
+        draw_means(axes, runs, [(minutes, scale.wide)], error=True, **wide)
     best = {"color": GREY, "lw": 7, "alpha": 0.25, "solid_capstyle": "round", "zorder": 0}
     axes.plot(*zip(*front(points), strict=True), label="best for its time", **best)
     _log(axes, "minutes of training")
@@ -203,7 +203,7 @@ def draw_spectrum(axes: Axes, scale: Scale, runs: Runs, name: str) -> None:
     groups: dict[tuple[str, int, int], list[dict[str, str]]] = {}
     for config, rows in runs.rows.items():
         rows = [row for row in rows if not math.isnan(value(row, name))]
-        if rows and config.backbone == scale.reference.backbone:
+        if rows:
             key = (config.loss, config.views, config.local_views)
             if config.loss != scale.reference.loss:
                 key = (config.loss, 0, 0)

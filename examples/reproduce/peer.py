@@ -282,7 +282,7 @@ def key_of(run: Run) -> dict:
         "scale": run.scale,
         "dataset": PARTS[run.scale].reference.dataset,
         "encoder": "lightly",
-        "model": f"lightly-barlowtwins-p{run.recipe.width}",
+        "model": f"{PARTS[run.scale].reference.backbone}-lightly-p{run.recipe.width}",
         "seed": run.seed,
         "command": run.command,
     }

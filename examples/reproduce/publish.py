@@ -18,7 +18,7 @@ from typing import Literal
 
 import tyro
 from run import RESULTS, run_folder
-from scales import CPU, FIRST, MOVED
+from scales import CPU, FIRST, MOVED_RESNET
 
 import effssl
 from effssl.data import load_source
@@ -27,7 +27,7 @@ from effssl.hub._folder import add_evaluation
 from effssl.hub._license import License
 from effssl.hub.push import files_to_send, prepared
 
-MODELS = {"first": (MOVED, FIRST), "packaged": (CPU, CPU.run(views=4, loss="spectral"))}
+MODELS = {"first": (MOVED_RESNET, FIRST), "packaged": (CPU, CPU.run(views=4, loss="spectral"))}
 """Data and configuration of each model."""
 
 

@@ -3,7 +3,7 @@
     python examples/reproduce/run.py --scale cpu               # hours on two cores
     python examples/reproduce/run.py --scale whole             # half an hour a seed on two cores
     python examples/reproduce/run.py --scale losses            # an hour and a half on two cores
-    python examples/reproduce/run.py --scale gpu               # about an hour of an H100
+    python examples/reproduce/run.py --scale gpu               # an hour and a half of an H100
     python examples/reproduce/run.py --scale paper --dry-run   # what the paper's settings would run
 
 The table is model_cards/results.csv: one line a run, and for each seed one for raw pixels, random
@@ -301,7 +301,8 @@ def main(
 
     Args:
         scale: cpu, whole (the moved images of all of Fashion-MNIST), losses (every loss at two
-            widths), gpu, paper, or choice for the settings of README.md's first command.
+            widths), gpu, paper, or choice, whose runs on held-out images chose the settings of
+            README.md's first command, and learning rate and weight of two widths.
         runs: Parent of the run folders; their models are kept.
         results: Path of the table.
         dataset: Data sets of the scale to run; all if none is given.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import tyro
 from experiments import LOSS_WIDTHS, MAY_COLLAPSE, REFERENCE_WIDTH, Scale, with_loss
-from run import command, read_results
+from run import read_results
 from scales import SCALES
 from scipy import stats
 
@@ -183,8 +183,18 @@ def schedules(scale: Scale, runs: Runs) -> dict[Family, list[PretrainConfig]]:
     return groups
 
 
+def rows_of(part: Scale, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the lines that are of the data set and the backbone of a part of a scale."""
+    dataset, backbone = part.reference.dataset, part.reference.backbone
+    return [
+        row
+        for row in rows
+        if row["dataset"] == dataset and row["model"].partition("-")[0] == backbone
+    ]
+
+
 def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, str]]]]:
-    """Return the data sets of a scale whose reference was run, each with its lines of the table.
+    """Return the parts of a scale whose runs have begun, each with its lines of the table.
 
     Raises:
         ValueError: If there are none.
@@ -192,11 +202,9 @@ def read_scale(scale: str, results: Path) -> list[tuple[Scale, list[dict[str, st
     rows = [row for row in read_results(results) if row["scale"] == scale]
     parts = []
     for part in SCALES[scale]:
-        of_part = [row for row in rows if row["dataset"] == part.reference.dataset]
-        if any(row["command"] == command(part.reference) for row in of_part):
+        of_part = rows_of(part, rows)
+        if any(row["encoder"] == "pretrained" for row in of_part):
             parts.append((part, of_part))
     if not parts:
-        raise ValueError(
-            f"{results} has no run of the reference of the scale {scale!r}: use run.py"
-        )
+        raise ValueError(f"{results} has no run of the scale {scale!r}: use run.py")
     return parts

@@ -46,16 +46,24 @@ MOVED = Scale(
     images=10_000,
     test_split="test",
     width_batch_size=128,
-    studies=("first", "views", "width", "data", "local", "form", "weight", "losses", "length"),
+    studies=("views", "width", "data", "tuned", "form", "weight", "losses", "length"),
     widths=(32, 64, 128, 256, 512, 1024, 2048, REFERENCE_WIDTH),
     small_width=128,
+    tuned={128: {"lr": 4e-3}, REFERENCE_WIDTH: {"lr": 8e-3, "loss_weight": 2e-4}},
     supervised_epochs=16,  # as many views as 4 views in 4 epochs
     lengths=(
         (2, (1, 1 / 2, 1 / 4, 1 / 8, 2, 4)),
         (4, (1, 1 / 2, 1 / 4, 1 / 8, 2)),
         (8, (1, 1 / 2, 1 / 4, 1 / 8)),
     ),
-    local_backbone=RESNET,  # a ConvNeXt of patches of 4 takes 32 px and more
+)
+# the backbone of the first command, which also takes the small crops of local views
+MOVED_RESNET = dataclasses.replace(
+    MOVED,
+    reference=dataclasses.replace(MOVED.reference, **RESNET),
+    studies=("first", "views", "data", "local", "losses", "length"),
+    tuned={},
+    lengths=((2, (1, 1 / 2, 2)), (4, (1, 1 / 2)), (8, (1 / 4,))),
 )
 # every moved image once by 2 views: where views could replace images, with images to spare
 WHOLE = dataclasses.replace(
@@ -63,6 +71,7 @@ WHOLE = dataclasses.replace(
     reference=dataclasses.replace(MOVED.reference, dataset="fashion-mnist-moved", epochs=1),
     images=60_000,
     studies=("views", "data"),
+    tuned={},
     supervised_epochs=0,
     lengths=((2, (1,)), (4, (1, 1 / 2)), (8, (1 / 4,))),
 )
@@ -153,7 +162,7 @@ LOSS_SCALE = Scale(
     width_batch_size=128,
     studies=("losses",),
 )
-FIRST = next(first(MOVED))
+FIRST = next(first(MOVED_RESNET))
 """Configuration of the first command of README.md."""
 _KEPT = "train[:8000]"
 CHOICE = tuple(
@@ -164,14 +173,14 @@ CHOICE = tuple(
         train_split=_KEPT,
         test_split="train[8000:]",
         supervised_epochs=0,
-        studies=("choice",),
+        studies=studies,
     )
-    for name in (MOVED_SAMPLE, SAMPLE)
+    for name, studies in ((MOVED_SAMPLE, ("choice", "tuning")), (SAMPLE, ("choice",)))
 )
 ScaleName = Literal["choice", "cpu", "whole", "losses", "gpu", "paper"]
 SCALES: dict[ScaleName, tuple[Scale, ...]] = {
     "choice": CHOICE,
-    "cpu": (CPU, MOVED),
+    "cpu": (CPU, MOVED, MOVED_RESNET),
     "whole": (WHOLE,),
     "losses": (LOSS_SCALE,),
     "gpu": (GPU, GPU_MOVED),

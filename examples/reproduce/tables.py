@@ -15,10 +15,11 @@ import dataclasses
 import math
 import statistics
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from comparisons import MARGIN, claims, claims_of_the_method, deciding, shown
-from experiments import LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, Scale, plan, with_loss
+from experiments import LOSS_ROWS, LOSS_WIDTHS, MAY_COLLAPSE, STUDIES, Scale, with_loss
 from run import RESULTS, command, read_results
 from runs_table import (
     MEASURES,
@@ -34,7 +35,7 @@ from runs_table import (
 )
 from scales import CHOICE, ScaleName
 from scipy import stats
-from times import time_summary, time_to_reference
+from times import time_summary, time_table
 
 from effssl import PretrainConfig, cli
 from effssl.local import MOVED_SAMPLE, SAMPLE
@@ -90,16 +91,22 @@ def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def choice_table(rows: list[dict[str, str]]) -> str:
-    """Return a Markdown table of settings to choose from, by held-out images of both samples."""
+def choice_table(rows: list[dict[str, str]], study: Literal["choice", "tuning"]) -> str:
+    """Return a Markdown table of settings to choose from, by held-out images of the samples.
+
+    Args:
+        rows: Lines of the scale.
+        study: The settings of the first command, or rates and weights by width.
+    """
     columns = [
         (part.reference.dataset, name)
         for part in CHOICE
+        if study in part.studies
         for name in ("k-NN 20", "linear", "10-shot")
     ]
     titles = [f"{MEASURES[name]}, {_KINDS[dataset]}" for dataset, name in columns]
     lines = [f"| settings | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
-    configs = {_settings(config): config for config in plan(CHOICE[0], seeds=(0,))}
+    configs = {_settings(config): config for config in STUDIES[study](CHOICE[0])}
     for label, config in {"raw pixels": None, **configs}.items():
         cells = []
         for dataset, name in columns:
@@ -125,22 +132,18 @@ def _settings(config: PretrainConfig) -> str:
     return ", ".join(parts)
 
 
-def correlations(scale: Scale, runs: Runs, loss: str | None = None) -> dict[str, float]:
-    """Return Spearman's correlation of each spectral measure with accuracy, of one backbone.
+def correlations(runs: Runs, loss: str | None = None) -> dict[str, float]:
+    """Return Spearman's correlation of each spectral measure with accuracy.
 
     Args:
-        scale: Scale of the runs, with the backbone.
-        runs: Runs of a scale with one measure.
+        runs: Runs of one backbone with one measure.
         loss: Loss of the runs; None takes all of them.
 
     Returns:
         Correlation over the runs by spectral measure, of those that 3 runs or more have.
     """
     rows = [
-        row
-        for config, rows in runs.rows.items()
-        for row in rows
-        if config.backbone == scale.reference.backbone and loss in (None, config.loss)
+        row for config, rows in runs.rows.items() for row in rows if loss in (None, config.loss)
     ]
     found = {}
     for name in SPECTRAL:
@@ -157,7 +160,7 @@ def correlations_table(scale: Scale, rows: list[dict[str, str]]) -> str:
     loss = scale.reference.loss
     titles = [f"{MEASURES[r.measure]}, {of}" for r in by_measure for of in ("all", loss)]
     lines = [f"| Spearman | {' | '.join(titles)} |", "|---" + "|--:" * len(titles) + "|"]
-    found = [correlations(scale, runs, of) for runs in by_measure for of in (None, loss)]
+    found = [correlations(runs, of) for runs in by_measure for of in (None, loss)]
     for name in SPECTRAL:
         cells = [f"{column[name]:.2f}" if name in column else "" for column in found]
         if any(cells):
@@ -194,7 +197,7 @@ def part_text(scale: Scale, rows: list[dict[str, str]]) -> str:
     by_measure = {name: steady_runs(scale, rows, name) for name in measures(rows)}
     by_measure = {name: runs for name, runs in by_measure.items() if runs.rows}
     counts = ", ".join(f"{shown(scale, rows, name)} by {MEASURES[name]}" for name in by_measure)
-    times = [time_to_reference(scale, runs) for runs in by_measure.values()]
+    times = [time_table(scale, runs) for runs in by_measure.values()]
     summaries = [time_summary(scale, runs) for runs in by_measure.values()]
     spreads = [
         f"{MEASURES[name]}: standard deviation over seeds {narrow.std:.2f} with {narrow.freedom} "
@@ -203,7 +206,7 @@ def part_text(scale: Scale, rows: list[dict[str, str]]) -> str:
         for narrow, wide in [(runs.spread(scale.run()), runs.spread(scale.reference))]
     ]
     texts = [
-        f"## {Path(scale.reference.dataset).name}",
+        f"## {Path(scale.reference.dataset).name}, {scale.reference.backbone}",
         features_table([r for r in rows if r["encoder"] not in ("pretrained", LIGHTLY)]),
         f"The claims of the method: {len(deciding(scale))} comparisons, whose intervals hold "
         f'together. "As good" is not worse by more than {MARGIN:g} points.',
@@ -236,7 +239,9 @@ def main(scale: ScaleName = "cpu", results: Path = RESULTS) -> None:
         results: Path of the table.
     """
     if scale == "choice":
-        print(choice_table([row for row in read_results(results) if row["scale"] == scale]))
+        rows = [row for row in read_results(results) if row["scale"] == scale]
+        for study in ("choice", "tuning"):
+            print(choice_table(rows, study) + "\n")
         return
     for part, rows in read_scale(scale, results):
         if scale == "losses":

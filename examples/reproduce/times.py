@@ -1,10 +1,13 @@
-"""Time to the accuracy of the reference, with intervals over seeds.
+"""Time to the accuracy of the widest projector, with intervals over seeds.
+
+That is the reference, or where held-out images chose its learning rate and weight the run with
+these (`Scale.wide`).
 
 The schedules of a family differ in epochs alone. Its accuracy as a function of the logarithm of the
 minutes is linear between their means, and its time is where that first crosses the mean of the
-reference. Where the shortest schedule is there already, the time is at most its minutes.
+widest projector. Where the shortest schedule is there already, the time is at most its minutes.
 
-Intervals are of a parametric bootstrap: the mean of every configuration, the reference's too, is
+Intervals are of a parametric bootstrap: the mean of every configuration, the widest's too, is
 drawn from Student's t with the pooled spread over the root of its seeds. A draw that never gets
 there counts as infinite. What a draw bounds on one side alone counts with its bound, so that an
 interval may have one end, or none: it is open. Each interval holds on its own. Minutes are taken as
@@ -88,17 +91,17 @@ def _saved(share: Bounds) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FamilyTime:
-    """Time of a family to the accuracy of the reference.
+    """Time of a family to the accuracy of the widest projector.
 
     Attributes:
         minutes: Minutes; the upper bound is infinite if no schedule gets there.
-        of_reference: Share of the minutes of the reference.
+        of_wide: Share of the minutes of the widest projector.
         of_two: Share of the time of 2 views with the same loss and width; None for these, and
             where they were not run.
     """
 
     minutes: Bounds
-    of_reference: Share
+    of_wide: Share
     of_two: Share | None
 
 
@@ -129,7 +132,7 @@ def reach(minutes: np.ndarray, accuracy: np.ndarray, goal: np.ndarray) -> np.nda
 
 
 def family_times(scale: Scale, runs: Runs, seed: int = 0) -> dict[Family, FamilyTime]:
-    """Return the time of every family to the accuracy of the reference.
+    """Return the time of every family to the accuracy of the widest projector.
 
     Args:
         scale: Scale of the runs.
@@ -137,9 +140,9 @@ def family_times(scale: Scale, runs: Runs, seed: int = 0) -> dict[Family, Family
         seed: Seed of the bootstrap.
 
     Returns:
-        Times by family; none if the reference was not run.
+        Times by family; none if the widest projector was not run.
     """
-    if not runs.of(scale.reference):
+    if not runs.of(scale.wide):
         return {}
     generator = np.random.default_rng(seed)
     # no intervals where a spread is not known
@@ -158,20 +161,20 @@ def family_times(scale: Scale, runs: Runs, seed: int = 0) -> dict[Family, Family
         error = drawn[runs.spread(config)] / math.sqrt(len(runs.of(config)))
         return runs.mean(config) + np.append(0.0, error * generator.standard_normal(draws))
 
-    goal = means(scale.reference)
+    goal = means(scale.wide)
     times = {}
     for family, configs in schedules(scale, runs).items():
         configs = sorted(configs, key=runs.minutes)
         minutes = np.array([runs.minutes(config) for config in configs])
         times[family] = reach(minutes, np.stack([means(c) for c in configs], 1), goal)
-    of_reference = runs.minutes(scale.reference)
+    of_wide = runs.minutes(scale.wide)
     found = {}
     for family, time in times.items():
         two = times.get(Family(family.loss, 2))
         with_two = family != Family(family.loss, 2) and two is not None
         found[family] = FamilyTime(
             Bounds(*time[0].tolist()),
-            _share(time, np.full_like(time, of_reference)),
+            _share(time, np.full_like(time, of_wide)),
             _share(time, two) if with_two else None,
         )
     return found
@@ -189,20 +192,20 @@ def _share(time: np.ndarray, other: np.ndarray) -> Share:
     return Share(Bounds(float(low[0]), float(high[0])), interval, bool(never))
 
 
-def time_to_reference(scale: Scale, runs: Runs) -> str:
-    """Return a Markdown table of the times; empty if the reference has no such measure."""
+def time_table(scale: Scale, runs: Runs) -> str:
+    """Return a Markdown table of the times; empty if the widest projector has no such measure."""
     found = family_times(scale, runs)
     if not found:
         return ""
-    goal, minutes = runs.mean(scale.reference), runs.minutes(scale.reference)
+    goal, minutes = runs.mean(scale.wide), runs.minutes(scale.wide)
     lines = [
         f"| loss, views, width | minutes to {goal:.1f} % {MEASURES[runs.measure]} "
-        f"| of the reference's {minutes:.1f} | of 2 views' |",
+        f"| share of the {minutes:.1f} of {REFERENCE_WIDTH} wide | share of 2 views' |",
         "|---|--:|--:|--:|",
     ]
     for family, time in found.items():
         cells = ["" if time.minutes.high == math.inf else time.minutes.text(1)]
-        cells += [str(time.of_reference) if cells[0] else ""]
+        cells += [str(time.of_wide) if cells[0] else ""]
         cells += [str(time.of_two) if cells[0] and time.of_two else ""]
         name = f"{family.loss}, {family.label}, {scale.small_width}"
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -222,8 +225,8 @@ def time_summary(scale: Scale, runs: Runs) -> str:
         if time.minutes.high < math.inf and time.of_two.tells()
     ]
     line = (
-        f"{MEASURES[runs.measure]}, to the accuracy of the reference: {scale.small_width} instead "
-        f"of {REFERENCE_WIDTH} wide, 2 views {two.of_reference.words()}"
+        f"{MEASURES[runs.measure]}, to the accuracy of {REFERENCE_WIDTH} dimensions: "
+        f"{scale.small_width} wide, 2 views {two.of_wide.words()}"
     )
     unknown = "what views save beyond it cannot be told from these schedules"
     return f"{line}; beyond width, {', '.join(beyond)}" if beyond else f"{line}; {unknown}"
