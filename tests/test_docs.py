@@ -75,8 +75,8 @@ def test_every_python_block_runs(code, tmp_path, monkeypatch, capsys):
             picture.save(f"path/to/images/{i}.png")
         code = code.replace("PretrainConfig(", f"PretrainConfig({SMALL}")
     if "runs/first" in code:
-        size = {"in_chans": 1, "img_size": 32, "patch_size": 4}
-        effssl.save_pretrained(effssl.create_model("test_convnext2", **size), "runs/first/model")
+        size = {"in_chans": 1, "img_size": 32}
+        effssl.save_pretrained(effssl.create_model("test_resnet", **size), "runs/first/model")
     exec(code, {"__name__": "__main__"})
     shown = capsys.readouterr().out.splitlines()
     expected = re.findall(r"^print\(.*\)  # (.+)$", code, re.M)
