@@ -6,7 +6,6 @@ import statistics
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import effssl
@@ -303,13 +302,7 @@ def test_what_is_said_of_the_losses_on_the_moved_sample_is_so(reproduce, parts):
 )
 def test_the_size_of_a_backbone_is_as_said(reproduce, name, shown):
     config = getattr(reproduce.scales, name).reference
-    with torch.device("meta"):
-        model = effssl.create_model(
-            config.backbone,
-            patch_size=config.patch_size,
-            in_chans=config.in_chans,
-            img_size=config.img_size,
-        )
+    model = reproduce.run.untrained(config)
     weights = sum(parameter.numel() for parameter in model.backbone.parameters()) / 1e6
     assert shown.startswith((f"{weights:.1f} ", f"{weights:.2f} "))
     assert f"`{config.backbone}` with {shown} weights" in " ".join(RESULTS.split())

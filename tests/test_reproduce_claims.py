@@ -155,6 +155,15 @@ def test_a_loss_whose_seeds_collapse_is_shown_by_seed_and_widens_no_interval(rep
     assert comparison.verdict(steady) == (f"+10.0 ± {4.3027 * 2**0.5:.1f}", "holds")
 
 
+def test_runs_of_one_seed_have_no_interval(reproduce):
+    scale = reproduce.scales.MOVED
+    rows = [line for line in rows_of(reproduce, scale) if line["seed"] == "0"]
+    text = reproduce.tables.part_text(scale, rows)
+    assert "nan" not in text and "standard deviation over seeds" not in text
+    bt = next(line for line in text.splitlines() if line.startswith("| bt | "))
+    assert "±" not in bt and len(bt.split("|")) == 9
+
+
 def test_encoders_without_a_measure_leave_its_cell_empty(reproduce):
     rows = [
         {"encoder": name, "linear": linear, "k-NN 20": knn, "10-shot": shots}

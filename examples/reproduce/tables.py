@@ -86,7 +86,8 @@ def losses_table(scale: Scale, rows: list[dict[str, str]]) -> str:
                     cells.append(", ".join(f"{value:.1f}" for value in every.of(config)))
                 else:
                     half = steady.half_width(config)
-                    cells.append(f"{steady.mean(config):.1f} ± {half:.1f}")
+                    spread = "" if math.isnan(half) else f" ± {half:.1f}"
+                    cells.append(f"{steady.mean(config):.1f}{spread}")
         lines.append(f"| {' | '.join([label, *cells])} |")
     return "\n".join(lines)
 
@@ -200,10 +201,14 @@ def part_text(scale: Scale, rows: list[dict[str, str]]) -> str:
     times = [time_table(scale, runs) for runs in by_measure.values()]
     summaries = [time_summary(scale, runs) for runs in by_measure.values()]
     spreads = [
-        f"{MEASURES[name]}: standard deviation over seeds {narrow.std:.2f} with {narrow.freedom} "
-        f"degrees of freedom, {wide.std:.2f} with {wide.freedom} from {WIDE} dimensions on"
+        f"{MEASURES[name]}: standard deviation over seeds {spread.std:.2f} with {spread.freedom} "
+        f"degrees of freedom, {of}"
         for name, runs in by_measure.items()
-        for narrow, wide in [(runs.spread(scale.run()), runs.spread(scale.reference))]
+        for of, spread in [
+            (f"below {WIDE} dimensions", runs.spread(scale.run())),
+            (f"from {WIDE} dimensions on", runs.spread(scale.reference)),
+        ]
+        if spread.freedom
     ]
     texts = [
         f"## {Path(scale.reference.dataset).name}, {scale.reference.backbone}",
