@@ -15,7 +15,7 @@ import effssl
 
 
 def load(model: torch.nn.Module, split: str) -> torch.utils.data.TensorDataset:
-    """Decode, resize and normalize the labelled images of a split of the sample."""
+    """Decode, resize and normalize the labeled images of a split of the sample."""
     channels = model.pretrained_cfg["input_size"][0]
     source = effssl.data.load_source("fashion-mnist-sample", split, in_chans=channels)
     transform = effssl.create_transform(model)

@@ -1,7 +1,7 @@
 """Measure frozen features by k-NN and linear probe, from Python.
 
     python examples/linear_probe.py runs/first
-    python examples/linear_probe.py runs/mine --dataset path/to/labelled --in-chans 3
+    python examples/linear_probe.py runs/mine --dataset path/to/labeled --in-chans 3
 
 effssl evaluate does this beside raw pixels and random weights, with several seeds.
 """

@@ -41,7 +41,7 @@ def rows_of(reproduce, scale):
         command = reproduce.run.command(config)
         rows.append(of | names | found | {"epochs": config.epochs, "command": command})
     for seed in (0, 1):
-        others = {"raw pixels": 40.0, "random initialisation": 38.0, "supervised": 80.0}
+        others = {"raw pixels": 40.0, "random weights": 38.0, "supervised": 80.0}
         for name, accuracy in others.items():
             found = {"linear": accuracy}
             if name != "supervised":

@@ -33,7 +33,7 @@ def test_pretrain_then_evaluate_ends_with_the_table_and_lines_that_run(tmp_path,
     code, shown = effssl(tmp_path / "log", "evaluate", tmp_path / "run", *small, *more)
     assert code == 0, shown
     table, _, lines = shown.partition("\nimport effssl\n")
-    assert re.search(r"top-1 in percent +raw pixels +random initialisation +pretrained", table)
+    assert re.search(r"top-1 in percent +raw pixels +random weights +pretrained", table)
     for row, spreads in {"k-NN 1 ": 1, "k-NN 20 ": 1, "linear ": 3}.items():
         line = next(line for line in table.splitlines() if line.startswith(row))
         means = re.findall(r"(\d+\.\d\d)( ± \d+\.\d\d)?", line)

@@ -165,7 +165,7 @@ def test_what_is_said_of_the_runs_on_the_moved_sample_is_so(reproduce, rows, par
     of_part = parts[part]
     text = " ".join(RESULTS.split())
     knn = reproduce.tables.steady_runs(part, of_part, "k-NN 20")
-    random = [float(r["k-NN 20"]) for r in of_part if r["encoder"] == "random initialisation"]
+    random = [float(r["k-NN 20"]) for r in of_part if r["encoder"] == "random weights"]
     assert knn.mean(part.reference) < statistics.fmean(random)  # below random weights by k-NN
     held_out = reproduce.scales.CHOICE[0]
     of_choice = reproduce.tables.Runs(rows["choice", MOVED_SAMPLE])

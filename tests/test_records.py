@@ -114,9 +114,9 @@ def test_baselines_of_an_earlier_evaluation_stay_and_its_paired_errors_go():
     (both,) = added(first, measured("linear", [5.0], [0], tuning_steps={"fine-tuned 1 %": 7}))
     assert both.paired_errors == {"raw pixels": {"k-NN 1": 0.5}}
     assert both.tuning_steps == {"fine-tuned 1 %": 7}
-    second.top1["random initialisation"] = {"k-NN 1": [0.5]}
+    second.top1["random weights"] = {"k-NN 1": [0.5]}
     (both,) = added(first, second)
-    assert list(both.top1) == ["raw pixels", "random initialisation", "pretrained"]
+    assert list(both.top1) == ["raw pixels", "random weights", "pretrained"]
 
 
 def test_the_probe_is_of_one_evaluation():

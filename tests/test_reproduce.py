@@ -40,7 +40,7 @@ def test_runs_are_collected_and_made_once(tiny, reproduce, tmp_path, capsys):
     )
     rows = tiny()
     assert [row["encoder"] for row in rows] == [
-        *("raw pixels", "random initialisation", "pretrained", "pretrained", "supervised")
+        *("raw pixels", "random weights", "pretrained", "pretrained", "supervised")
     ]
     ceiling = rows.pop()
     assert ceiling["epochs"] == "2" and 0 <= float(ceiling["linear"]) <= 100

@@ -54,7 +54,7 @@ def open_splits(
     train = _named(load, train_split, "--train-split")
     if train.label_column is None:
         raise ValueError(
-            f"the images of split {train.split} have no labels: give labelled ones with --dataset, "
+            f"the images of split {train.split} have no labels: give labeled ones with --dataset, "
             f"or measure without labels by --protocols spectrum --test-split {train.split}"
         )
     load = partial(load, value_range=train.value_range)  # not found anew if it is auto

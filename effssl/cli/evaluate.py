@@ -45,7 +45,7 @@ class Evaluate:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model folder, run folder, repository owner/name on the Hub, or name in the package."""
     dataset: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
-    """Labelled images, as for pretrain; what the model was trained on if None."""
+    """Labeled images, as for pretrain; what the model was trained on if None."""
     protocols: tuple[Literal["knn", "linear", "fewshot", "finetune", "spectrum"], ...] = (
         "knn",
         "linear",
@@ -87,7 +87,7 @@ class Evaluate:
     shares: tuple[float, ...] = (1.0, 0.1, 0.01)
     """finetune: shares of the labels of train."""
     epochs: int | None = None
-    """finetune: passes over the labelled images; 3 / sqrt(share) if None, but 100 steps or more."""
+    """finetune: passes over the labeled images; 3 / sqrt(share) if None, but 100 steps or more."""
     lr: float = 1e-3
     """finetune: learning rate after warm-up."""
     layer_decay: float | None = None

@@ -38,5 +38,5 @@ class Pretrain:
 
             name = plain(str(folder))
             labeled = "knn" in read_training(folder).get("history", {})
-            data = "" if labeled else " --dataset path/to/labelled"
+            data = "" if labeled else " --dataset path/to/labeled"
             print(f"model folder: {name}\nevaluate it:  effssl evaluate {name}{data}")

@@ -13,7 +13,7 @@ class Recommend:
     """
 
     images: int
-    """Number of unlabelled images."""
+    """Number of unlabeled images."""
     image_size: int
     """Side of the images in pixels."""
     budget_minutes: float

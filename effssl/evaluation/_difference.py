@@ -14,8 +14,8 @@ from effssl.evaluation.finetune import LEAST_STEPS
 from effssl.intervals import standard_error, welch_quantile
 from effssl.records import EvaluationRecord
 
-BASELINES = {"raw pixels": "raw pixels", "random initialisation": "random weights"}
-"""Words for the encoders that the pretrained model is compared with."""
+BASELINES = ("raw pixels", "random weights")
+"""Encoders that the pretrained model is compared with."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from effssl.model import SSLModel
 from effssl.seeding import derived_seed
 from effssl.timm_backbone import build_backbone
 
-ENCODERS = ("raw pixels", "random initialisation", "pretrained")
+ENCODERS = ("raw pixels", "random weights", "pretrained")
 Baselines = Literal["none", "raw", "random", "all"]
 """What is measured beside the model: neither, one, or both of raw pixels and random weights."""
 BASELINES = get_args(Baselines)
@@ -49,9 +49,7 @@ def encoders_of(model: SSLModel, baselines: Baselines = "all") -> list[Encoder]:
     if baselines in ("raw", "all"):
         found.append(Encoder(raw, raw, lambda seed: nn.Flatten(), img_size=pixels, trainable=False))
     if baselines in ("random", "all"):
-        found.append(
-            Encoder(random, "random weights", lambda seed: random_twin(model, seed), seeded=True)
-        )
+        found.append(Encoder(random, random, lambda seed: random_twin(model, seed), seeded=True))
     return [*found, Encoder(pretrained, "this model", lambda seed: model)]
 
 

@@ -69,7 +69,7 @@ def resolve_shots(
             name = names[int(classes[counts.argmin()])]
             logger.warning(
                 "few labels: more than %d a class are left out, since class %r of train has %d "
-                "labelled images",
+                "labeled images",
                 shots[-1],
                 plain(name, 80),
                 least,
@@ -96,7 +96,7 @@ def check_episodes(
         smallest = int(classes[counts.argmin()])
         name = plain((names or {}).get(smallest, str(smallest)), 80)
         raise ValueError(
-            f"{option('shots')} must be 1 to {least}, the number of labelled images of class "
+            f"{option('shots')} must be 1 to {least}, the number of labeled images of class "
             f"{name!r} of train, which has the fewest, got {', '.join(map(str, wrong)) or 'none'}: "
             "take fewer shots, or label more images"
         )

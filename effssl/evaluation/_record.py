@@ -70,7 +70,7 @@ def record(
             if found[0].episodes is not None
         },
         episode_errors=_episode_errors(evaluations, list(first.accuracy), paired=False),
-        paired_episode_errors=_episode_errors(evaluations, list(BASELINES), paired=True),
+        paired_episode_errors=_episode_errors(evaluations, BASELINES, paired=True),
         class_names=_names(class_names) if first.probe is not None else [],
     )
 

@@ -38,7 +38,7 @@ class Shots:
             nearest, linear = shots_names(count)
             how = (
                 f"labels of every class: {count}, drawn {self.episodes} times from train, the same "
-                "for all encoders; features centred with the mean of train and of unit length; "
+                "for all encoders; features centered with the mean of train and of unit length; "
                 "mean and interval of 95 % over the draws"
             )
             found[nearest] = f"nearest class mean; {how}"
@@ -122,11 +122,11 @@ class Settings:
             for count in self.vote.k:
                 sentences[knn_name(count)] = (
                     f"training images that vote: the nearest {count}, by weights of "
-                    f"exp(cosine / {self.vote.temperature:g}), features not centred"
+                    f"exp(cosine / {self.vote.temperature:g}), features not centered"
                 )
         if "linear" in self.protocols:
             sentences["linear"] = (
-                "logistic regression on standardised features by L-BFGS, its L2 weight chosen on "
+                "logistic regression on standardized features by L-BFGS, its L2 weight chosen on "
                 "20 % of train"
             )
         described = self.shots.sentences()
@@ -154,7 +154,7 @@ class Settings:
             )
         wanting = [protocol for protocol in self.protocols if protocol != "spectrum"]
         if wanting and not labeled:
-            raise ValueError(f"{', '.join(wanting)}: labelled images of train are wanted")
+            raise ValueError(f"{', '.join(wanting)}: labeled images of train are wanted")
         for share in self.tuning.shares:
             check_tuning(share, self.tuning.epochs)
 

@@ -38,7 +38,7 @@ def accuracy_table(record: EvaluationRecord) -> str:
                 [k, *[f"{v:.2f}"] * len(record.top1)] for k, v in record.guesses(kind).items()
             ]
             lines += ["", *_aligned([title, *([name, *cells] for name, cells in rows), *guesses])]
-    lines += ["", f"{record.train_images:,} labelled images of {record.train_split}"]
+    lines += ["", f"{record.train_images:,} labeled images of {record.train_split}"]
     if any(len(values) > 1 for row in record.top1.values() for values in row.values()):
         lines[-1] += f"; mean ± standard deviation of {record.of}"
     lines += [f"{name}: {sentence}" for name, sentence in protocol_notes(record)]

@@ -24,8 +24,8 @@ def verdict(record: EvaluationRecord) -> list[str]:
     """
     found = differences(record)
     lines = [
-        _sentence(words, [one for one in found if one.baseline == baseline])
-        for baseline, words in BASELINES.items()
+        _sentence(baseline, [one for one in found if one.baseline == baseline])
+        for baseline in BASELINES
         if any(one.baseline == baseline for one in found)
     ]
     return [*lines, *_how(record, found), *_missing(record), *too_few_steps(record)]
@@ -65,12 +65,12 @@ def headline(record: EvaluationRecord, data: str | None = None) -> str | None:
     one = next((d for d in differences(record) if d.protocol == name), None)
     if one is None:
         return f"{text}; no baseline was measured beside them"
-    theirs, words = record.means(one.baseline)[name], BASELINES[one.baseline]
+    theirs, baseline = record.means(one.baseline)[name], one.baseline
     result = {
-        "better": f"better than {words} with {theirs:.1f} %",
-        "worse": f"worse than {words} with {theirs:.1f} %",
-        "undecided": f"and whether that is better than {words} with {theirs:.1f} % is undecided",
-        "too few steps": f"{words} {theirs:.1f} %, after too few steps to conclude",
+        "better": f"better than {baseline} with {theirs:.1f} %",
+        "worse": f"worse than {baseline} with {theirs:.1f} %",
+        "undecided": f"and whether that is better than {baseline} with {theirs:.1f} % is undecided",
+        "too few steps": f"{baseline} {theirs:.1f} %, after too few steps to conclude",
     }[one.decided]
     return f"{text}, {result}"
 
@@ -83,11 +83,13 @@ def not_better(record: EvaluationRecord) -> list[tuple[str, str]]:
     """
     found = differences(record)
     lines = []
-    for baseline, words in BASELINES.items():
+    for baseline in BASELINES:
         for decided, text in (("worse", "are worse than"), ("undecided", "may be no better than")):
             names = [d.protocol for d in found if (d.baseline, d.decided) == (baseline, decided)]
             if names:
-                lines.append((decided, f"By {named(names)} the pretrained features {text} {words}"))
+                lines.append(
+                    (decided, f"By {named(names)} the pretrained features {text} {baseline}")
+                )
     return lines
 
 
@@ -105,7 +107,7 @@ def _is_named(name: str, part: str) -> bool:
     return part in name if part.startswith("-") else name.startswith(part)
 
 
-def _sentence(words: str, found: Sequence[Difference]) -> str:
+def _sentence(baseline: str, found: Sequence[Difference]) -> str:
     parts = {}
     for decided in ("better", "worse", "undecided"):
         if some := [one for one in found if one.decided == decided]:
@@ -114,11 +116,13 @@ def _sentence(words: str, found: Sequence[Difference]) -> str:
             parts[decided] = f"by {named(one.protocol for one in some)} ({span} points)"
     undecided = parts.pop("undecided", "after too few steps")
     if not parts:
-        return f"Whether the pretrained features are better than {words} is undecided {undecided}."
+        return (
+            f"Whether the pretrained features are better than {baseline} is undecided {undecided}."
+        )
     text = "; ".join(f"{decided} {how}" for decided, how in parts.items())
     if any(one.decided == "undecided" for one in found):
         text += f"; it is undecided {undecided}"
-    return f"Against {words} the pretrained features are {text}."
+    return f"Against {baseline} the pretrained features are {text}."
 
 
 def _how(record: EvaluationRecord, found: Sequence[Difference]) -> list[str]:
@@ -152,8 +156,8 @@ def _missing(record: EvaluationRecord) -> list[str]:
     ours = record.top1.get("pretrained", {})
     frozen = [name for name in ours if not name.startswith("fine-tuned")]
     missing = [
-        words
-        for name, words in BASELINES.items()
+        name
+        for name in BASELINES
         if not record.top1.get(name) and (frozen if name == "raw pixels" else ours)
     ]
     return [f"Not measured beside them: {' and '.join(missing)}."] if missing else []

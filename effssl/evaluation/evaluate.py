@@ -1,4 +1,4 @@
-"""Evaluation of a pretrained model beside raw pixels and its own random initialization."""
+"""Evaluation of a pretrained model beside raw pixels and the same backbone with random weights."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Evaluation:
     Attributes:
         protocols: Description of each protocol, by its name, such as ``k-NN 20``, ``linear`` or
             ``fine-tuned 10 %``.
-        accuracy: Results by encoder (``raw pixels``, ``random initialisation``, ``pretrained``) and
+        accuracy: Results by encoder (``raw pixels``, ``random weights``, ``pretrained``) and
             protocol: one for each seed, or one alone where the seed makes no difference, as for
-            k-NN and few labels except of the random initialization. Fine-tuning takes the first
-            seed only, and raw pixels are not fine-tuned.
-        seeds: Seeds of the random initialization, of the held-out part of the linear probe, and of
+            k-NN and few labels except of random weights. Fine-tuning takes the first seed only,
+            and raw pixels are not fine-tuned.
+        seeds: Seeds of the random weights, of the held-out part of the linear probe, and of
             fine-tuning.
         labels: Label of every class in train, in rising order; empty if no labels were used.
         train_images: Number of labeled training images that could be read; 0 if there were none.
@@ -115,7 +115,7 @@ def evaluate(
     workers: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Evaluate a model, and by the same protocols raw pixels and its random initialization.
+    """Evaluate a model, and by the same protocols raw pixels and random weights.
 
     Raw pixels are the model's input, resized to at most 32 x 32 and flattened. The model stays as
     it is.

@@ -106,7 +106,7 @@ def _facts(config: ModelConfig, training: TrainingRecord, model: SSLModel) -> li
     ]
     side, share = cfg["input_size"][-1], cfg.get("crop_pct", 1.0)
     transform = (
-        f"shorter side to {int(side / share)} px ({cfg.get('interpolation', 'bilinear')}), centre "
+        f"shorter side to {int(side / share)} px ({cfg.get('interpolation', 'bilinear')}), center "
         f"crop of {side} px, {_values(config)}, mean {_numbers(cfg['mean'])}, std "
         f"{_numbers(cfg['std'])}"
     )

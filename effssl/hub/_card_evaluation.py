@@ -37,7 +37,7 @@ def evaluation_content(found: EvaluationRecord) -> dict:
     lead = f"On {found.test_images:,} images of {data_name(found.dataset)} ({found.test_split})"
     if found.train_images:
         lead += (
-            f"; {found.train_images:,} labelled images ({found.train_split}) vote and are "
+            f"; {found.train_images:,} labeled images ({found.train_split}) vote and are "
             f"fitted to; mean ± standard deviation of {found.of}"
         )
     if found.of == "trainings" and any(found.seeds.values()):

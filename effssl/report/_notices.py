@@ -34,21 +34,21 @@ class Notice(NamedTuple):
     text: str
 
 
-def find_notices(run: Run, *, labelled: bool | None) -> list[Notice]:
+def find_notices(run: Run, *, labeled: bool | None) -> list[Notice]:
     """Return the notices about a run, the worst first.
 
     Args:
         run: The run.
-        labelled: Whether its images have labels; None if unknown.
+        labeled: Whether its images have labels; None if unknown.
     """
-    found = [*_of_training(run), *_of_speed(run), *_of_evaluation(run, labelled)]
+    found = [*_of_training(run), *_of_speed(run), *_of_evaluation(run, labeled)]
     return sorted(found, key=lambda notice: ("error", "warning", "note").index(notice.level))
 
 
-def evaluate_command(run: Run, *, labelled: bool | None) -> str:
+def evaluate_command(run: Run, *, labeled: bool | None) -> str:
     """Return the command that evaluates the features of a run."""
     folder = shlex.quote(run.name_to_type)
-    if labelled is not False:
+    if labeled is not False:
         return f"effssl evaluate {folder}"
     split = shlex.quote(run.config.split)
     return f"effssl evaluate {folder} --protocols spectrum --test-split {split}"
@@ -133,20 +133,20 @@ def _of_speed(run: Run) -> Iterator[Notice]:
         )
 
 
-def _of_evaluation(run: Run, labelled: bool | None) -> Iterator[Notice]:
+def _of_evaluation(run: Run, labeled: bool | None) -> Iterator[Notice]:
     for found in run.training.evaluation:
         for decided, text in not_better(found):
             level = "warning" if decided == "worse" else "note"
             yield Notice(level, f"{text}, on {found.dataset or 'a data set that is not public'}.")
         for text in too_few_steps(found):
             yield Notice("warning", f"{text[0].upper()}{text[1:]}.")
-    if labelled is False:
+    if labeled is False:
         yield Notice(
             "note",
             "The images have no labels, so there is no k-NN accuracy, and no class is shown.",
         )
     if not run.training.evaluation and run.has_model:
-        command = evaluate_command(run, labelled=labelled)
+        command = evaluate_command(run, labeled=labeled)
         yield Notice("note", f"The features were not evaluated: {command}")
 
 

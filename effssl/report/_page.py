@@ -80,13 +80,13 @@ def _render(run: Run, dataset: str | None, images: int) -> str:
         share=100 * run.step / run.total_steps if run.total_steps else None,
         facts=tables.facts(run),
         command=tables.command(run),
-        notices=find_notices(run, labelled=pictures["labelled"]),
+        notices=find_notices(run, labeled=pictures["labeled"]),
         curves=charts.training_charts(run),
         knn=charts.knn_chart(run),
         spectra=spectra.spectrum_charts(run),
         spectrum=spectra.spectrum_table(run),
         evaluations=[tables.evaluation(one) for one in run.training.evaluation],
-        evaluate=evaluate_command(run, labelled=pictures["labelled"]) if run.has_model else None,
+        evaluate=evaluate_command(run, labeled=pictures["labeled"]) if run.has_model else None,
         no_model=NO_MODEL,
         config=tables.configuration(run),
         lines=tables.lines(run),
@@ -97,7 +97,7 @@ def _render(run: Run, dataset: str | None, images: int) -> str:
 
 def _pictures(run: Run, dataset: str | None, images: int) -> dict:
     """Return what needs images or the model of a run, or the reason why it is missing."""
-    shown = {"views": None, "neighbours": [], "sample": None, "legend": [], "labelled": None}
+    shown = {"views": None, "neighbors": [], "sample": None, "legend": [], "labeled": None}
     shown |= {"map": Chart("Map of the features", None), "without_images": "", "without_model": ""}
     shown |= {"model": "", "embedded": 0, "shown_views": 0, "all_views": 0}
     if run.config.streaming and dataset is None:
@@ -115,7 +115,7 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
             "are now with --dataset."
         )
         return shown
-    shown |= {"sample": sample, "labelled": sample.labels is not None}
+    shown |= {"sample": sample, "labeled": sample.labels is not None}
     counts = run.config.views, run.config.local_views
     shown |= {"views": gallery.views_picture(run.config, sample), "all_views": sum(counts)}
     shown["shown_views"] = sum(min(count, gallery.MOST_VIEWS) for count in counts)
@@ -139,7 +139,7 @@ def _pictures(run: Run, dataset: str | None, images: int) -> dict:
         return shown
     sample, embedded = sample.take(kept), embedded[kept]
     shown |= {"sample": sample, "embedded": len(embedded)}
-    shown["neighbours"] = gallery.neighbors(sample, embedded)
+    shown["neighbors"] = gallery.neighbors(sample, embedded)
     shown["map"], shown["legend"] = gallery.feature_map(sample, embedded)
     return shown
 

@@ -96,7 +96,7 @@ def evaluation(found: EvaluationRecord) -> dict:
     lead = f"{found.test_images:,} images ({found.test_split})"
     if rows:
         lead = (
-            f"Percent of {lead}; {found.train_images:,} labelled ones ({found.train_split}) "
+            f"Percent of {lead}; {found.train_images:,} labeled ones ({found.train_split}) "
             "vote and are fitted to. "
         )
         lead += f"Mean ± standard deviation of {found.of}."

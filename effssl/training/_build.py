@@ -308,9 +308,9 @@ def _online_evaluation(
     images, seed = loader.dataset, config.seed
     if source.label_column is not None:
         try:
-            return OnlineEvaluation(source, images, seed, labelled=True)
+            return OnlineEvaluation(source, images, seed, labeled=True)
         except ValueError as error:
             if config.label_column is not None:
                 raise
             logger.info("no k-NN accuracy: %s", error)  # such as lists
-    return OnlineEvaluation(source, images, seed, labelled=False)
+    return OnlineEvaluation(source, images, seed, labeled=False)

@@ -43,18 +43,18 @@ class OnlineEvaluation:
         images: Decoded rows of the source: ``__getitems__`` returns a uint8 tensor (C, h, w) for
             each image, or another object if it is broken.
         seed: Seed of the choice of images.
-        labelled: Whether to read the labels.
+        labeled: Whether to read the labels.
 
     Raises:
         ValueError: If no image has a label, the labels are not classes, or there is a single one.
     """
 
-    def __init__(self, source: Source, images: Dataset, seed: int, *, labelled: bool) -> None:
+    def __init__(self, source: Source, images: Dataset, seed: int, *, labeled: bool) -> None:
         self.images = images
         generator = seeded_generator(seed, "knn")
         order = torch.randperm(len(source.dataset), generator=generator)[:IMAGES]
         self.rows, self.labels = order.tolist(), None
-        if labelled:
+        if labeled:
             labels = read_labels(source)
             known = labels[labels >= 0]
             check_classes(known, known)

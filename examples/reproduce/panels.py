@@ -164,11 +164,10 @@ def draw_curves(axes: Axes, scale: Scale, runs: Runs, others: dict[str, float]) 
     for family, configs in curves.items():
         by_epochs = [(epochs_of(scale, config), config) for config in configs]
         draw_means(axes, runs, by_epochs, band=True, **style(family.views))
-    lines = {"supervised": ":", "raw pixels": "--", "random initialisation": "-."}
+    lines = {"supervised": ":", "raw pixels": "--", "random weights": "-."}
     for name, accuracy in others.items():
         if name in lines:
-            label = "random weights" if name.startswith("random") else name
-            axes.axhline(accuracy, color=GREY, ls=lines[name], lw=1.3, label=label, zorder=0)
+            axes.axhline(accuracy, color=GREY, ls=lines[name], lw=1.3, label=name, zorder=0)
     epochs = sorted({epochs_of(scale, config) for some in curves.values() for config in some})
     _log(axes, "epochs", epochs)
 

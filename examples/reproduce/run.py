@@ -271,7 +271,7 @@ def baselines(config: effssl.PretrainConfig, part: Scale) -> dict[str, dict]:
     random, transform = random_twin(model, config.seed).eval(), effssl.create_transform(model)
     found = {
         "raw pixels": measure(nn.Flatten(), config, part, pixels),
-        "random initialisation": measure(random, config, part, transform),
+        "random weights": measure(random, config, part, transform),
     }
     if part.supervised_epochs:
         found["supervised"] = supervised(random, config, part)

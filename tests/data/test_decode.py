@@ -85,10 +85,10 @@ def test_grey_with_alpha_and_black_and_white():
     [("PNG", None), ("PNG", 3), ("PNG", bytes([0, 128, 255, 7])), ("GIF", None), ("GIF", 3)],
 )
 def test_a_palette_with_and_without_transparency(format, transparency):
-    colours, index = noise(4, 3), noise(5, 7, high=4)
+    colors, index = noise(4, 3), noise(5, 7, high=4)
     index[0, :4] = range(4)
     image = Image.frombytes("P", (7, 5), index.tobytes())
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     options = {} if transparency is None else {"transparency": transparency}
     value = encoded(image, format, **options)
     alpha = np.full(4, 255)
@@ -96,13 +96,13 @@ def test_a_palette_with_and_without_transparency(format, transparency):
         alpha = np.frombuffer(transparency, np.uint8)
     elif transparency is not None:
         alpha[transparency] = 0
-    rgb = np.moveaxis(colours[index], -1, 0)
+    rgb = np.moveaxis(colors[index], -1, 0)
     same(decode_image(value, 3, background="drop"), rgb)
-    same(decode_image(value, 1, background="drop"), luma(colours[index])[None])
+    same(decode_image(value, 1, background="drop"), luma(colors[index])[None])
     same(decode_image(value, 4), np.concatenate([rgb, alpha[index][None]]))
 
 
-def test_a_transparent_colour_without_a_palette():
+def test_a_transparent_color_without_a_palette():
     grey, rgb = noise(5, 7), noise(5, 7, 3)
     transparent_grey = encoded(grey, transparency=int(grey[2, 3]))
     same(decode_image(transparent_grey, 1, background="drop"), grey[None])

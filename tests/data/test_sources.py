@@ -75,9 +75,9 @@ def test_no_images_no_labels_and_no_rows_are_named(tmp_path):
     rows().select([]).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="none.parquet', split 'train': .* no data"):
         load_source(str(tmp_path / "none.parquet"))
-    rows().remove_columns("label").save_to_disk(tmp_path / "unlabelled")
+    rows().remove_columns("label").save_to_disk(tmp_path / "unlabeled")
     with pytest.raises(ValueError, match="no label column among"):
-        load_source(str(tmp_path / "unlabelled")).labels()
+        load_source(str(tmp_path / "unlabeled")).labels()
     for labels, said in (([0.5, 1.5], "0.5; classes are names or"), ([[0], [1, 2]], "lists")):
         data = rows(2).remove_columns("label").add_column("label", labels)
         with pytest.raises(ValueError, match=f"'label' holds {said}"):

@@ -72,7 +72,7 @@ def test_what_differs_is_another_evaluation(model, capsys):
     knn = ["--protocols", "knn", "--k", "5", "--seeds"]
     evaluate(model, *knn, "0")
     (one,) = evaluate(model, *knn, "1", "2")
-    assert len(one["top1"]["random initialisation"]["k-NN 5"]) == 3
+    assert len(one["top1"]["random weights"]["k-NN 5"]) == 3
     assert one["seeds"] == {"k-NN 5": [0, 1, 2]} and len(one["top1"]["raw pixels"]["k-NN 5"]) == 1
     two = evaluate(model, *knn, "0", "--temperature", "0.5")
     assert two[0] == one and "/ 0.5" in two[1]["protocols"]["k-NN 5"]

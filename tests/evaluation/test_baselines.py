@@ -18,7 +18,7 @@ from effssl.evaluation import Accuracy, _baselines, evaluate, record
 from effssl.evaluation._measure import FrozenResult
 from effssl.evaluation._tables import accuracy_table, class_table, details
 
-RAW, RANDOM, OWN = "raw pixels", "random initialisation", "pretrained"
+RAW, RANDOM, OWN = "raw pixels", "random weights", "pretrained"
 SMALL = {"protocols": ("knn", "linear"), "k": (1, 5), "seeds": (0, 1)}
 TINY = SMALL | {"protocols": ("knn",), "seeds": (0,)}
 module = sys.modules["effssl.evaluation.evaluate"]

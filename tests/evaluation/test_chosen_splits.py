@@ -197,11 +197,11 @@ def test_a_run_keeps_its_baselines_beside_the_model_and_publishes_none(
     assert "baselines.json" not in {file.name for file in (run / "model").iterdir()}
     kept = json.loads((run / "baselines.json").read_text())["measured"]
     assert sorted(one["encoder"] for one in kept.values()) == [
-        "random initialisation",
+        "random weights",
         "raw pixels",
     ]
     (noted,) = TrainingRecord.from_json(read_training(run / "model")).evaluation
-    assert list(noted.top1) == ["raw pixels", "random initialisation", "pretrained"]
+    assert list(noted.top1) == ["raw pixels", "random weights", "pretrained"]
     capfd.readouterr()
     main(["push", str(run), "me/x", "--dry-run"])
     assert "baselines.json" not in capfd.readouterr().out
@@ -209,5 +209,5 @@ def test_a_run_keeps_its_baselines_beside_the_model_and_publishes_none(
 
 def test_images_without_labels_are_told_with_what_to_do(model, photos, capsys):
     line = refused(capsys, model, f"{photos(flat=4)}/flat")
-    assert "have no labels: give labelled ones with --dataset" in line
+    assert "have no labels: give labeled ones with --dataset" in line
     assert "--protocols spectrum --test-split train" in line

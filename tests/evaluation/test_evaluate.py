@@ -61,7 +61,7 @@ def test_every_number_has_baselines_and_a_protocol(found):
     assert list(found.protocols) == frozen + tuned and all(found.protocols.values())
     assert {name: list(row) for name, row in found.accuracy.items()} == {
         "raw pixels": frozen,
-        "random initialisation": frozen + tuned,
+        "random weights": frozen + tuned,
         "pretrained": frozen + tuned,
     }
     for row in found.accuracy.values():
@@ -71,7 +71,7 @@ def test_every_number_has_baselines_and_a_protocol(found):
     # a number for each seed, where the seed makes a difference
     for name, row in found.accuracy.items():
         for key, values in row.items():
-            twice = key == "linear" or (key in frozen and name == "random initialisation")
+            twice = key == "linear" or (key in frozen and name == "random weights")
             assert len(values) == (2 if twice else 1), (name, key)
     assert found.accuracy["raw pixels"]["k-NN 20"][0].top1 > 60
     assert (found.labels, found.train_images, found.test_images) == (list(range(10)), 240, 150)
@@ -101,8 +101,8 @@ def test_the_numbers_are_those_of_the_functions(model, sources, found):
     assert found.invariance["features"].lidar == pytest.approx(lidar(views), rel=1e-4)
 
 
-def test_the_random_initialisation_is_another_one_for_every_seed(found):
-    first, second = found.accuracy["random initialisation"]["k-NN 20"]
+def test_the_random_weights_are_others_for_every_seed(found):
+    first, second = found.accuracy["random weights"]["k-NN 20"]
     assert first.top1 != second.top1
 
 
@@ -201,7 +201,7 @@ def test_images_without_labels_have_a_spectrum(model, tmp_path):
     assert found.accuracy == {} and found.spectrum["features"].images == 12
     with pytest.raises(ValueError, match="no label column"):
         evaluate(model, test, test, protocols=("knn",))
-    with pytest.raises(ValueError, match="knn: labelled images of train are wanted"):
+    with pytest.raises(ValueError, match="knn: labeled images of train are wanted"):
         evaluate(model, None, test, protocols=("knn", "spectrum"))
 
 

@@ -138,7 +138,7 @@ def test_a_look_during_a_run_waits_for_features_and_projections_alone(
         if cached:
             decoded = cache.cache_images(source, 37, max_bytes=1e9, workers=0)
             assert decoded.to_device(CUDA)
-        look = OnlineEvaluation(source, decoded, 0, labelled=True)
+        look = OnlineEvaluation(source, decoded, 0, labeled=True)
         model = net().train()
         with gpu.measured() as cost:
             found = look(model, CUDA, lambda: torch.autocast("cuda", torch.bfloat16))

@@ -195,7 +195,7 @@ def test_a_module_that_does_not_say_its_input_needs_a_transform(image_folder):
     assert effssl.extract_features(nn.Flatten(), source, transform=transform).shape == (24, 192)
 
 
-def test_views_are_normalised_as_the_model_wants_it(tmp_path):
+def test_views_are_normalized_as_the_model_wants_it(tmp_path):
     for i in range(4):
         Image.effect_noise((32, 32), 30 + 20 * i).convert("RGB").save(tmp_path / f"{i}.png")
     source, net = load_source(str(tmp_path)), model()

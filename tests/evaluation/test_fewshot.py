@@ -116,7 +116,7 @@ def test_intervals_over_episodes_hold_the_mean_of_all_of_them():
     [
         (
             {"shots": (5, 100)},
-            "shots must be 1 to 16, the number of labelled images of class '2' of train, which has "
+            "shots must be 1 to 16, the number of labeled images of class '2' of train, which has "
             "the fewest, got 100: take fewer shots, or label more images",
         ),
         ({"shots": (0,)}, "shots must be 1 to 16, .*, got 0: "),
@@ -133,7 +133,7 @@ def test_shots_that_a_class_has_no_images_for_are_left_out_with_a_line(caplog):
     labels = torch.tensor([0] * 40 + [1] * 7)
     assert resolve_shots(None, 100, labels, {0: "cat", 1: "dog"}) == [1, 5]
     assert caplog.messages == [
-        "few labels: more than 5 a class are left out, since class 'dog' of train has 7 labelled "
+        "few labels: more than 5 a class are left out, since class 'dog' of train has 7 labeled "
         "images"
     ]
     caplog.clear()

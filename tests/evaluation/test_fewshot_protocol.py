@@ -18,7 +18,7 @@ from effssl.hub._publishable import _is_good
 from effssl.records import EvaluationRecord
 from effssl.report import _tables as report_tables
 
-RAW, RANDOM, OWN = "raw pixels", "random initialisation", "pretrained"
+RAW, RANDOM, OWN = "raw pixels", "random weights", "pretrained"
 NAMES = ["1-shot nearest mean", "5-shot nearest mean", "1-shot linear", "5-shot linear"]
 SPLITS = {"train_split": "train[:150]", "test_split": "test[:60]"}
 OPTIONS = {"protocols": ("fewshot",), "seeds": (0, 1), "episodes": 6, "shots": (1, 5)}
@@ -108,7 +108,7 @@ def test_tables_cards_and_reports_show_means_with_intervals_and_how(found, sourc
     assert row.endswith(f"{ours.top1:.2f} ({low:.2f} to {high:.2f})") and "±" not in row
     assert (
         "1/5-shot nearest mean: nearest class mean; labels of every class: 1/5, drawn 6 times from "
-        "train, the same for all encoders; features centred with the mean of train and of unit "
+        "train, the same for all encoders; features centered with the mean of train and of unit "
         "length; mean and interval of 95 % over the draws" in shown
     )
     assert "1/5-shot linear: logistic regression, C 10 in terms of scikit-learn; labels" in shown

@@ -35,7 +35,7 @@ def test_knn_equals_scikit_learn(temperature):
         assert found.top5 == (None if k == 1 else pytest.approx(100 * hit))
 
 
-def test_a_near_neighbour_outvotes_two_far_ones_when_the_temperature_is_low():
+def test_a_near_neighbor_outvotes_two_far_ones_when_the_temperature_is_low():
     train = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
     data = (train, torch.tensor([0, 1, 1]), torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
     # exp(1 / T) against 2 exp(0.6 / T): they are equal at T = 0.4 / ln 2 = 0.577

@@ -23,7 +23,7 @@ def normal(*shape, seed=0):
 
 
 def even(rows, width):
-    """Centred features all of whose min(rows - 1, width) singular values are the same."""
+    """Centered features all of whose min(rows - 1, width) singular values are the same."""
     frame = torch.linalg.qr(torch.cat([torch.ones(rows, 1), normal(rows, rows - 1)], dim=1)).Q
     rank = min(rows - 1, width)
     return frame[:, 1 : rank + 1] @ torch.linalg.qr(normal(width, width)).Q[:rank]

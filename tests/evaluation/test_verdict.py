@@ -14,7 +14,7 @@ from effssl.records import EvaluationRecord
 
 def record(images=2000, **top1):
     """A record of numbers by encoder and protocol: raw, random, ours."""
-    names = {"raw": "raw pixels", "random": "random initialisation", "ours": "pretrained"}
+    names = {"raw": "raw pixels", "random": "random weights", "ours": "pretrained"}
     rows = {names[key]: row for key, row in top1.items()}
     protocols = {name: f"as {name}" for row in rows.values() for name in row}
     seeds = {name: [0, 1, 2] for name in protocols}

@@ -71,7 +71,7 @@ USE = "Features for images like those of {}: to search, group and classify them 
             "is better than raw pixels with 70.0 % is undecided.",
         ),
         (
-            {"random initialisation": {"fine-tuned 1 %": [40.0]}}
+            {"random weights": {"fine-tuned 1 %": [40.0]}}
             | {"pretrained": {"fine-tuned 1 %": [20.0]}},
             "By fine-tuning on 1 % of the labels they classify 20.0 % of 400 test images right, "
             "worse than random weights with 40.0 %.",

@@ -95,7 +95,7 @@ def test_barlow_twins_mean_and_pairs_have_one_invariance_term_for_two_views():
 def test_barlow_twins_equal_decorrelated_views_cost_nothing(multiview):
     q, _ = torch.linalg.qr(views_of_images(1, 40, 11)[0])
     columns = torch.cat([torch.ones(40, 1, dtype=q.dtype), q], 1)
-    q = torch.linalg.qr(columns)[0][:, 1:] * 1e4  # centred and orthogonal
+    q = torch.linalg.qr(columns)[0][:, 1:] * 1e4  # centered and orthogonal
     loss = barlow_twins(q.expand(3, -1, -1), lambd=1.0, multiview=multiview)
     assert loss.abs() < 1e-10
 

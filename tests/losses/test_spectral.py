@@ -1,4 +1,4 @@
-"""spectral: its formula, its minimiser on a finite augmentation graph, its invariances."""
+"""spectral: its formula, its minimizer on a finite augmentation graph, its invariances."""
 
 import pytest
 import references
@@ -19,7 +19,7 @@ def test_spectral_matches_its_formula(views, images, dim):
 
 
 @pytest.mark.parametrize("beta", [0.25, 1.0])
-def test_spectral_minimiser_spans_the_top_eigenfunctions_of_the_augmentation_operator(beta):
+def test_spectral_minimizer_spans_the_top_eigenfunctions_of_the_augmentation_operator(beta):
     """12 points, 8 images that each have 4 of them as augmentations, all ordered pairs of those.
 
     p(x | n) is the table of augmentations; the operator, symmetrized by the marginal rho, is
@@ -62,9 +62,9 @@ def test_spectral_minimiser_spans_the_top_eigenfunctions_of_the_augmentation_ope
 
 def test_spectral_at_one_half_is_the_spectral_contrastive_loss_up_to_a_constant():
     z = views_of_images(2, 30, 8)
-    centred = z - z.reshape(-1, 8).mean(0)
-    s = sum(view.T @ view for view in centred) / 60
-    contrastive = -(centred[0] * centred[1]).sum(1).mean() + s.square().sum() / 2
+    centered = z - z.reshape(-1, 8).mean(0)
+    s = sum(view.T @ view for view in centered) / 60
+    contrastive = -(centered[0] * centered[1]).sum(1).mean() + s.square().sum() / 2
     torch.testing.assert_close(spectral(z, beta=0.5), contrastive + 8 / 2)
 
 
@@ -76,7 +76,7 @@ def test_spectral_ignores_a_rotation_of_the_dimensions_and_an_offset():
 
 def test_spectral_equal_orthonormal_views_cost_nothing():
     columns = torch.cat([torch.ones(1, 40, 1).double(), views_of_images(1, 40, 11)], 2)[0]
-    z = torch.linalg.qr(columns)[0][:, 1:] * 40**0.5  # centred, S = I
+    z = torch.linalg.qr(columns)[0][:, 1:] * 40**0.5  # centered, S = I
     assert spectral(z.expand(3, -1, -1)).abs() < 1e-10
 
 

@@ -63,7 +63,7 @@ def test_vicreg_is_the_mean_over_pairs(views, images, dim):
 
 def test_vicreg_equal_decorrelated_views_of_unit_variance_cost_nothing():
     columns = torch.cat([torch.ones(1, 40, 1).double(), views_of_images(1, 40, 11)], 2)[0]
-    z = torch.linalg.qr(columns)[0][:, 1:] * 39**0.5  # centred, covariance I
+    z = torch.linalg.qr(columns)[0][:, 1:] * 39**0.5  # centered, covariance I
     assert loss_of(z.expand(3, -1, -1)).abs() < 1e-10
 
 

@@ -31,7 +31,7 @@ EVALUATION = {
     "test_images": 567,
     "of": "seeds",
     "seeds": {"k-NN 20": [0, 1], "finetune 100 %": [4, 5]},
-    "protocols": {"k-NN 20": "k-NN of 20 neighbours", "finetune 100 %": "all weights are trained"},
+    "protocols": {"k-NN 20": "k-NN of 20 neighbors", "finetune 100 %": "all weights are trained"},
     "top1": {
         "raw pixels": {"k-NN 20": [61.0, 63.0]},
         "pretrained": {"k-NN 20": [50.0, 52.0], "finetune 100 %": [80.0, 81.0]},
@@ -71,8 +71,8 @@ def section(text, name):
     return re.search(rf'<section id="{name}">(.*?)</section>', text, re.S)[1]
 
 
-def notices(run, labelled=True):
-    return find_notices(read_run(run), labelled=labelled)
+def notices(run, labeled=True):
+    return find_notices(read_run(run), labeled=labeled)
 
 
 def levels(run):

@@ -1,4 +1,4 @@
-"""The images of a report: views, neighbours and map, and what it says where it has none."""
+"""The images of a report: views, neighbors and map, and what it says where it has none."""
 
 import base64
 import io
@@ -25,8 +25,8 @@ def picture(text):
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_neighbours_of_another_class_are_marked(whole):
-    rows = re.findall(r'<div class="row">(.*?)</div>', section(whole, "neighbours"), re.S)
+def test_neighbors_of_another_class_are_marked(whole):
+    rows = re.findall(r'<div class="row">(.*?)</div>', section(whole, "neighbors"), re.S)
     assert len(rows) == 12
     marks = set()
     for row in rows:
@@ -41,15 +41,15 @@ def test_neighbours_of_another_class_are_marked(whole):
 def test_images_that_moved_are_said_to_be_missing_and_found_again(run, image_folder, caplog):
     change_config(run, dataset="nowhere/photos", split="train", in_chans=1)
     text = report(run)
-    for name in ("views", "neighbours", "map"):
+    for name in ("views", "neighbors", "map"):
         assert "images of nowhere/photos cannot be read here" in section(text, name)
     assert "no images in the report: no data set" in caplog.text
     text = report(run, dataset=str(image_folder))
-    assert section(text, "neighbours").count('<div class="row">') == 12
+    assert section(text, "neighbors").count('<div class="row">') == 12
     assert "dog (12)" in section(text, "map")
-    titles = re.findall(r'alt="(\w+)" title="([^"]+)"', section(text, "neighbours"))
+    titles = re.findall(r'alt="(\w+)" title="([^"]+)"', section(text, "neighbors"))
     assert titles and all(re.fullmatch(rf"{name}/\d\d.png", path) for name, path in titles)
-    assert str(image_folder.parent) not in section(text, "neighbours")
+    assert str(image_folder.parent) not in section(text, "neighbors")
 
 
 def test_images_without_a_label_are_of_no_class(tmp_path, image_folder):
@@ -73,7 +73,7 @@ def test_images_without_labels_are_shown_without_classes(run, image_folder, tmp_
     change_config(run, dataset=str(photos), split="train")
     evaluate(run)
     text = report(run)
-    assert "no labels" in section(text, "warnings") and "≠" not in section(text, "neighbours")
+    assert "no labels" in section(text, "warnings") and "≠" not in section(text, "neighbors")
     assert "23 images, of the model after step 15" in section(text, "map")
     assert "1 that were drawn besides cannot be read" in section(text, "map")
     assert "effssl evaluate copy --protocols spectrum --test-split train" in section(
@@ -107,7 +107,7 @@ def test_local_views_are_drawn_below_the_others(run):
 
 def test_a_stream_has_no_pictures(run):
     change_config(run, streaming=True)
-    assert "streamed its images" in section(report(run), "neighbours")
+    assert "streamed its images" in section(report(run), "neighbors")
 
 
 @pytest.mark.parametrize(("width", "images"), [(2, 24), (1, 24), (96, 2), (96, 1)])
@@ -124,7 +124,7 @@ def test_narrow_or_few_features_are_drawn_or_said_to_be_too_few(run, monkeypatch
     assert ("1 of 24 images have finite features" in text) == (images == 1)
 
 
-def test_neighbours_are_the_nearest_others_by_cosine(run):
+def test_neighbors_are_the_nearest_others_by_cosine(run):
     config = effssl.PretrainConfig.load(run / "config.json")
     sample = gallery.draw_sample(config, None, 24)
     angles = torch.linspace(0, 1, 24)

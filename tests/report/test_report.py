@@ -93,7 +93,7 @@ def test_nothing_of_this_machine_is_in_a_report(run, tmp_path):
         (lambda run: (run / "config.json").unlink(), FileNotFoundError, "holds no config.json"),
         (lambda run: (run / "config.json").write_text("{}"), ValueError, "not the configuration"),
         (lambda run: (run / "config.json").write_text("{"), ValueError, "config.json"),
-        (lambda run: change_config(run, colour=1), ValueError, "'colour' is not a field"),
+        (lambda run: change_config(run, color=1), ValueError, "'color' is not a field"),
     ],
 )
 def test_what_is_not_a_run_folder_is_refused(run, make, error, message):
@@ -160,7 +160,7 @@ def test_an_evaluation_is_a_table_of_protocols_by_encoders(whole):
         [],  # the head of the differences
         ["k-NN 20", "-11.0 (-17.5 to -4.5) worse"],
     ]
-    assert "567 images (test); 1,234 labelled ones (train)" in evaluation
+    assert "567 images (test); 1,234 labeled ones (train)" in evaluation
     assert "standard deviation of seeds" in evaluation
     assert "all weights are trained; seeds 4, 5" in evaluation
     for sentence in verdict(EvaluationRecord.from_json(EVALUATION)):
@@ -189,7 +189,7 @@ def test_text_of_others_is_text(whole, run, image_folder, tmp_path):
     change_config(run, dataset=str(photos), split="train")
     text = report(run)
     assert "<b>photos" not in text and "<i>cat" not in text
-    assert "&lt;i&gt;cat" in section(text, "neighbours") and "&lt;b&gt;photos" in text
+    assert "&lt;i&gt;cat" in section(text, "neighbors") and "&lt;b&gt;photos" in text
     Page(text)
 
 
@@ -200,6 +200,6 @@ def test_a_run_without_a_line_has_a_report(run):
     assert "has no line so far" in section(text, "training")
     assert "Not measured yet." in section(text, "spectrum")
     assert 'class="views"' in section(text, "views")
-    for name in ("neighbours", "map"):
+    for name in ("neighbors", "map"):
         assert "There is no model yet" in section(text, name)
     Page(text)

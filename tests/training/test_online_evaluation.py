@@ -178,7 +178,7 @@ def test_images_that_all_cannot_be_read_are_not_measured(caplog):
             return [BrokenImage("torn") for _ in indices]
 
     model = effssl.create_model("test_resnet", in_chans=1, img_size=32)
-    look = online_evaluation.OnlineEvaluation(source, Broken(source, 37), 0, labelled=True)
+    look = online_evaluation.OnlineEvaluation(source, Broken(source, 37), 0, labeled=True)
     assert look(model, torch.device("cpu")) == {}
     assert "features were not measured" in caplog.text
 
@@ -197,7 +197,7 @@ def test_features_that_are_not_finite_do_not_stop_a_run(caplog):
     model = effssl.create_model("test_resnet", in_chans=1, img_size=32)
     with torch.no_grad():
         next(model.backbone.parameters()).fill_(float("inf"))
-    look = online_evaluation.OnlineEvaluation(source, images, 0, labelled=True)
+    look = online_evaluation.OnlineEvaluation(source, images, 0, labeled=True)
     assert look(model.train(), torch.device("cpu")) == {} and model.training
     assert "features were not measured: the features are not finite" in caplog.text
 
@@ -221,7 +221,7 @@ def look():
 
     torch.manual_seed(0)
     model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=8)
-    found = online_evaluation.OnlineEvaluation(source, Noted(source, 37), 0, labelled=True)(
+    found = online_evaluation.OnlineEvaluation(source, Noted(source, 37), 0, labeled=True)(
         model, torch.device("cpu")
     )
     return {"rows": rows, "found": json.dumps(found)}
@@ -243,7 +243,7 @@ def test_features_are_computed_in_the_precision_of_the_run(tmp_path):
     model = effssl.create_model("test_resnet", in_chans=1, img_size=32, projector_dim=8)
     seen = []
     model.projector.register_forward_hook(lambda _, args, out: seen.append(out.dtype))
-    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labelled=False)
+    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labeled=False)
     look(model, torch.device("cpu"), lambda: torch.autocast("cpu", torch.bfloat16))
     effssl.pretrain(tiny(tmp_path, epochs=1, precision="bf16"))
     assert seen == [torch.bfloat16] and "spectrum" in metrics(tmp_path / "run")[-1]
@@ -251,7 +251,7 @@ def test_features_are_computed_in_the_precision_of_the_run(tmp_path):
 
 def test_a_class_that_nobody_votes_for_is_not_asked_about():
     source = load_source(split="train[:30]", in_chans=1)
-    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labelled=True)
+    look = online_evaluation.OnlineEvaluation(source, DecodedImages(source, 37), 0, labeled=True)
     features = torch.eye(4)[[0, 1, 0, 1, 0, 1, 0, 1, 2, 1]]
     labels = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 2, 1])
     assert look._knn(features, labels) == {"knn": 100.0}  # of the one image of class 1
@@ -270,5 +270,5 @@ def test_streams_and_images_without_labels_have_none(tmp_path, image_folder):
         lines = metrics(tmp_path / name / "run")
         assert not any("knn" in line for line in lines)
         assert ("spectrum" in lines[-1]) == (name == "flat")
-    effssl.pretrain(tiny(tmp_path / "labelled", dataset=str(image_folder), **common))
-    assert "knn" in metrics(tmp_path / "labelled" / "run")[-1]
+    effssl.pretrain(tiny(tmp_path / "labeled", dataset=str(image_folder), **common))
+    assert "knn" in metrics(tmp_path / "labeled" / "run")[-1]

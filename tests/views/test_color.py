@@ -1,4 +1,4 @@
-"""Colour operations: torchvision's, with a factor for each image."""
+"""Color operations: torchvision's, with a factor for each image."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ def images(n=6, channels=3, height=20, width=24):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_views_have_the_shape_and_about_the_scale_of_normalised_pixels(preset, channels):
+def test_views_have_the_shape_and_about_the_scale_of_normalized_pixels(preset, channels):
     result = MultiView(preset, views=3, size=16)(images(channels=channels))
     assert result.shape == (3, 6, channels, 16, 16) and result.dtype == torch.float32
     assert result.isfinite().all() and 0.1 < result.std() < 3
@@ -27,7 +27,7 @@ def test_a_pil_image_gives_its_views():
     assert MultiView("cifar", views=2, size=8)(Image.new("RGB", (30, 20))).shape == (2, 3, 8, 8)
 
 
-def test_without_randomness_a_view_is_the_normalised_image():
+def test_without_randomness_a_view_is_the_normalized_image():
     still = ViewOptions(
         scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0.25,), std=(0.5,)
     )

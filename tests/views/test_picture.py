@@ -11,7 +11,7 @@ from effssl.views._picture import draw_views
 STILL = ViewOptions(scale=(1, 1), ratio=(1, 1), flip=0, jitter=0, grey=0, mean=(0.3,), std=(0.2,))
 
 
-def test_a_row_shows_the_image_and_its_views_without_the_normalisation():
+def test_a_row_shows_the_image_and_its_views_without_the_normalization():
     images = [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)]
     picture = pil_to_tensor(draw_views(images, MultiView(STILL, views=3, size=96)))
     height, width = picture.shape[1:]

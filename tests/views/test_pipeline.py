@@ -91,7 +91,7 @@ def test_the_size_of_chunks_does_not_matter(monkeypatch, size):
     torch.testing.assert_close(part, expected[:, 3:7], atol=1e-5, rtol=0)
 
 
-def test_colour_parameters_are_distributed_as_torchvision_draws_them():
+def test_color_parameters_are_distributed_as_torchvision_draws_them():
     torch.manual_seed(0)
     n, options = 4000, ViewOptions(jitter=1.0, saturation=0.2, blur=(1.0,))
     draws = MultiView(options, views=1, size=8).draw(n)
