@@ -202,6 +202,8 @@ def test_what_is_said_of_the_runs_on_the_moved_sample_is_so(reproduce, rows, par
     for time, said in ((four, "4 take {} times the minutes of 2"), (eight, "8 take {} times")):
         share, (low, high) = f"{time.of_two.share.low:.2f}", time.of_two.interval
         assert f"({low:.2f} to {high:.2f})" in text and said.format(share) in text
+    by_knn = reproduce.times.family_times(part, knn)
+    assert all(time.minutes.low == 0 for time in by_knn.values())  # the shortest are there
     # at equal views, for about equal minutes
     for views in (4, 8):
         minutes = linear.minutes(part.run(views=views, epochs=2 / views))
@@ -236,6 +238,36 @@ def test_what_is_said_of_the_runs_on_the_moved_sample_is_so(reproduce, rows, par
     assert said.format(*ours) in text
     theirs = [float(pixels[name]) for name in names]
     assert "raw pixels have {:.1f}, {:.1f} and {:.1f} %".format(*theirs) in text
+
+
+def test_what_is_said_of_the_runs_on_all_moved_images_is_so(reproduce):
+    part, tables, text = reproduce.scales.WHOLE, reproduce.tables, " ".join(RESULTS.split())
+    ((_, rows),) = reproduce.runs_table.read_scale("whole", reproduce.run.RESULTS)
+    others = [row for row in rows if row["encoder"] != "pretrained"]
+    assert tables.features_table(others) in RESULTS
+    assert tables.claims_of_the_method(part, rows) in RESULTS
+    assert tables.claims(part, rows) in RESULTS
+    linear, knn = (tables.steady_runs(part, rows, name) for name in ("linear", "k-NN 20"))
+    configs = [part.run(), *(part.share(images, views=2) for images in (2, 4, 16))]
+    shares = [f"{linear.mean(config):.1f}" for config in configs]
+    said = "2 views of all, a half, a quarter and a sixteenth of them have {}, {}, {} and {} %"
+    assert said.format(*shares) in text
+    pixels = statistics.fmean(float(r["k-NN 20"]) for r in others if r["encoder"] == "raw pixels")
+    ours = [knn.mean(part.run(views=views)) for views in (2, 4)]
+    assert (
+        "raw pixels have {:.1f} %, 2 views {:.1f} and 4 views {:.1f}".format(pixels, *ours) in text
+    )
+    deciding = reproduce.comparisons.deciding(part)
+    verdicts = [claim.verdict(linear, 3, pooled=False) for claim in deciding]
+    assert [said for _, said in verdicts] == ["undecided", "holds", "undecided"]
+    points = verdicts[-1][0]
+    assert abs(float(points.split(" ± ")[0])) + float(points.split(" ± ")[1]) < 1  # within a point
+    few = deciding[-1].verdict(tables.steady_runs(part, rows, "10-shot"), 3, pooled=False)
+    assert few[1] == "does not hold"
+    wide = [float(row["linear"]) for row in linear.rows[part.reference]]
+    assert max(wide) - min(wide) == pytest.approx(5, abs=0.5)
+    readme = " ".join(README.split())
+    assert f"on all 60,000 such images {points}, undecided" in readme
 
 
 def test_what_is_said_of_the_runs_with_the_small_resnet_is_so(reproduce, parts):
@@ -305,7 +337,13 @@ def test_the_size_of_a_backbone_is_as_said(reproduce, name, shown):
     model = reproduce.run.untrained(config)
     weights = sum(parameter.numel() for parameter in model.backbone.parameters()) / 1e6
     assert shown.startswith((f"{weights:.1f} ", f"{weights:.2f} "))
-    assert f"`{config.backbone}` with {shown} weights" in " ".join(RESULTS.split())
+    text = " ".join(RESULTS.split())
+    assert f"`{config.backbone}` with {shown} weights" in text
+    if name == "MOVED":
+        widest = reproduce.experiments.REFERENCE_WIDTH
+        projector = model.backbone.num_features * widest + widest**2  # two layers, without norms
+        times = projector / weights / 1e6
+        assert f"which has {times:.0f} times the weights of the backbone" in text
 
 
 def test_what_is_said_of_the_weight_and_of_the_recipe_of_lightly_is_so(reproduce, rows, parts):
@@ -366,6 +404,8 @@ def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, parts):
     packaged = scale.run(views=4, loss="spectral")
     assert f"k-NN {knn.mean(packaged):.1f} %, linear {linear.mean(packaged):.1f} %" in text
     assert linear.mean(scale.run()) >= linear.mean(scale.reference)
+    times = reproduce.times.family_times(scale, linear)
+    assert len(times) == 7 and all(time.of_wide.share.high < 1 / 4 for time in times.values())
     ahead = knn.mean(scale.run(views=4)) - knn.mean(scale.run())
     assert f"4 views are {ahead:.1f} points above 2 by k-NN" in text
     strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]
