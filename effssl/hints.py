@@ -25,7 +25,7 @@ def did_you_mean(name: object, names: Iterable[str], most: int = 1) -> str:
 
 
 def nearest_path(path: str | os.PathLike) -> str | None:
-    """Return the existing path that is spelt most like one that does not exist.
+    """Return the existing path that is spelled most like one that does not exist.
 
     The first part of the path that is not there is compared with the names beside it. What follows
     is kept if it is there too.

@@ -1,8 +1,8 @@
 """Names of models and data sets that lead to files of this machine, or that should.
 
 A name with one slash may be a path or an id on the Hub. It is taken for a path if its first folder
-is here, so that a misspelt path ends at once and not after a minute of tries to reach the Hub. This
-module imports no torch, so that a command can check names first.
+is here, so that a misspelled path ends at once and not after a minute of tries to reach the Hub.
+This module imports no torch, so that a command can check names first.
 """
 
 from __future__ import annotations

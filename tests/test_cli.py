@@ -90,7 +90,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize("flags", [["--loss", "swav"], ["--preset", "gray"], ["--vews", "4"]])
-def test_misspelt_choices_and_flags_are_exit_code_2(flags, capsys):
+def test_misspelled_choices_and_flags_are_exit_code_2(flags, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["pretrain", *flags])
     shown = capsys.readouterr()

@@ -203,7 +203,8 @@ def test_what_is_said_of_the_runs_on_the_moved_sample_is_so(reproduce, rows, par
         share, (low, high) = f"{time.of_two.share.low:.2f}", time.of_two.interval
         assert f"({low:.2f} to {high:.2f})" in text and said.format(share) in text
     by_knn = reproduce.times.family_times(part, knn)
-    assert all(time.minutes.low == 0 for time in by_knn.values())  # the shortest are there
+    assert by_knn and all(time.minutes.low == 0 for time in by_knn.values())
+    assert "By k-NN the shortest schedules reach the goal already" in text
     # at equal views, for about equal minutes
     for views in (4, 8):
         minutes = linear.minutes(part.run(views=views, epochs=2 / views))
@@ -260,14 +261,20 @@ def test_what_is_said_of_the_runs_on_all_moved_images_is_so(reproduce):
     deciding = reproduce.comparisons.deciding(part)
     verdicts = [claim.verdict(linear, 3, pooled=False) for claim in deciding]
     assert [said for _, said in verdicts] == ["undecided", "holds", "undecided"]
-    points = verdicts[-1][0]
-    assert abs(float(points.split(" ± ")[0])) + float(points.split(" ± ")[1]) < 1  # within a point
-    few = deciding[-1].verdict(tables.steady_runs(part, rows, "10-shot"), 3, pooled=False)
-    assert few[1] == "does not hold"
+    said = "one epoch: width {}, undecided; views {}; images {}, undecided."
+    assert said.format(*(points for points, _ in verdicts)) in " ".join(README.split())
     wide = [float(row["linear"]) for row in linear.rows[part.reference]]
-    assert max(wide) - min(wide) == pytest.approx(5, abs=0.5)
-    readme = " ".join(README.split())
-    assert f"on all 60,000 such images {points}, undecided" in readme
+    assert f"dimensions differ by {max(wide) - min(wide):.0f} points" in text
+    half, steps = part.share(2, views=4), part.run(views=4, epochs=1 / 2)
+    reach = abs(linear.mean(half) - linear.mean(part.run()))
+    reach += linear.half_width(half, part.run(), comparisons=3, pooled=False)
+    assert 0.5 < reach < 1 and "within 1 point of 2 views of all by linear probe" in text
+    few = tables.steady_runs(part, rows, "10-shot")
+    behind = [few.mean(part.run()) - few.mean(config) for config in (half, steps)]
+    said = (
+        "With few labels they are {:.1f} points behind, as are 4 views of all images at equal views"
+    )
+    assert said.format(behind[0]) + f" ({behind[1]:.1f})" in text
 
 
 def test_what_is_said_of_the_runs_with_the_small_resnet_is_so(reproduce, parts):
@@ -278,7 +285,10 @@ def test_what_is_said_of_the_runs_with_the_small_resnet_is_so(reproduce, parts):
     less, more = linear.mean(four) - linear.mean(small_crops), linear.mean(small_crops)
     more -= linear.mean(two)
     assert f"{less:.1f} points less than 4 views by linear probe, {more:.1f} more than 2" in text
-    assert linear.minutes(small_crops) == pytest.approx(linear.minutes(four), rel=0.1)
+    minutes = [  # of the same seeds
+        [float(row["minutes"]) for row in linear.rows[config][:3]] for config in (small_crops, four)
+    ]
+    assert statistics.median(minutes[0]) == pytest.approx(statistics.median(minutes[1]), rel=0.1)
     by_length = [linear.mean(part.run(views=4, epochs=2**k)) for k in range(-2, 4)]
     shown = ", ".join(f"{accuracy:.1f}" for accuracy in by_length[:-1])
     assert f"have {shown} and {by_length[-1]:.1f} % after 1, 2, 4, 8, 16 and 32 epochs" in text
@@ -337,13 +347,25 @@ def test_the_size_of_a_backbone_is_as_said(reproduce, name, shown):
     model = reproduce.run.untrained(config)
     weights = sum(parameter.numel() for parameter in model.backbone.parameters()) / 1e6
     assert shown.startswith((f"{weights:.1f} ", f"{weights:.2f} "))
-    text = " ".join(RESULTS.split())
-    assert f"`{config.backbone}` with {shown} weights" in text
-    if name == "MOVED":
-        widest = reproduce.experiments.REFERENCE_WIDTH
-        projector = model.backbone.num_features * widest + widest**2  # two layers, without norms
-        times = projector / weights / 1e6
-        assert f"which has {times:.0f} times the weights of the backbone" in text
+    assert f"`{config.backbone}` with {shown} weights" in " ".join(RESULTS.split())
+
+
+def test_the_size_of_the_widest_projector_is_as_said(reproduce):
+    config = reproduce.scales.MOVED.reference
+    model = effssl.create_model(
+        config.backbone,
+        projector_dim=config.projector_dim,
+        projector_layers=config.projector_layers,
+        in_chans=config.in_chans,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+    )
+    projector, backbone = (
+        sum(parameter.numel() for parameter in part.parameters())
+        for part in (model.projector, model.backbone)
+    )
+    said = f"which has {projector / backbone:.0f} times the weights of the backbone"
+    assert said in " ".join(RESULTS.split())
 
 
 def test_what_is_said_of_the_weight_and_of_the_recipe_of_lightly_is_so(reproduce, rows, parts):
@@ -361,7 +383,7 @@ def test_what_is_said_of_the_weight_and_of_the_recipe_of_lightly_is_so(reproduce
     said = "lose {:.0f} to {:.0f} points by linear probe, and {:.0f} to {:.0f} by k-NN"
     assert said.format(*(end for some in points for end in (some[0], some[-1]))) in text
     large = {dim: lost(linear, dim, round(4 * barlow_twins_lambd(dim), 5)) for dim in narrow}
-    assert min(large[dim] for dim in (128, 256, 512)) > 13
+    assert round(min(large[dim] for dim in (128, 256, 512))) == 13
     assert max(large[32], large[64]) <= 0 and "32 and 64 none" in text
     held_out = reproduce.scales.CHOICE[0]
     of_choice = reproduce.tables.Runs(rows["choice", MOVED_SAMPLE])
@@ -405,7 +427,8 @@ def test_what_is_said_of_the_runs_on_the_aligned_sample_is_so(reproduce, parts):
     assert f"k-NN {knn.mean(packaged):.1f} %, linear {linear.mean(packaged):.1f} %" in text
     assert linear.mean(scale.run()) >= linear.mean(scale.reference)
     times = reproduce.times.family_times(scale, linear)
-    assert len(times) == 7 and all(time.of_wide.share.high < 1 / 4 for time in times.values())
+    assert times and all(time.of_wide.share.high < 1 / 4 for time in times.values())
+    assert "every small projector is there in less than a quarter of the time" in text
     ahead = knn.mean(scale.run(views=4)) - knn.mean(scale.run())
     assert f"4 views are {ahead:.1f} points above 2 by k-NN" in text
     strong = [scale.run(loss_weight=weight) for weight in (0.32, 1.28)]

@@ -139,7 +139,7 @@ class _Walk:
         return found or [o for o in self.options if o.positional and o.field == name]
 
     def _alike(self, name: str) -> list[Option]:
-        """Return the options that have nearly the letters of a misspelt flag, or begin so."""
+        """Return the options that have nearly the letters of a misspelled flag, or begin so."""
         near = difflib.get_close_matches(name, [*self.flags, *_words_for(self.flags)], n=1)
         if near:
             return self._same(near[0])

@@ -208,5 +208,5 @@ def command_for(word: str) -> str | None:
 def value_for(word: str) -> str | None:
     """Return the choice that a word of other libraries stands for, if there is one."""
     word = word.replace("_", "-")
-    near = difflib.get_close_matches(word, _VALUES, n=1, cutoff=0.75)  # misspelt
+    near = difflib.get_close_matches(word, _VALUES, n=1, cutoff=0.75)  # misspelled
     return _VALUES.get(word) or (_VALUES[near[0]] if near else None)

@@ -149,7 +149,7 @@ def test_it_is_known_by_its_images_and_published_by_its_name(tmp_path, monkeypat
         ("FashionMNIST-sampel", None),
     ],
 )
-def test_a_misspelt_name_is_told_with_the_one_that_is_meant(name, meant, tmp_path, monkeypatch):
+def test_a_misspelled_name_is_told_with_the_one_that_is_meant(name, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as info:
         load_source(name)

@@ -295,12 +295,12 @@ def test_a_row_of_skipped_steps_goes_on_over_a_signal_and_a_resume(tmp_path, mon
         spoil(patch, set(range(4, 100)))
         write = loop.Monitor.step
 
-        def signalled(self, step, *args, **more):
+        def signaled(self, step, *args, **more):
             write(self, step, *args, **more)
             if step == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(loop.Monitor, "step", signalled)
+        patch.setattr(loop.Monitor, "step", signaled)
         pretrain(tmp_path / "run", epochs=6)
     assert steps_of_checkpoints(tmp_path / "run")[-1] == 7
     spoil(monkeypatch, set(range(1, 100)))

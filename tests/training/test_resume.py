@@ -1,4 +1,4 @@
-"""A run that was killed, signalled or timed out goes on from a checkpoint to the same bits."""
+"""A run that was killed, signaled or timed out goes on from a checkpoint to the same bits."""
 
 import json
 import math

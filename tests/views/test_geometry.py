@@ -64,7 +64,7 @@ def test_crop_boxes_lie_inside_images_of_any_size():
     assert (top + height <= sizes[:, 0]).all() and (left + width <= sizes[:, 1]).all()
 
 
-def test_an_image_too_narrow_for_any_crop_gives_the_largest_centred_one():
+def test_an_image_too_narrow_for_any_crop_gives_the_largest_centered_one():
     draws = draw_crops((1,), (1.0, 1.0), RATIO, None)
     boxes = crop_boxes(draws, torch.tensor([[10, 100]]), RATIO)
     assert [int(side) for side in boxes] == [0, 44, 10, 13]  # 13 = round(10 * 4 / 3)
