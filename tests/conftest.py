@@ -82,6 +82,21 @@ def reproduce():
 
 
 @pytest.fixture(scope="session")
+def results(reproduce):
+    """The lines of model_cards/results.csv, by scale and data set."""
+    found = {}
+    for row in reproduce.run.read_results(reproduce.run.RESULTS):
+        found.setdefault((row["scale"], row["dataset"]), []).append(row)
+    return found
+
+
+@pytest.fixture(scope="session")
+def cpu_results(reproduce):
+    """The lines of each part of the cpu scale."""
+    return dict(reproduce.runs_table.read_scale("cpu", reproduce.run.RESULTS))
+
+
+@pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """24 RGB images of mixed sizes in two classes, as class subfolders."""
     folder = tmp_path_factory.mktemp("images")
