@@ -13,6 +13,7 @@ import effssl
 from effssl.local import MOVED_SAMPLE, SAMPLE
 from effssl.loss_specs import LOSSES
 from effssl.loss_weights import barlow_twins_lambd
+from effssl.timm_backbone import BACKBONE_ARGS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -240,14 +241,8 @@ def test_the_size_of_a_backbone_is_as_said(reproduce, name, shown):
 
 def test_the_size_of_the_widest_projector_is_as_said(reproduce):
     config = reproduce.scales.MOVED.reference
-    model = effssl.create_model(
-        config.backbone,
-        projector_dim=config.projector_dim,
-        projector_layers=config.projector_layers,
-        in_chans=config.in_chans,
-        img_size=config.img_size,
-        patch_size=config.patch_size,
-    )
+    args = ("projector_dim", "projector_layers", *BACKBONE_ARGS)
+    model = effssl.create_model(config.backbone, **{name: getattr(config, name) for name in args})
     projector, backbone = (
         sum(parameter.numel() for parameter in part.parameters())
         for part in (model.projector, model.backbone)
