@@ -270,7 +270,8 @@ def test_what_is_said_of_the_weight_and_of_the_recipe_of_lightly_is_so(
     said = "lose {:.0f} to {:.0f} points by linear probe, and {:.0f} to {:.0f} by k-NN"
     assert said.format(*(end for some in points for end in (some[0], some[-1]))) in text
     large = {dim: lost(linear, dim, round(4 * barlow_twins_lambd(dim), 5)) for dim in narrow}
-    assert round(min(large[dim] for dim in (128, 256, 512))) == 13
+    least = min(large[dim] for dim in (128, 256, 512))
+    assert f"lose {least:.1f} points or more by linear probe, 32 and 64 none" in text
     assert max(large[32], large[64]) <= 0 and "32 and 64 none" in text
     held_out = reproduce.scales.CHOICE[0]
     of_choice = reproduce.tables.Runs(results["choice", MOVED_SAMPLE])
